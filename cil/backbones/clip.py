@@ -1,0 +1,67 @@
+"""CLIP through open_clip: an image and a text encoder in one space."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from cil.augment import ImageSpec
+from cil.backbones import weights as weight_files
+
+ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
+
+
+class Trunk(open_clip.CLIP):
+    """open_clip's CLIP that can be filled from a file holding some rows of the token table; the others get their mean."""
+
+    def load_state_dict(self, state: dict, strict: bool = True, assign: bool = False):
+        if IDS in state:
+            state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+            ids, rows = state.pop(IDS).long(), state.pop(ROWS)
+            state["token_embedding.weight"] = rows.mean(0).repeat(self.vocab_size, 1).index_copy(0, ids, rows)
+        return super().load_state_dict(state, strict=strict, assign=assign)
+
+
+class CLIP(nn.Module):
+    """The feature of an image is its projection into the joint space, not normalised."""
+
+    def __init__(self, trunk: Trunk, image: ImageSpec) -> None:
+        super().__init__()
+        self.trunk, self.image, self.width = trunk, image, trunk.text_projection.shape[1]
+        self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
+        self.identity: dict = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.trunk.encode_image(images)  # (batch, width)
+
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        return self.trunk.visual.parameters()
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.trunk.logit_scale.exp()
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        return self.encode_tokens(self.tokenizer(list(texts)).to(self.trunk.text_projection.device))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """(texts, context) → (texts, width). The tower is causal, so nothing after the last end-of-text is computed."""
+        trunk, ends = self.trunk, tokens.argmax(1)
+        length = int(ends.max()) + 1
+        x = trunk.token_embedding(tokens[:, :length]) + trunk.positional_embedding[:length]
+        x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
+        return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
+
+
+def clip(*, architecture: str | None, weights: str | None, sha256: str | None, image: dict, changes: dict) -> CLIP:
+    """`architecture` is an open_clip name, or null when `changes` spell a whole model (embed_dim, vision_cfg, text_cfg)."""
+    # The name without -quickgelu would run OpenAI's weights with the wrong activation.
+    config = {**(open_clip.get_model_config(architecture) if architecture else {}), **changes}
+    logging.getLogger().setLevel(logging.WARNING)  # open_clip narrates model building on the root logger
+    config["vision_cfg"] = {**config["vision_cfg"], "image_size": image["size"]}
+    trunk = Trunk(**config)
+    backbone = CLIP(trunk, ImageSpec(image["size"], tuple(image["mean"]), tuple(image["std"])))
+    backbone.identity = weight_files.load(trunk, weights, sha256)
+    return backbone

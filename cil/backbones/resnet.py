@@ -1,0 +1,55 @@
+"""The small residual networks of the CIFAR literature, from scratch: ResNet-32 and its tiny twin."""
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.augment import ImageSpec
+from cil.backbones.weights import load
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut without parameters: every second pixel, new channels zero."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.new = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
+        return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+class ResNet(nn.Module):
+    """Three stages; the feature is the mean over the last map (64-d at width 16)."""
+
+    def __init__(self, image: ImageSpec, *, blocks: int, width: int) -> None:
+        super().__init__()
+        self.image, self.width = image, 4 * width
+        self.identity: dict = {}
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        stages = []
+        for inputs, outputs, stride in ((width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)):
+            stages += [Block(inputs, outputs, stride), *(Block(outputs, outputs, 1) for _ in range(blocks - 1))]
+        self.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stages(self.stem(images)).mean((2, 3))
+
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+
+def resnet(*, blocks: int, width: int, weights: str | None, sha256: str | None, image: dict) -> ResNet:
+    """`blocks` a stage: 5 is ResNet-32."""
+    backbone = ResNet(ImageSpec(image["size"], tuple(image["mean"]), tuple(image["std"])), blocks=blocks, width=width)
+    backbone.identity = load(backbone, weights, sha256)
+    return backbone
