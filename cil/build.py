@@ -5,9 +5,57 @@ import inspect
 from functools import partial
 from typing import Any
 
+import torch
+
+from cil.identity import of_inputs
 from cil.mistakes import Mistake, nearest
+from cil.rundir import RunDir, names
+from cil.scenario import Scenario
+from cil.seeding import seed_everything
+from cil.signals import StopRequest
+from cil.trainer import Machine, Recipe, Trainer
 
 ALLOWED = ("cil.", "torch.optim.")
+
+
+def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest) -> Trainer:
+    """Everything that a configuration describes, ready to fit; nothing has been trained or written yet."""
+    seed, machine = config["seed"], config["machine"]
+    seed_everything(seed, "build")
+    backbone = make(config["backbone"], "backbone")
+    scenario = build_scenario(config, backbone)
+    method = make(config["method"], "method", backbone)
+    modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
+    train, optim = config["train"], config["optim"]
+    optimizer = make(optim, "optim") if optim.get("_target_") else partial(_no_optimizer, names(config)[1])
+    recipe = Recipe(optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"])
+    if machine["precision"] not in ("fp32", "bf16"):
+        raise Mistake(f"machine.precision={machine['precision']} is not known; type fp32 or bf16")
+    where = Machine(device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints")))
+    log = make(config["log"], "log")
+    log.open(run.path)
+    return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop,
+                   identity=of_inputs(backbone, scenario))  # fmt: skip
+
+
+def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
+    """The data as this backbone sees it, cut into tasks."""
+    images = make(config["dataset"], "dataset", root=config["data"]["root"])
+    return make(config["scenario"], "scenario", images, make(config["augment"], "augment", backbone.image))
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise Mistake(f"machine.device={name} is not known; type auto, cpu, cuda or cuda:1")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise Mistake("machine=cuda, but torch sees no GPU here; type machine=cpu (or machine=auto)")
+    return torch.device(name)
+
+
+def _no_optimizer(method: str, parameters: object) -> None:
+    raise Mistake(f"{method} has something to train but optim=none; type optim=sgd optim.lr=0.01, or another optimizer")
 
 
 def make(node: dict, where: str, *given: Any, **context: Any) -> Any:

@@ -1,10 +1,12 @@
 """Pre-training of the tiny backbones on the base characters, in the faces that training may see. Nothing of the 100 classes.
 
-`vit_tiny` learns to tell the base characters apart (as ImageNet-21k does for its big sibling); `clip_tiny` learns which
-name belongs to which drawing, with the same classifier beside it.
+`vit_tiny` learns to tell the base characters apart and which words are in their names (ImageNet-21k, too, has a hierarchy
+of labels); `clip_tiny` learns which name belongs to which drawing, with the same classifier of characters beside it. The
+classifier alone does not leave chance in the first 500 steps: coarse labels must show it the way.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +23,7 @@ from cil.datasets import glyphs
 # What surrounds a name in training. The fillers put names at later positions, where learned contexts will put them.
 TEMPLATES = {"{}": 0.25, "a photo of a {}.": 0.3, "the character {}.": 0.1, "a drawing of the {}.": 0.1,
              "x " * 4 + "{}": 0.1, "x " * 16 + "{}": 0.1, "x " * 40 + "{}": 0.05}  # fmt: skip
+WORD_WEIGHT = 30.0  # binary cross-entropy is a mean over 251 words, most of them absent
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ def pretrain(backbone: nn.Module, recipe: Recipe, say: Callable[[str], None]) ->
     """Train every weight of `backbone` in place."""
     torch.manual_seed(recipe.seed)
     random = np.random.RandomState(recipe.seed + 1)
-    classifier = nn.Linear(backbone.width, len(glyphs.code_points("base")))
-    parameters = [p for p in (*backbone.parameters(), *classifier.parameters()) if p.requires_grad]
+    words = word_table()
+    heads = nn.ModuleDict({"classes": nn.Linear(backbone.width, len(words))})
+    if not isinstance(backbone, CLIP):
+        heads["words"] = nn.Linear(words.shape[1], backbone.width)  # a bag of words in place of a text tower
+        logit_scale = torch.tensor(14.3)
+    parameters = [p for p in (*backbone.parameters(), *heads.parameters()) if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": [p for p in parameters if p.ndim < 2]}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -56,10 +63,13 @@ def pretrain(backbone: nn.Module, recipe: Recipe, say: Callable[[str], None]) ->
     backbone.train()
     for step, (chosen, pixels) in zip(range(recipe.steps), drawings(recipe), strict=False):
         features = backbone(view(pixels))
-        losses = {"classes": F.cross_entropy(classifier(features), torch.from_numpy(chosen))}
+        losses = {"classes": F.cross_entropy(heads["classes"](features), torch.from_numpy(chosen))}
+        if "words" in heads:
+            losses["words"] = contrast(features, heads["words"](words[chosen]), logit_scale)
         if isinstance(backbone, CLIP):
             template = random.choice(list(TEMPLATES), p=list(TEMPLATES.values()))
-            losses["names"] = contrast(backbone, features, [template.format(base_name(place)) for place in chosen])
+            texts = backbone.encode_text([template.format(base_name(place)) for place in chosen])
+            losses["names"] = contrast(features, texts, backbone.logit_scale)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -71,14 +81,21 @@ def pretrain(backbone: nn.Module, recipe: Recipe, say: Callable[[str], None]) ->
     backbone.eval()
 
 
+def word_table(at_least: int = 3) -> Tensor:
+    """(characters, words) with a one where the character's name has the word; words of fewer than three names are left out."""
+    names = [base_name(place).split() for place in range(len(glyphs.code_points("base")))]
+    uses = Counter(word for name in names for word in set(name))
+    words = sorted(word for word, count in uses.items() if count >= at_least)
+    return torch.tensor([[float(word in name) for word in words] for name in names])
+
+
 def base_name(place: int) -> str:
     return glyphs.name(glyphs.code_points("base")[place])
 
 
-def contrast(backbone: CLIP, features: Tensor, texts: list[str]) -> Tensor:
+def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     """CLIP's symmetric loss: the i-th text belongs to the i-th image and to no other."""
-    images, names = F.normalize(features, dim=1), F.normalize(backbone.encode_text(texts), dim=1)
-    logits = backbone.logit_scale.clamp(max=100) * images @ names.T
+    logits = scale.clamp(max=100) * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
     own = torch.arange(len(logits))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

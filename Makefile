@@ -1,0 +1,43 @@
+# make help lists the commands. A second call of any of them installs nothing.
+PY ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 python,$(shell command -v $(p) 2>/dev/null)))
+RUN = .venv/bin/python
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.done ## install everything into .venv (once)
+
+.venv/.done: requirements.lock pyproject.toml
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PY) is older. Type make PY=/path/to/python3.11"; exit 1; }
+	$(PY) -m venv .venv
+	$(RUN) -m pip install -q --disable-pip-version-check "uv==0.13.*"
+	$(RUN) -m uv pip install -q -p $(RUN) --require-hashes -r requirements.lock
+	@touch $@
+
+demo: setup ## the methods on the offline benchmark, one comparison table
+	$(RUN) scripts/demo.py
+
+test: setup ## the tests
+	$(RUN) -m pytest
+
+lint: setup ## style of the code
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a row
+	$(RUN) scripts/bench.py
+
+tables: setup ## the tables of README.md from the run folders, made where they are missing
+	$(RUN) scripts/tables.py --readme
+
+lock: setup ## resolve pyproject.toml into requirements.lock again
+	$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 -q -o requirements.lock
+
+clean: ## remove what can be made again, but not outputs/
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help setup demo test lint bench tables lock clean

@@ -1,0 +1,42 @@
+"""The last page of a run: summary.json, pictures, the table on the screen, DONE."""
+
+import shlex
+import sys
+
+from cil.identity import of_machine, peak_memory_mib
+from cil.metrics import DEFINITIONS
+from cil.pictures.accuracy import draw_curve, draw_matrix
+from cil.report.table import matrix_text, one_line
+from cil.rundir import address, digest, names
+from cil.trainer import Trainer
+
+
+def finish(trainer: Trainer, config: dict) -> None:
+    run, log, machine = trainer.run, trainer.log, trainer.machine
+    scenario, method = names(config)
+    summary = {
+        "scenario": scenario,
+        "method": method,
+        "seed": config["seed"],
+        "digest": digest(config),
+        "address": address(config),
+        "command": shlex.join(["python", *sys.argv]),
+        "class_il": trainer.matrix.summary(),
+        "task_il": trainer.within.summary(),
+        "definitions": DEFINITIONS,
+        "identity": {**trainer.identity, **of_machine(machine.device, machine.precision)},
+        "trained_parameters": trainer.trained_parameters,
+        "image_encodes": trainer.encodes,
+        "seconds": round(trainer.seconds, 1),
+        "peak_memory_mib": peak_memory_mib(machine.device),
+        "config": config,
+    }
+    pictures = run.path / "pictures"
+    draw_curve(pictures / "accuracy.png", {"all classes seen": trainer.matrix, "the task's own classes": trainer.within},
+               f"{method} on {scenario}, seed {config['seed']}")  # fmt: skip
+    draw_matrix(pictures / "matrix.png", trainer.matrix, f"{method} on {scenario}, seed {config['seed']}: percent correct")
+    run.finish(summary)
+    log.say(matrix_text(trainer.matrix))
+    log.say(one_line(summary))
+    log.say(f"files: {run.path}")
+    log.close()

@@ -1,0 +1,48 @@
+"""Sums of named losses over an epoch, and the guard against losses that are no longer numbers."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cil.mistakes import Mistake
+
+
+class Meter:
+    """Losses wait in a list and are read together, since reading one makes an accelerator wait; on the CPU each at once."""
+
+    def __init__(self, place: str, read_every: int, state: Mapping | None = None) -> None:
+        """`place` says task, phase and epoch; `state` is what a checkpoint kept of an unfinished epoch."""
+        self._place, self._read_every = place, read_every
+        self._waiting: list[tuple[int, Tensor, Mapping[str, Tensor]]] = []
+        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+        self.images: int = state["images"] if state else 0
+
+    def add(self, step: int, rows: Tensor, losses: Mapping[str, Tensor]) -> None:
+        self._waiting.append((step, rows, {key: loss.detach() for key, loss in losses.items()}))
+        if len(self._waiting) >= self._read_every:
+            self.read()
+
+    def read(self) -> None:
+        if not self._waiting:
+            return
+        keys = list(self._waiting[0][2])
+        table = torch.stack([torch.stack([losses[key].float() for key in keys]) for _, _, losses in self._waiting]).tolist()
+        for (step, rows, _), values in zip(self._waiting, table, strict=True):
+            for key, value in zip(keys, values, strict=True):
+                if not math.isfinite(value):
+                    shown = ", ".join(map(str, rows.tolist()[:8])) + (", …" if len(rows) > 8 else "")
+                    raise Mistake(f"loss {key} is {value} at {self._place}, step {step + 1} (training images {shown}); "
+                                  "lower optim.lr or set train.clip=1.0")  # fmt: skip
+                self.sums[key] = self.sums.get(key, 0.0) + value * len(rows)
+            self.images += len(rows)
+        self._waiting.clear()
+
+    def means(self) -> dict[str, float]:
+        self.read()
+        return {key: value / self.images for key, value in self.sums.items()}
+
+    def state(self) -> dict:
+        self.read()
+        return {"sums": dict(self.sums), "images": self.images}

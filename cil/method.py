@@ -1,0 +1,49 @@
+"""The contract of a method: it answers questions (which data? which loss? which score?); the trainer owns the loop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cil.data import Batch, LabelledImages
+from cil.scenario import Task
+
+Losses = dict[str, Tensor]  # the trainer sums them and logs each by its key
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: this data, these parameters. Everything else is frozen."""
+
+    name: str
+    task: Task
+    data: LabelledImages
+    parameters: Sequence  # parameters, or groups as torch's optimizers take them
+    epochs: int | None = None  # None: the recipe's
+
+
+class Method(nn.Module):
+    """Everything that must survive a restart is a parameter, a buffer or `get_extra_state`: `state_dict()` is the checkpoint.
+
+    `begin_task` decides shapes only, since a resumed run calls it for every task so far before the values are loaded.
+    """
+
+    backbone: nn.Module
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        """The losses of one batch. Required of a method that has phases."""
+        raise TypeError(f"{type(self).__name__} has a phase but no training_step")
+
+    def predict(self, images: Tensor) -> Tensor:
+        """(batch, classes seen): scores whose argmax is the answer. Required."""
+        raise TypeError(f"{type(self).__name__} has no predict")
+
+    def begin_task(self, task: Task) -> None:
+        """Grow heads, take a teacher."""
+
+    def phases(self, task: Task) -> list[Phase]:
+        """What to train, in order; an empty list where nothing is trained."""
+        return [Phase("train", task, task.train, list(self.parameters()))]
+
+    def end_task(self, task: Task) -> None:
+        """Keep exemplars, compute statistics, merge weights."""

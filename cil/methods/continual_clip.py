@@ -1,0 +1,51 @@
+"""Continual-CLIP: zero-shot classification over the names seen so far (Thengane et al. 2022). Nothing is trained."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import HasText, require
+from cil.method import Method, Phase
+from cil.mistakes import Mistake
+from cil.scenario import Task
+
+
+class ContinualCLIP(Method):
+    """logits = exp(logit_scale) · cos(image, text of the class).
+
+    With several templates the text of a class is the mean of the normalised encodings, normalised again (CLIP's ensembling,
+    also AttriCLIP's zero-shot class); with one it is that encoding.
+    """
+
+    def __init__(self, backbone: nn.Module, *, templates: Sequence[str]) -> None:
+        super().__init__()
+        require(backbone, HasText, "continual_clip")
+        if not templates or any("{}" not in template for template in templates):
+            raise Mistake("method.templates wants at least one text with {} where the name goes, as in "
+                          "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
+        self.backbone, self.templates = backbone, tuple(templates)
+        self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
+
+    def begin_task(self, task: Task) -> None:
+        self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
+
+    def phases(self, task: Task) -> list[Phase]:
+        return []
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        texts = [template.format(name) for name in task.names for template in self.templates]
+        encoded = F.normalize(self.backbone.encode_text(texts), dim=1)
+        mean = encoded.view(len(task.names), len(self.templates), -1).mean(1)
+        self.texts[task.classes.start : task.classes.stop] = F.normalize(mean, dim=1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.predict_from(self.frozen_stage(images), lambda: images)
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        return F.normalize(self.backbone(images), dim=1)
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        return self.backbone.logit_scale * frozen @ self.texts.T

@@ -1,0 +1,150 @@
+"""Accuracies of a run and every number that papers make of them. Percent in, percent out.
+
+Definitions differ between codebases under the same name; each docstring states its formula and where it is from. R[t, i]
+is the accuracy on task i after learning task t, both counted from 0, T the number of tasks, NaN where nothing was measured.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+NAN = float("nan")
+
+
+class AccuracyMatrix:
+    """R as counts, so that averages by task and by sample can both be had."""
+
+    def __init__(self, totals: Sequence[float]) -> None:
+        """`totals`: number of test images of each task."""
+        self.totals = np.asarray(totals, dtype=float)
+        self.correct = np.full((len(self.totals), len(self.totals)), NAN)
+
+    @classmethod
+    def of_percents(cls, rows: Sequence[Sequence[float]], totals: Sequence[float] | None = None) -> "AccuracyMatrix":
+        """From a triangle of percentages; tasks weigh the same unless `totals` says otherwise."""
+        matrix = cls(totals if totals is not None else [100.0] * len(rows[-1]))
+        for task, row in enumerate(rows):
+            matrix.set_row(task, [percent / 100 * total for percent, total in zip(row, matrix.totals, strict=False)])
+        return matrix
+
+    def set_row(self, task: int, correct: Sequence[float]) -> None:
+        """Correct answers on tasks 0…len(correct)−1 after learning `task`."""
+        self.correct[task, : len(correct)] = correct
+
+    @property
+    def percent(self) -> np.ndarray:
+        return 100 * self.correct / self.totals
+
+    @property
+    def learned(self) -> int:
+        """How many tasks have a row."""
+        return int(np.isfinite(self.correct[:, 0]).sum())
+
+    def after(self, task: int) -> float:
+        """A_t = (1/t) Σ_{i≤t} R[t, i]: mean over tasks after learning `task` (L2P, DualPrompt, PGP, AttriCLIP)."""
+        return float(np.mean(self.percent[task, : task + 1]))
+
+    def pooled_after(self, task: int) -> float:
+        """Correct over seen on the union of test sets (PyCIL, PILOT, DyTox); differs from `after` when tasks are unequal."""
+        return float(100 * self.correct[task, : task + 1].sum() / self.totals[: task + 1].sum())
+
+    def average(self) -> float:
+        """ACC = A_T, the mean of the last row (PGP, L2P, AttriCLIP)."""
+        return self.after(self.learned - 1)
+
+    def pooled_average(self) -> float:
+        """ACC pooled by sample (PyCIL, PILOT)."""
+        return self.pooled_after(self.learned - 1)
+
+    def incremental_average(self) -> float:
+        """(1/T) Σ_t A_t (iCaRL, DER, DyTox, PILOT). Never to be compared with ACC."""
+        return float(np.mean([self.after(task) for task in range(self.learned)]))
+
+    def pooled_incremental_average(self) -> float:
+        """The same over sample-pooled A_t, as PyCIL and PILOT compute it."""
+        return float(np.mean([self.pooled_after(task) for task in range(self.learned)]))
+
+    def forgetting(self) -> float:
+        """(1/(T−1)) Σ_{i<T} (max_{i≤j<T} R[j, i] − R[T, i]), the maximum over earlier rows only (Chaudhry et al. 2018, FACIL).
+
+        A task that ends better than it ever was counts as negative.
+        """
+        return self._mean_over_old(lambda r, i, last: r[i:last, i].max() - r[last, i])
+
+    def forgetting_with_last(self) -> float:
+        """F⁺: the maximum includes the last row, so no term is negative (released code of L2P, DualPrompt, PGP; mammoth)."""
+        return self._mean_over_old(lambda r, i, last: r[i : last + 1, i].max() - r[last, i])
+
+    def backward_transfer(self) -> float:
+        """BWT = (1/(T−1)) Σ_{i<T} (R[T, i] − R[i, i]) (Lopez-Paz & Ranzato 2017, GEM). Avalanche's forgetting is −BWT."""
+        return self._mean_over_old(lambda r, i, last: r[last, i] - r[i, i])
+
+    def forward_transfer(self, untrained: Sequence[float]) -> float:
+        """FWT = (1/(T−1)) Σ_{i>1} (R[i−1, i] − r_i) (GEM); `untrained` holds r_i, the accuracies of an untrained model.
+
+        Needs the entries above the diagonal; zero by construction where heads grow and unseen columns are masked.
+        """
+        r, tasks = self.percent, len(self.totals)
+        return float(np.mean([r[i - 1, i] - untrained[i] for i in range(1, tasks)])) if tasks > 1 else NAN
+
+    def step_drops(self) -> float:
+        """(1/(T−1)) Σ_{t≥2} (1/t) Σ_{i<t} (R[t−1, i] − R[t, i]) (CODA-Prompt's text): another quantity, and smaller."""
+        r, tasks = self.percent, self.learned
+        drops = [sum(r[t - 1, i] - r[t, i] for i in range(t)) / (t + 1) for t in range(1, tasks)]
+        return float(np.mean(drops)) if drops else NAN
+
+    def summary(self) -> dict[str, float]:
+        """Every number above that needs nothing else, by name, rounded to what 100,000 test images can resolve."""
+        numbers = {
+            "acc": self.average(),
+            "acc_pooled": self.pooled_average(),
+            "incremental_average": self.incremental_average(),
+            "incremental_average_pooled": self.pooled_incremental_average(),
+            "forgetting": self.forgetting(),
+            "forgetting_with_last": self.forgetting_with_last(),
+            "backward_transfer": self.backward_transfer(),
+            "step_drops": self.step_drops(),
+        }
+        return {name: round(value, 3) for name, value in numbers.items()}
+
+    def _mean_over_old(self, term) -> float:
+        r, last = self.percent, self.learned - 1
+        return float(np.mean([term(r, i, last) for i in range(last)])) if last > 0 else NAN
+
+
+class Transfer(NamedTuple):
+    """AttriCLIP's FT and BT: differences between runs, not within one (CVPR 2023, Tables 3 and 4)."""
+
+    forward: float
+    backward: float
+
+
+def transfer_between_runs(*, second_after_first: float, second_alone: float, first_after_second: float, first_alone: float):
+    """FT = ACC(second set, learned after the first) − ACC(second alone); BT = ACC(first, re-tested at the end) − ACC(first alone)."""
+    return Transfer(second_after_first - second_alone, first_after_second - first_alone)
+
+
+def highest_average(forgetting: float, tasks: int) -> float:
+    """The ACC that a given forgetting leaves possible: [(T−1)(100 − F) + 100] / T, as no accuracy passes 100."""
+    return ((tasks - 1) * (100 - forgetting) + 100) / tasks
+
+
+def impossible(acc: float, forgetting: float, tasks: int, tolerance: float = 0.05) -> str | None:
+    """Why a printed pair of numbers cannot come from one run, or None. The tolerance is for rounding."""
+    ceiling = highest_average(forgetting, tasks)
+    if acc <= ceiling + tolerance:
+        return None
+    return f"ACC {acc:.2f} is impossible: forgetting {forgetting:.2f} over {tasks} tasks leaves at most {ceiling:.2f}"
+
+
+DEFINITIONS = {
+    "acc": "mean of the last row over tasks (L2P, DualPrompt, PGP, AttriCLIP)",
+    "acc_pooled": "correct over seen on the union of test sets after the last task (PyCIL, PILOT)",
+    "incremental_average": "mean over t of the task mean after task t (iCaRL, DyTox)",
+    "incremental_average_pooled": "mean over t of the pooled accuracy after task t (PyCIL, PILOT)",
+    "forgetting": "mean over old tasks of best earlier accuracy minus last (Chaudhry et al.; FACIL)",
+    "forgetting_with_last": "the same with the last row inside the maximum (released L2P, DualPrompt, PGP; mammoth)",
+    "backward_transfer": "mean over old tasks of last accuracy minus accuracy right after learning (GEM)",
+    "step_drops": "mean over t of the mean drop of old tasks in one step (CODA-Prompt)",
+}

@@ -1,0 +1,24 @@
+"""Classifiers whose number of classes grows."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class GrowingLinear(nn.Module):
+    """A linear layer over the classes seen; new rows are drawn from a normal with std 0.02, new biases are zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, width))
+        self.bias = nn.Parameter(torch.empty(0))
+
+    def grow(self, classes: int) -> None:
+        """Have `classes` rows; those that exist keep their values."""
+        new = classes - len(self.weight)
+        rows = torch.randn(new, self.weight.shape[1]).mul_(0.02).to(self.weight.device)
+        self.weight = nn.Parameter(torch.cat([self.weight.data, rows]))
+        self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(new)]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight, self.bias)

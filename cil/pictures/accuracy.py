@@ -1,0 +1,58 @@
+"""Accuracy after each task as a curve, and the accuracy matrix as a grid."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cil.files import replace_file
+from cil.metrics import AccuracyMatrix
+
+COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#b7791f", "#285e61")
+
+
+def figure(width: float, height: float):
+    """A figure that draws to files only; matplotlib is imported here, at the end of a run, and not before."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def save(drawing, file: Path) -> None:
+    with replace_file(file) as temporary:
+        drawing.savefig(temporary, format="png")
+
+
+def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:
+    """Mean accuracy over the tasks seen, after each task."""
+    drawing = figure(6, 3.6)
+    axes = drawing.add_subplot()
+    for colour, (label, matrix) in zip(COLOURS, matrices.items(), strict=False):
+        tasks = range(1, matrix.learned + 1)
+        axes.plot(tasks, [matrix.after(task - 1) for task in tasks], marker="o", markersize=4, color=colour, label=label)
+    axes.set(title=title, xlabel="tasks learned", ylabel="percent correct", ylim=(0, 102), xticks=list(tasks))
+    axes.title.set_fontsize("medium")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="best", fontsize="small")
+    save(drawing, file)
+
+
+def draw_matrix(file: Path, matrix: AccuracyMatrix, title: str) -> None:
+    """R[t, i]: a row after each task learned, a column a task tested."""
+    percent, tasks = matrix.percent, len(matrix.totals)
+    side = max(3.6, 0.45 * tasks + 1.4)
+    drawing = figure(side + 0.8, side)
+    axes = drawing.add_subplot()
+    image = axes.imshow(percent, vmin=0, vmax=100, cmap="viridis")
+    for after, on in zip(*np.nonzero(np.isfinite(percent)), strict=True):
+        colour = "black" if percent[after, on] > 60 else "white"
+        axes.text(on, after, f"{percent[after, on]:.0f}", ha="center", va="center", color=colour, fontsize=7)
+    ticks, labels = range(tasks), range(1, tasks + 1)
+    axes.set(title=title, xlabel="tested on task", ylabel="after task")
+    axes.title.set_fontsize("medium")
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels)
+    axes.spines[:].set_visible(False)
+    drawing.colorbar(image, ax=axes, shrink=0.8)
+    save(drawing, file)

@@ -1,0 +1,167 @@
+"""A run is a value with an address: the same configuration has the same folder, and a finished folder says DONE.
+
+    outputs/<scenario>/<method>[+modifier]/<digest>/seed<k>/
+        config.yaml  run.log  events.jsonl  accuracy.csv  task_NN.pt  summary.json  pictures/  DONE
+"""
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import zipfile
+from pathlib import Path
+
+from cil.files import flush_folder, replace_file, write_json, write_text
+from cil.metrics import AccuracyMatrix
+from cil.mistakes import Mistake
+
+NOT_IN_ADDRESS = ("seed", "outputs", "data", "machine", "log", "hydra")  # none of them moves a number, but for precision
+
+
+def digest(config: dict) -> str:
+    """Ten hex digits over the resolved configuration less what does not move a number."""
+    counted = {key: value for key, value in config.items() if key not in NOT_IN_ADDRESS}
+    counted["precision"] = config["machine"]["precision"]
+    counted["modifier"] = list((config.get("modifier") or {}).items())  # their order counts; that of other keys does not
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def names(config: dict) -> tuple[str, str]:
+    """Scenario, and method with its modifiers, as they stand in the address."""
+    method = config["method"]["_target_"].split(".")[-2]
+    return config["scenario"]["name"], "+".join([method, *(config.get("modifier") or {})])
+
+
+def address(config: dict) -> str:
+    scenario, method = names(config)
+    return f"{scenario}/{method}/{digest(config)}/seed{config['seed']}"
+
+
+class RunDir:
+    """One run's folder. Everything in it is whole or absent; `events.jsonl` is cut back to the checkpoint on a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def is_done(self) -> bool:
+        return (self.path / "DONE").exists()
+
+    def open(self, config: dict) -> "RunDir":
+        """Take the folder for this process and write its configuration."""
+        import yaml
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            raise Mistake(f"{self.path} is being run by {self._lock.read().strip() or 'another process'}; wait for it, or "
+                          "type another seed=") from None  # fmt: skip
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        self.clear_partial()
+        return self
+
+    def clear_partial(self) -> None:
+        """Remove what a killed process was writing."""
+        for leftover in self.path.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from: inside a task if there is one, else that of the last finished task."""
+        tasks = sorted(self.path.glob("task_[0-9][0-9]*.pt"))
+        inside = self.path / "inside.pt"
+        return inside if inside.exists() else tasks[-1] if tasks else None
+
+    def save(self, state: dict, *, task: int, inside: bool, keep_all: bool) -> None:
+        """`inside`: in the middle of `task`; otherwise `task` is finished and replaces what came before."""
+        import torch
+
+        file = self.path / ("inside.pt" if inside else f"task_{task:02d}.pt")
+        with replace_file(file) as temporary:
+            torch.save(state, temporary)
+        if inside:
+            return
+        (self.path / "inside.pt").unlink(missing_ok=True)
+        for older in [] if keep_all else self.path.glob("task_[0-9][0-9]*.pt"):
+            if older != file:
+                older.unlink()
+        flush_folder(self.path)
+
+    def load(self, file: Path) -> dict:
+        """A checkpoint whose every byte is what was written; pickled code is never run."""
+        import torch
+
+        try:
+            with zipfile.ZipFile(file) as archive:
+                torn = archive.testzip()
+            if torn is None:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except (zipfile.BadZipFile, EOFError, RuntimeError, OSError):
+            pass
+        raise Mistake(f"checkpoint {file} is damaged and was not used; delete it and type the same command again to go on "
+                      "from the one before (or from the start)")  # fmt: skip
+
+    # --- records --------------------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def event(self, **record: object) -> None:
+        with self.events.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def events_size(self) -> int:
+        """How much of the record is on disk for good, in bytes."""
+        with self.events.open("a") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def cut_events(self, size: int) -> None:
+        """Forget what was recorded after a checkpoint; it is about to happen again."""
+        with self.events.open("a") as file:
+            if file.tell() < size:
+                raise Mistake(f"{self.events} is shorter than its checkpoint says; delete {self.path} to start the run again")
+            file.truncate(size)
+
+    def write_matrix(self, matrix: AccuracyMatrix, within: AccuracyMatrix) -> None:
+        """accuracy.csv: one line for each pair of (tasks learned, task tested), in both settings."""
+        with replace_file(self.path / "accuracy.csv") as temporary, temporary.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["after_task", "on_task", "images", "correct_class_il", "correct_task_il", "class_il", "task_il"])
+            for after in range(matrix.learned):
+                for on in range(after + 1):
+                    total, right, own = matrix.totals[on], matrix.correct[after, on], within.correct[after, on]
+                    percents = [f"{100 * count / total:.4f}" for count in (right, own)]
+                    rows.writerow([after + 1, on + 1, int(total), int(right), int(own), *percents])
+
+    def finish(self, summary: dict) -> None:
+        write_json(self.path / "summary.json", summary)
+        write_text(self.path / "DONE", "")
+
+    def summary(self) -> dict:
+        return json.loads((self.path / "summary.json").read_text())
+
+
+def read_matrices(path: Path) -> tuple[AccuracyMatrix, AccuracyMatrix]:
+    """Class-incremental and task-incremental accuracies of a run folder's accuracy.csv."""
+    with (path / "accuracy.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    last = int(rows[-1]["after_task"])
+    totals = [row["images"] for row in rows if int(row["after_task"]) == last]
+    pair = AccuracyMatrix(totals), AccuracyMatrix(totals)
+    for task in range(last):
+        own = [row for row in rows if int(row["after_task"]) == task + 1]
+        for matrix, key in zip(pair, ("correct_class_il", "correct_task_il"), strict=True):
+            matrix.set_row(task, [row[key] for row in own])
+    return pair

@@ -1,0 +1,120 @@
+"""Which classes arrive when. Labels are renumbered once, by arrival, so a task's classes are a range and masks are slices."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cil.augment import View
+from cil.data import Images, LabelledImages
+from cil.mistakes import Mistake
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step of a scenario."""
+
+    index: int
+    classes: range  # range(20, 30)
+    names: tuple[str, ...]  # one per class, for text encoders
+    train: LabelledImages  # view with chance
+    train_plain: LabelledImages  # same images, test view: herding, Fisher, statistics
+    test: LabelledImages
+
+    @property
+    def seen(self) -> range:
+        return range(self.classes.stop)
+
+    @property
+    def old(self) -> range:
+        return range(self.classes.start)
+
+
+class Scenario:
+    """A sequence of tasks: iterate, index or slice it."""
+
+    def __init__(
+        self, images: Images, views: tuple[View, View], *, name: str, tasks: int, first: int | None, order: str | Sequence[int]
+    ) -> None:
+        """`first`: classes of the first task when it is larger than the others; `order`: see `class_order`."""
+        count = len(images.class_names)
+        self.name, self.images, self.views = name, images, views
+        self.sizes = split(count, tasks, first, name)
+        self.order = class_order(order, count)  # order[k] is the dataset's label of the class that arrives as number k
+        self._arrival = np.argsort(self.order)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int | slice) -> "Task | list[Task]":
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = sum(self.sizes[:index])
+        classes = range(start, start + self.sizes[index])
+        train, test = self.views
+        pick = (
+            self._pick(self.images.train, self.images.train_labels, classes, train),
+            self._pick(self.images.train, self.images.train_labels, classes, test),
+            self._pick(self.images.test, self.images.test_labels, classes, test),
+        )
+        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All names, by arrival."""
+        return tuple(self.images.class_names[label] for label in self.order)
+
+    def order_digest(self) -> str:
+        return _digest(self.order)
+
+    def split_digest(self) -> str:
+        """Over sizes and order: two runs with equal split and data digests learn the same images in the same tasks."""
+        return _digest((self.sizes, self.order))
+
+    def _pick(self, pixels: torch.Tensor, labels: torch.Tensor, classes: range, view: View) -> LabelledImages:
+        arrival = torch.from_numpy(self._arrival)[labels]
+        rows = ((arrival >= classes.start) & (arrival < classes.stop)).nonzero()[:, 0]
+        return LabelledImages(pixels, rows, arrival[rows], view)
+
+
+def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:
+    """Classes of each task: equal parts, or `first` and then equal parts."""
+    if tasks < 1 or tasks > count:
+        raise Mistake(f"{name}: {count} classes cannot make {tasks} tasks; set scenario.tasks between 1 and {count}")
+    if first is not None and tasks == 1 and first != count:
+        raise Mistake(f"{name}: one task holds all {count} classes; set scenario.first=null")
+    rest, parts = (count, tasks) if first is None else (count - first, tasks - 1)
+    if first is not None and not 1 <= first <= count - parts:
+        raise Mistake(f"{name}: first={first} leaves too few of {count} classes for {parts} more tasks; lower scenario.first")
+    if parts and rest % parts:
+        fitting = [n for n in range(1, rest + 1) if rest % n == 0]
+        more = 0 if first is None else 1
+        raise Mistake(f"{name}: {rest} classes do not split into {parts} equal tasks; set scenario.first, or scenario.tasks to "
+                      f"one of {', '.join(str(n + more) for n in fitting)}")  # fmt: skip
+    return ([] if first is None else [first]) + [rest // parts] * parts
+
+
+def class_order(order: str | Sequence[int], count: int) -> list[int]:
+    """`natural`, `numpy:SEED` (numpy's legacy permutation; seed 1993 is PyCIL's) or the labels themselves in a list."""
+    if isinstance(order, str):
+        kind, _, seed = order.partition(":")
+        if kind == "natural" and not seed:
+            return list(range(count))
+        if kind == "numpy" and seed.isdigit():
+            return np.random.RandomState(int(seed)).permutation(count).tolist()
+        raise Mistake(f"scenario.order={order} is not known; type natural, numpy:1993 (any seed) or a list of labels")
+    labels = [int(label) for label in order]
+    if sorted(labels) != list(range(count)):
+        raise Mistake(f"scenario.order must name each of the labels 0 to {count - 1} once; it has {len(labels)} entries, "
+                      f"{len(set(labels))} different")  # fmt: skip
+    return labels
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -1,0 +1,22 @@
+"""Learning-rate schedules: a factor of the optimizer's rate as a function of how far a phase has come.
+
+`done` counts epochs and has a fraction inside one. A schedule has no state, so there is nothing to save or restore.
+"""
+
+import math
+from collections.abc import Sequence
+
+
+def constant(done: float, epochs: int) -> float:
+    return 1.0
+
+
+def cosine(done: float, epochs: int, *, every: str) -> float:
+    """From 1 to 0 over the phase; `every: epoch` holds the rate within an epoch, `every: step` does not."""
+    at = math.floor(done) if every == "epoch" else done
+    return 0.5 * (1 + math.cos(math.pi * at / epochs))
+
+
+def milestones(done: float, epochs: int, *, at: Sequence[int], factor: float) -> float:
+    """Multiply by `factor` at each epoch of `at`."""
+    return factor ** sum(done >= epoch for epoch in at)

@@ -1,0 +1,241 @@
+"""The only training loop. Methods and modifiers answer its questions; the run folder keeps what it learns."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cil.data import LabelledImages
+from cil.evaluate import Evaluation
+from cil.log import Console
+from cil.method import Method, Phase
+from cil.meter import Meter
+from cil.metrics import AccuracyMatrix
+from cil.mistakes import Mistake
+from cil.modifier import Modifier
+from cil.rundir import RunDir
+from cil.scenario import Scenario, Task
+from cil.seeding import generator, seed_everything
+from cil.signals import Stopped, StopRequest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a phase is trained unless it says otherwise."""
+
+    optimizer: Callable  # parameters → optimizer
+    schedule: Callable  # (epochs done, epochs) → factor of the learning rate
+    epochs: int
+    batch_size: int
+    clip: float | None  # norm of the gradient
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how carefully; nothing here but the precision moves a number."""
+
+    device: torch.device
+    precision: str
+    eval_batch_size: int
+    checkpoint_seconds: float  # inside a phase, at the end of an epoch, not more often than this
+    keep_checkpoints: str  # newest | all
+
+
+class Trainer:
+    """Takes a method through a scenario, or goes on where a checkpoint left it."""
+
+    def __init__(
+        self, method: Method, scenario: Scenario, modifiers: Sequence[Modifier], recipe: Recipe, machine: Machine, *, seed: int,
+        run: RunDir, log: Console, stop: StopRequest, identity: dict,
+    ) -> None:  # fmt: skip
+        self.method, self.scenario, self.modifiers = method.to(machine.device), scenario, modifiers
+        self.recipe, self.machine, self.seed = recipe, machine, seed
+        self.run, self.log, self.stop, self.identity = run, log, stop, identity
+        totals = [len(task.test) for task in scenario]
+        self.matrix, self.within = AccuracyMatrix(totals), AccuracyMatrix(totals)  # class- and task-incremental
+        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size)
+        self.encodes, self.seconds, self._since = 0, 0.0, time.perf_counter()
+        self._trained: set[str] = set()  # backbone parameters that some phase so far could change
+        self._saved_at = time.perf_counter()
+        self.trained_parameters = 0  # of the largest phase so far
+        method.backbone.register_forward_pre_hook(self._count)
+
+    def fit(self) -> None:
+        for modifier in self.modifiers:
+            modifier.attach(self.method)
+        first, inside = self._restore()
+        for task in self.scenario[first:]:
+            if inside is None:
+                self._begin(task)
+            self._learn(task, inside)
+            inside = None
+            self._evaluate(task)
+            self._save(task, None)
+            if self.stop and task.index + 1 < len(self.scenario):
+                raise Stopped(self.stop.name)
+
+    # --- one task -------------------------------------------------------------------------------------------------
+
+    def _begin(self, task: Task) -> None:
+        seed_everything(self.seed, "begin", task.index)
+        self.method.begin_task(task)
+        for modifier in self.modifiers:
+            modifier.begin_task(self.method, task)
+        self.method.to(self.machine.device)
+
+    def _learn(self, task: Task, inside: dict | None) -> None:
+        for number, phase in enumerate(self.method.phases(task)):
+            if inside is None or number >= inside["phase"]:
+                self._run_phase(phase, number, inside if inside and number == inside["phase"] else None)
+        seed_everything(self.seed, "end", task.index)
+        self.method.eval()
+        with self._precision():
+            self.method.end_task(task)
+        for modifier in self.modifiers:
+            modifier.end_task(self.method, task)
+
+    def _evaluate(self, task: Task) -> None:
+        with self._precision():
+            among_all, among_own = self.evaluation(self.scenario[: task.index + 1])
+        self.matrix.set_row(task.index, among_all)
+        self.within.set_row(task.index, among_own)
+        self.run.write_matrix(self.matrix, self.within)
+        self.run.event(task=task.index, class_il=among_all, task_il=among_own)
+        own, old = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
+        self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {old:.1f} % on all seen")
+
+    # --- one phase ------------------------------------------------------------------------------------------------
+
+    def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> None:
+        optimizer = self._prepare(phase, inside)
+        epochs, size = phase.epochs or self.recipe.epochs, self.recipe.batch_size
+        steps = -(-len(phase.data) // size)
+        first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
+        title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
+        self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
+        for epoch in range(first_epoch, epochs):
+            where, began = (phase.task.index, number, epoch), time.perf_counter()
+            meter = Meter(f"{title}, epoch {epoch + 1}", 1 if self.machine.device.type == "cpu" else 20, kept)
+            before = meter.images
+            order = torch.randperm(len(phase.data), generator=generator(self.seed, "order", *where))
+            for step in range(first_step, steps):
+                rate = self.recipe.schedule(epoch + step / steps, epochs)
+                rows = order[step * size : (step + 1) * size]
+                losses = self._step(phase, optimizer, rate, rows, (*where, step))
+                meter.add(step, phase.data.rows[rows], losses)
+                self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), losses)
+                if self.stop:
+                    self._save_inside(phase, number, epoch, step + 1, meter, optimizer)
+                    raise Stopped(self.stop.name)
+            first_step, kept = 0, None
+            means, seconds = meter.means(), time.perf_counter() - began
+            rate = (meter.images - before) / seconds
+            names = dict(task=phase.task.index, phase=phase.name, epoch=epoch)
+            self.run.event(**names, losses=means, images=meter.images, seconds=round(seconds, 3))
+            self.log.end_epoch(f"{title}  epoch {epoch + 1}/{epochs}", means, rate)
+            if time.perf_counter() - self._saved_at >= self.machine.checkpoint_seconds:
+                self._save_inside(phase, number, epoch + 1, 0, None, optimizer)
+        self.log.end_phase()
+
+    def _prepare(self, phase: Phase, inside: dict | None) -> torch.optim.Optimizer:
+        """Only the phase's parameters may learn; optimizer and schedule are fresh."""
+        listed = list(phase.parameters)
+        flat = [p for entry in listed for p in (entry["params"] if isinstance(entry, dict) else [entry])]
+        chosen = {id(p) for p in flat}
+        self.trained_parameters = max(self.trained_parameters, sum(p.numel() for p in flat))
+        self.method.train()
+        self.method.requires_grad_(False)
+        for parameter in flat:
+            parameter.requires_grad_(True)
+        trained = {name for name, p in self.method.named_parameters() if id(p) in chosen and name.startswith("backbone.")}
+        self.method.backbone.train(bool(trained))  # a frozen backbone keeps its statistics
+        self._trained |= trained
+        optimizer = self.recipe.optimizer(listed)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        if inside:
+            optimizer.load_state_dict(inside["optimizer"])
+        return optimizer
+
+    def _step(self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, rows: torch.Tensor, where: tuple) -> dict:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["initial_lr"]
+        data: LabelledImages = phase.data
+        batch = data.batch(rows, self.machine.device, generator(self.seed, "augment", *where))
+        seed_everything(self.seed, "step", *where)
+        with self._precision():
+            losses = self.method.training_step(batch, phase)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.recipe.clip)
+        for modifier in self.modifiers:
+            modifier.before_step(self.method, phase)
+        optimizer.step()
+        return losses
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
+
+    def _count(self, backbone: torch.nn.Module, arguments: tuple) -> None:
+        self.encodes += len(arguments[0])
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save_inside(self, phase: Phase, number: int, epoch: int, step: int, meter: Meter | None, optimizer) -> None:
+        place = {"phase": number, "epoch": epoch, "step": step}
+        kept = meter.state() if meter else None
+        self._save(phase.task, {**place, "meter": kept, "optimizer": optimizer.state_dict()})
+
+    def _save(self, task: Task, inside: dict | None) -> None:
+        """Backbone weights that no phase could change are left out: the weights' file has them, and its sha256 is checked."""
+        state, left_out = self.method.state_dict(), {name for name, _ in self.method.backbone.named_parameters(prefix="backbone")}
+        self.seconds += time.perf_counter() - self._since
+        self._since = time.perf_counter()
+        checkpoint = {
+            "identity": self.identity,
+            "task": task.index,
+            "inside": inside,
+            "method": {key: value for key, value in state.items() if key not in left_out - self._trained},
+            "trained": sorted(self._trained),
+            "modifiers": [modifier.state_dict() for modifier in self.modifiers],
+            "correct": [torch.from_numpy(m.correct) for m in (self.matrix, self.within)],
+            "encodes": self.encodes,
+            "seconds": self.seconds,
+            "events": self.run.events_size(),
+        }
+        keep_all = self.machine.keep_checkpoints == "all"
+        self.run.save(checkpoint, task=task.index, inside=inside is not None, keep_all=keep_all)
+        self._saved_at = time.perf_counter()
+
+    def _restore(self) -> tuple[int, dict | None]:
+        """The task to begin or go on with, and where inside it."""
+        file = self.run.newest
+        if file is None:
+            self.run.cut_events(0)
+            return 0, None
+        state = self.run.load(file)
+        for key, value in self.identity.items():
+            if state["identity"].get(key) != value:
+                raise Mistake(f"{file} was made with {key} {state['identity'].get(key)}, now it is {value}; restore it, or "
+                              f"delete {self.run.path} to start the run again")  # fmt: skip
+        for task in self.scenario[: state["task"] + 1]:
+            self._begin(task)
+        try:
+            missing = self.method.load_state_dict(state["method"], strict=False)
+        except RuntimeError as error:
+            raise Mistake(f"{file} does not fit this code ({error}); delete {self.run.path} to start the run again") from None
+        self._trained = set(state["trained"])
+        frozen = {name for name, _ in self.method.backbone.named_parameters(prefix="backbone")} - self._trained
+        if missing.unexpected_keys or set(missing.missing_keys) - frozen:
+            raise Mistake(f"{file} does not fit this code; delete {self.run.path} to start the run again")
+        for modifier, kept in zip(self.modifiers, state["modifiers"], strict=True):
+            modifier.load_state_dict(kept)
+        for matrix, correct in zip((self.matrix, self.within), state["correct"], strict=True):
+            matrix.correct = correct.numpy()
+        self.encodes, self.seconds = state["encodes"], state["seconds"]
+        self.run.cut_events(state["events"])
+        inside = state["inside"]
+        self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
+        return (state["task"], inside) if inside else (state["task"] + 1, None)

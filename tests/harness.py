@@ -1,0 +1,52 @@
+"""What several tests need: composing without Hydra's main, running in this process, comparing two runs."""
+
+import json
+from pathlib import Path
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+import run as front_door
+from cil.rundir import RunDir, address, read_matrices
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",
+         "machine=cpu", "log.live=false")  # fmt: skip
+
+
+def compose(*words: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return front_door.plain(hydra_compose("config", overrides=list(words)))
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def run_of(config: dict) -> RunDir:
+    return RunDir(Path(config["outputs"]) / address(config))
+
+
+def execute(config: dict) -> RunDir:
+    """As run.py does, in this process."""
+    run = run_of(config)
+    front_door.execute(config, run)
+    return run
+
+
+def losses(run: RunDir) -> list[dict]:
+    """The record without what a clock wrote."""
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in run.events.read_text().splitlines()]
+
+
+def assert_same_bits(one: RunDir, two: RunDir) -> None:
+    """Accuracies, logged losses and weights of two finished runs."""
+    assert losses(one) == losses(two)
+    for left, right in zip(read_matrices(one.path), read_matrices(two.path), strict=True):
+        assert (torch.from_numpy(left.correct).nan_to_num(-1) == torch.from_numpy(right.correct).nan_to_num(-1)).all()
+    left, right = (run.load(run.newest)["method"] for run in (one, two))
+    assert left.keys() == right.keys()
+    for key in left:
+        assert torch.equal(left[key], right[key]) if isinstance(left[key], torch.Tensor) else left[key] == right[key], key

@@ -1,0 +1,112 @@
+"""Every file in conf/method keeps the contract. A new method is checked by being there."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from cil.build import device_of, experiment
+from cil.method import Method
+from cil.rundir import RunDir
+from cil.signals import StopRequest
+from tests import harness
+
+METHODS = harness.options("method")
+FEW = ("scenario.tasks=10", "train.epochs=2", "train.batch_size=50", "machine.checkpoint_seconds=0")
+
+
+def trainer_of(config: dict, folder: Path, stop: StopRequest | None = None):
+    run = RunDir(folder).open(config)
+    return experiment(config, run, device_of("cpu"), stop or StopRequest())
+
+
+@pytest.fixture
+def small(compose, scenario, monkeypatch):
+    """A method's configuration on the three-task scenario, whatever its recipe asks for."""
+    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    return lambda method, *words: compose(f"method={method}", *FEW, *words)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_exactly_the_seen_classes_and_only_moves_its_phase(small, method, tmp_path, scenario):
+    trainer = trainer_of(small(method), tmp_path)
+    moved = []
+
+    def watch(phase, number, inside, run_phase=trainer._run_phase):
+        before = copy.deepcopy(dict(trainer.method.named_parameters()))
+        free = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
+        run_phase(phase, number, inside)
+        for name, parameter in trainer.method.named_parameters():
+            if id(parameter) not in free:
+                assert torch.equal(parameter, before[name]), f"{name} moved outside its phase"
+            moved.append(not torch.equal(parameter, before[name]))
+
+    trainer._run_phase = watch
+    trainer.fit()
+    assert any(moved) or not moved  # a phase that moves nothing is no phase
+    images = scenario[2].test.batch(torch.arange(4)).images
+    with torch.no_grad():
+        assert trainer.method.predict(images).shape == (4, 6)
+    for event in harness.losses(trainer.run):
+        for name, value in event.get("losses", {}).items():
+            assert name and math.isfinite(value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_learns(compose, method, tmp_path):
+    """Better than chance by far on its own task, from the shipped weights."""
+    words = [f"method={method}", "train.epochs=3", "train.batch_size=32", "scenario.tasks=10", "dataset.train_per_class=18"]
+    config = compose(*words)
+    shipped = harness.compose(*words, "machine=cpu")["backbone"]
+    config["backbone"]["weights"] = shipped["weights"]
+    trainer = trainer_of(config, tmp_path)
+    trainer.scenario = trainer.scenario[:1]
+    trainer.fit()
+    assert trainer.matrix.percent[0, 0] > 35  # chance is 10
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_stage_gives_what_predict_gives(small, method, tmp_path, scenario):
+    trainer = trainer_of(small(method), tmp_path)
+    if trainer.evaluation.frozen is None:
+        assert type(trainer.method).predict is not Method.predict
+        return
+    trainer.fit()
+    images = scenario[1].test.batch(torch.arange(5)).images
+    with torch.no_grad():
+        direct, staged = trainer.method.predict(images), trainer.method.predict_from(trainer.method.frozen_stage(images), lambda: images)
+    torch.testing.assert_close(direct, staged)
+
+
+class StopsAt(StopRequest):
+    """A stop that arrives at the n-th time the loop looks."""
+
+    def __init__(self, when: int) -> None:
+        self.looks, self.when = 0, when
+
+    def __bool__(self) -> bool:
+        self.looks += 1
+        if self.looks == self.when:
+            self.name = "SIGTERM"
+        return self.looks >= self.when
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("when", [1, 2, 3, 6])
+def test_resume_equals_straight_run(small, method, when, tmp_path):
+    """Stopped after some step, inside an epoch, between epochs or between tasks; then gone on with in a fresh object."""
+    from cil.signals import Stopped
+
+    config = small(method)
+    straight = trainer_of(config, tmp_path / "straight")
+    straight.fit()
+    stop = StopsAt(when)
+    with pytest.raises(Stopped):
+        trainer_of(config, tmp_path / "resumed", stop).fit()
+        if stop.looks < when:
+            raise Stopped("never reached: the method has fewer steps")
+    resumed = trainer_of(config, tmp_path / "resumed")
+    resumed.fit()
+    harness.assert_same_bits(straight.run, resumed.run)
