@@ -10,12 +10,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from cil.mistakes import Mistake, explain
+from cil.mistakes import explain, whole_numbers
 from cil.rundir import RunDir, address, names
 from cil.signals import EXIT_CODE, Stopped, stop_request
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to `front_door`, which says them in one line
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, where they are said in one line
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(plain(_root_)))
+CONF = str(Path(__file__).resolve().parent / "conf")
+FRONT, FAILED = os.getpid(), []  # jobs of a sweep that failed in this process; a launcher's own processes raise instead
 
 
 def plain(config: DictConfig) -> dict:
@@ -24,44 +26,75 @@ def plain(config: DictConfig) -> dict:
     return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
-    wanted = plain(config)
-    run = RunDir(Path(wanted["outputs"]) / address(wanted))
-    if not run.is_done:
-        execute(wanted, run)
-        return
-    from cil.report.table import one_line
+    try:
+        wanted = plain(config)
+        whole_numbers(wanted)
+        run = RunDir(Path(wanted["outputs"]) / address(wanted))
+        if run.is_done:
+            from cil.report.table import one_line
 
-    print(f"done already: {one_line(run.summary())}\n{run.path}")
+            print(f"done already: {one_line(run.summary())}\n{run.path}")
+        else:
+            execute(wanted, run)
+    except Stopped as stopped:
+        print(f"stopped by {stopped} with a checkpoint; the same command goes on from it", file=sys.stderr)
+        sys.exit(EXIT_CODE)  # also out of a sweep
+    except Exception as error:
+        if os.getpid() != FRONT or not tell(error):
+            raise
 
 
 def execute(config: dict, run: RunDir) -> None:
     """One run, from its configuration to its DONE."""
-    run.open(config)
-    from cil.build import device_of, experiment  # torch and all that follows
-    from cil.finish import finish
+    with run.open(config), stop_request() as stop:
+        if run.is_done:  # by the process that had the folder a moment ago
+            return
+        from cil.build import device_of, experiment  # torch and all that follows
+        from cil.finish import finish
 
-    with stop_request() as stop:
         trainer = experiment(config, run, device_of(config["machine"]["device"]), stop)
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
-        trainer.fit()
-        finish(trainer, config)
+        try:
+            trainer.fit()
+            finish(trainer, config)
+        finally:
+            trainer.log.close()
+
+
+def tell(error: BaseException) -> bool:
+    """Print the one line for a user's mistake; false where the fault is the project's own."""
+    line = explain(error, settings)
+    if line is not None:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        FAILED.append(line)
+    return line is not None
+
+
+def settings() -> list[str]:
+    """Every key of the configuration that the chosen options make, for the nearest match to a wrong one."""
+    groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
+    pairs = (word.split("=") for word in sys.argv[1:] if word.count("=") == 1)
+    words = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("config", words), resolve=False)
+
+    def flat(node: object, prefix: str) -> list[str]:
+        inner = node.items() if isinstance(node, dict) else ()
+        return [prefix, *(key for name, value in inner for key in flat(value, f"{prefix}.{name}"))]
+
+    return groups + [key for name, node in config.items() for key in flat(node, name)]
 
 
 def front_door() -> int:
+    FAILED.clear()
     try:
         main()
-    except Stopped as stopped:
-        print(f"stopped by {stopped} with a checkpoint; the same command goes on from it", file=sys.stderr)
-        return EXIT_CODE
     except (Exception, KeyboardInterrupt) as error:
-        line = explain(error)
-        if line is None:
+        if not tell(error):
             raise
-        print(f"error: {line}", file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else 2
-    return 0
+    return 2 if FAILED else 0
 
 
 if __name__ == "__main__":

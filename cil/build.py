@@ -21,6 +21,8 @@ ALLOWED = ("cil.", "torch.optim.")
 def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest) -> Trainer:
     """Everything that a configuration describes, ready to fit; nothing has been trained or written yet."""
     seed, machine = config["seed"], config["machine"]
+    for place in ("method", "backbone", "scenario", "dataset", "augment", "schedule", "log"):
+        find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
     seed_everything(seed, "build")
     backbone = make(config["backbone"], "backbone")
     scenario = build_scenario(config, backbone)
@@ -31,7 +33,9 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     recipe = Recipe(optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"])
     if machine["precision"] not in ("fp32", "bf16"):
         raise Mistake(f"machine.precision={machine['precision']} is not known; type fp32 or bf16")
-    where = Machine(device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints")))
+    where = Machine(
+        device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
+    )
     log = make(config["log"], "log")
     log.open(run.path)
     return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop,

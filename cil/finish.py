@@ -17,6 +17,7 @@ def finish(trainer: Trainer, config: dict) -> None:
     summary = {
         "scenario": scenario,
         "method": method,
+        "tasks": len(trainer.scenario),
         "seed": config["seed"],
         "digest": digest(config),
         "address": address(config),
@@ -39,4 +40,3 @@ def finish(trainer: Trainer, config: dict) -> None:
     log.say(matrix_text(trainer.matrix))
     log.say(one_line(summary))
     log.say(f"files: {run.path}")
-    log.close()

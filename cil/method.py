@@ -45,5 +45,9 @@ class Method(nn.Module):
         """What to train, in order; an empty list where nothing is trained."""
         return [Phase("train", task, task.train, list(self.parameters()))]
 
+    def answers(self, task: Task) -> bool:
+        """Whether `predict` means something after this task; an upper bound may train once, at the end."""
+        return True
+
     def end_task(self, task: Task) -> None:
         """Keep exemplars, compute statistics, merge weights."""

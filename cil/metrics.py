@@ -4,6 +4,7 @@ Definitions differ between codebases under the same name; each docstring states 
 is the accuracy on task i after learning task t, both counted from 0, T the number of tasks, NaN where nothing was measured.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,8 +39,9 @@ class AccuracyMatrix:
 
     @property
     def learned(self) -> int:
-        """How many tasks have a row."""
-        return int(np.isfinite(self.correct[:, 0]).sum())
+        """How many tasks had been learned when the last row was measured; earlier rows may be missing."""
+        measured = np.flatnonzero(np.isfinite(self.correct[:, 0]))
+        return int(measured[-1]) + 1 if len(measured) else 0
 
     def after(self, task: int) -> float:
         """A_t = (1/t) Σ_{i≤t} R[t, i]: mean over tasks after learning `task` (L2P, DualPrompt, PGP, AttriCLIP)."""
@@ -68,7 +70,7 @@ class AccuracyMatrix:
     def forgetting(self) -> float:
         """(1/(T−1)) Σ_{i<T} (max_{i≤j<T} R[j, i] − R[T, i]), the maximum over earlier rows only (Chaudhry et al. 2018, FACIL).
 
-        A task that ends better than it ever was counts as negative.
+        A task that ends better than it ever was counts as negative. NaN where an earlier row was not measured.
         """
         return self._mean_over_old(lambda r, i, last: r[i:last, i].max() - r[last, i])
 
@@ -94,8 +96,8 @@ class AccuracyMatrix:
         drops = [sum(r[t - 1, i] - r[t, i] for i in range(t)) / (t + 1) for t in range(1, tasks)]
         return float(np.mean(drops)) if drops else NAN
 
-    def summary(self) -> dict[str, float]:
-        """Every number above that needs nothing else, by name, rounded to what 100,000 test images can resolve."""
+    def summary(self) -> dict[str, float | None]:
+        """Every number above that needs nothing else, by name; None where it is undefined."""
         numbers = {
             "acc": self.average(),
             "acc_pooled": self.pooled_average(),
@@ -106,7 +108,7 @@ class AccuracyMatrix:
             "backward_transfer": self.backward_transfer(),
             "step_drops": self.step_drops(),
         }
-        return {name: round(value, 3) for name, value in numbers.items()}
+        return {name: round(value, 3) if math.isfinite(value) else None for name, value in numbers.items()}
 
     def _mean_over_old(self, term) -> float:
         r, last = self.percent, self.learned - 1
@@ -121,7 +123,7 @@ class Transfer(NamedTuple):
 
 
 def transfer_between_runs(*, second_after_first: float, second_alone: float, first_after_second: float, first_alone: float):
-    """FT = ACC(second set, learned after the first) − ACC(second alone); BT = ACC(first, re-tested at the end) − ACC(first alone)."""
+    """FT = ACC(second, learned after the first) − ACC(second alone); BT = ACC(first, re-tested) − ACC(first alone)."""
     return Transfer(second_after_first - second_alone, first_after_second - first_alone)
 
 

@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Mistake(Exception):
@@ -13,47 +13,66 @@ class Mistake(Exception):
 def nearest(word: str, known: Iterable[str]) -> str:
     """The clause "did you mean …" or, when nothing is near, the list of what there is."""
     known = sorted(known)
+    if len(known) > 40:  # settings: too many to list
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.45)
+        return f"did you mean {near[0]}?" if near else "see python run.py --cfg job"
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}?"
     return f"there is {', '.join(known)}" if known else "there is none"
 
 
-def explain(error: BaseException) -> str | None:
-    """The line that a user should see instead of a traceback, or None where the fault is the project's own."""
+def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple) -> str | None:
+    """The line that a user should see instead of a traceback, or None where the fault is the project's own.
+
+    `keys` lists the configuration's keys, for the nearest match.
+    """
     if isinstance(error, Mistake):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from the last checkpoint"
-    name = type(error).__name__
-    if name == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "out of memory; lower train.batch_size or machine.eval_batch_size, or type machine.precision=bf16"
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         return _of_file(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full; free some space, or type outputs=DIR (and data.root=DIR) for another disk"
-    return _of_hydra(error) if type(error).__module__.startswith(("hydra.", "omegaconf.")) else None
+    if "PytorchStreamWriter failed" in text or "No space left on device" in text:
+        return _of_file(OSError(errno.ENOSPC, "", "the run folder"))
+    if type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        return _of_hydra(text, keys)
+    return None
+
+
+def whole_numbers(config: dict) -> None:
+    """Settings that must count something do."""
+    wanted = {"seed": (config["seed"], 0)}
+    wanted |= {f"train.{key}": (config["train"][key], 1) for key in ("epochs", "batch_size")}
+    wanted |= {"machine.eval_batch_size": (config["machine"]["eval_batch_size"], 1)}
+    for key, (value, least) in wanted.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise Mistake(f"{key}={value} is not a whole number from {least} on; type {key}={max(least, 1)}")
 
 
 def _of_file(error: OSError) -> str:
-    file = error.filename
+    file = error.filename or "outputs or data.root"
+    elsewhere = "type outputs=DIR (and data.root=DIR)"
     if error.errno == errno.ENOSPC:
-        return f"the disk of {file} is full; free some space, or type outputs=DIR (and data.root=DIR) for another disk"
+        return f"the disk of {file} is full; free some space and type the same command, or {elsewhere} for another disk"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{file} cannot be written; type outputs=DIR (and data.root=DIR) for a folder that can"
-    return f"{file}: {error.strerror}; check the path, or type outputs=DIR (and data.root=DIR) for another"
+        return f"{file} cannot be read or written; {elsewhere} for a folder that can"
+    return f"{file}: {error.strerror}; check the path, or {elsewhere} for another"
 
 
-def _of_hydra(error: BaseException) -> str:
-    """Hydra's refusals, with the nearest thing that exists. Messages are read, since Hydra raises few kinds of error."""
-    text = " ".join(str(error).split())
-    if found := re.search(r"Could not find '([^']+)'.* Available options in '([^']+)': (.*?)(?: Config search path|$)", text):
-        group, _, option = found[1].rpartition("/")
-        return f"{group}={option} is not known; {nearest(option, re.split('[ ,]+', found[3]))}"
-    if found := re.search(r"Could not override '([^']+)'.*?(?:Did you mean to override ([^?]+)\\?|$)", text):
-        return f"there is no group or key {found[1]}; {f'did you mean {found[2]}?' if found[2] else 'see python run.py --help'}"
-    if found := re.search(r"Key '([^']+)' is not in struct.*full_key: (\\S+)", text):
-        return f"there is no key {found[2]}; see python run.py --cfg job for the keys there are"
-    if found := re.search(r"Missing mandatory value: (\\S+)", text):
+def _of_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
+    """Hydra's refusals in one line. Its messages are read, since it raises few kinds of error."""
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?)(?: Config search path|$)", text):
+        return f"{found[1]}={found[2]} is not known; {nearest(found[2], re.split('[ ,]+', found[3].strip()))}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"there is no setting {found[1]}; {nearest(found[1], keys())}"
+    if found := re.search(r"Missing mandatory value: .*?full_key: ([^ ]+)", text):
         return f"{found[1]} has no value; type {found[1]}=…"
+    if found := re.search(r"Error parsing override '([^']+)'", text):
+        return f"{found[1]!r} cannot be read; type key=value, in quotes where the value has brackets or spaces"
+    if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
+        return f"the command line cannot be read ({text.split(' See https')[0]}); quote values with brackets or spaces"
     return text

@@ -1,13 +1,14 @@
 """A run is a value with an address: the same configuration has the same folder, and a finished folder says DONE.
 
-    outputs/<scenario>/<method>[+modifier]/<digest>/seed<k>/
-        config.yaml  run.log  events.jsonl  accuracy.csv  task_NN.pt  summary.json  pictures/  DONE
+outputs/<scenario>/<method>[+modifier]/<digest>/seed<k>/
+    config.yaml  run.log  events.jsonl  accuracy.csv  task_NN.pt  summary.json  pictures/  DONE
 """
 
 import csv
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 import zipfile
@@ -50,7 +51,7 @@ class RunDir:
         return (self.path / "DONE").exists()
 
     def open(self, config: dict) -> "RunDir":
-        """Take the folder for this process and write its configuration."""
+        """Take the folder for this process, until `close`, and write its configuration."""
         import yaml
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -59,14 +60,25 @@ class RunDir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
-            raise Mistake(f"{self.path} is being run by {self._lock.read().strip() or 'another process'}; wait for it, or "
-                          "type another seed=") from None  # fmt: skip
+            owner = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise Mistake(f"{self.path} is being run by {owner}; wait for it, or type another seed=") from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         self.clear_partial()
         return self
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def clear_partial(self) -> None:
         """Remove what a killed process was writing."""
@@ -140,7 +152,7 @@ class RunDir:
             rows = csv.writer(file)
             rows.writerow(["after_task", "on_task", "images", "correct_class_il", "correct_task_il", "class_il", "task_il"])
             for after in range(matrix.learned):
-                for on in range(after + 1):
+                for on in range(after + 1 if math.isfinite(matrix.correct[after, 0]) else 0):
                     total, right, own = matrix.totals[on], matrix.correct[after, on], within.correct[after, on]
                     percents = [f"{100 * count / total:.4f}" for count in (right, own)]
                     rows.writerow([after + 1, on + 1, int(total), int(right), int(own), *percents])
@@ -161,7 +173,7 @@ def read_matrices(path: Path) -> tuple[AccuracyMatrix, AccuracyMatrix]:
     totals = [row["images"] for row in rows if int(row["after_task"]) == last]
     pair = AccuracyMatrix(totals), AccuracyMatrix(totals)
     for task in range(last):
-        own = [row for row in rows if int(row["after_task"]) == task + 1]
+        own = [row for row in rows if int(row["after_task"]) == task + 1]  # empty where nothing was measured
         for matrix, key in zip(pair, ("correct_class_il", "correct_task_il"), strict=True):
             matrix.set_row(task, [row[key] for row in own])
     return pair

@@ -22,6 +22,7 @@ class Task:
     train: LabelledImages  # view with chance
     train_plain: LabelledImages  # same images, test view: herding, Fisher, statistics
     test: LabelledImages
+    last: bool  # nothing follows; for upper bounds, since a learner cannot know
 
     @property
     def seen(self) -> range:
@@ -63,7 +64,7 @@ class Scenario:
             self._pick(self.images.train, self.images.train_labels, classes, test),
             self._pick(self.images.test, self.images.test_labels, classes, test),
         )
-        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick)
+        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick, last=index + 1 == len(self))
 
     @property
     def class_names(self) -> tuple[str, ...]:

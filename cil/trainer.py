@@ -9,8 +9,8 @@ import torch
 from cil.data import LabelledImages
 from cil.evaluate import Evaluation
 from cil.log import Console
-from cil.method import Method, Phase
 from cil.meter import Meter
+from cil.method import Method, Phase
 from cil.metrics import AccuracyMatrix
 from cil.mistakes import Mistake
 from cil.modifier import Modifier
@@ -70,7 +70,8 @@ class Trainer:
                 self._begin(task)
             self._learn(task, inside)
             inside = None
-            self._evaluate(task)
+            if self.method.answers(task):
+                self._evaluate(task)
             self._save(task, None)
             if self.stop and task.index + 1 < len(self.scenario):
                 raise Stopped(self.stop.name)
@@ -190,7 +191,10 @@ class Trainer:
 
     def _save(self, task: Task, inside: dict | None) -> None:
         """Backbone weights that no phase could change are left out: the weights' file has them, and its sha256 is checked."""
-        state, left_out = self.method.state_dict(), {name for name, _ in self.method.backbone.named_parameters(prefix="backbone")}
+        state, left_out = (
+            self.method.state_dict(),
+            {name for name, _ in self.method.backbone.named_parameters(prefix="backbone")},
+        )
         self.seconds += time.perf_counter() - self._since
         self._since = time.perf_counter()
         checkpoint = {

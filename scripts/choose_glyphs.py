@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.datasets import glyphs  # noqa: E402
+from cil.datasets import glyphs
 
 TWIN, CLASSES, SEED, FAMILIAR = 0.10, 100, 0, 3
 STANDS_ALONE = {"Lu", "Ll", "Lt", "Lo", "Nd", "No", "Po", "Ps", "Pe", "Pd", "Pi", "Pf", "Pc", "Sm", "So", "Sc"}
@@ -44,7 +44,9 @@ def without_twins(points: list[int]) -> list[int]:
     kept: list[int] = []
     for place in range(len(points)):
         near = [other for other in kept if maybe[place, other] < TWIN]
-        full = sum((f[near] - f[place]).abs().sum((1, 2)) / larger(f[near].sum((1, 2)), f[place].sum()[None])[:, 0] for f in ink)
+        full = sum(
+            (f[near] - f[place]).abs().sum((1, 2)) / larger(f[near].sum((1, 2)), f[place].sum()[None])[:, 0] for f in ink
+        )
         if not near or not (full / len(FACES) < TWIN).any():
             kept.append(place)
     return [points[place] for place in kept]

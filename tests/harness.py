@@ -3,26 +3,18 @@
 import json
 from pathlib import Path
 
+import matplotlib.figure  # noqa: F401  (here, so that forked children need not import it)
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
+import cil.build
+import cil.finish  # noqa: F401
 import run as front_door
 from cil.rundir import RunDir, address, read_matrices
+from scripts.compose import ROOT, compose, options  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",
          "machine=cpu", "log.live=false")  # fmt: skip
-
-
-def compose(*words: str) -> dict:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return front_door.plain(hydra_compose("config", overrides=list(words)))
-
-
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def run_of(config: dict) -> RunDir:

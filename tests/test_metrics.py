@@ -59,9 +59,18 @@ def test_lint_refuses_the_impossible_row_of_pgp_table_5():
         assert impossible(acc, forgetting, tasks=10) is None
 
 
-@given(st.integers(2, 6).flatmap(lambda n: st.lists(st.lists(st.floats(0, 100), min_size=n, max_size=n), min_size=n, max_size=n)))
+@given(
+    st.integers(2, 6).flatmap(lambda n: st.lists(st.lists(st.floats(0, 100), min_size=n, max_size=n), min_size=n, max_size=n))
+)
 def test_no_measured_matrix_is_impossible(square):
     matrix = AccuracyMatrix.of_percents([row[: t + 1] for t, row in enumerate(square)])
     assert impossible(matrix.average(), matrix.forgetting(), tasks=len(square)) is None
     assert matrix.forgetting_with_last() >= max(matrix.forgetting(), 0) - 1e-9
     assert -matrix.backward_transfer() <= matrix.forgetting_with_last() + 1e-9
+
+
+def test_a_bound_that_is_measured_once_has_an_average_but_no_forgetting():
+    matrix = AccuracyMatrix([100] * 3)
+    matrix.set_row(2, [90, 80, 70])
+    assert (matrix.learned, matrix.average()) == (3, 80)
+    assert math.isnan(matrix.forgetting()) and math.isnan(matrix.incremental_average())

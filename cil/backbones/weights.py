@@ -35,24 +35,34 @@ def locate(weights: str, sha256: str | None) -> tuple[Path, str]:
 def _from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # what it would say is said below
 
     owner, repository, file = name.split("/", 2)
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", file))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise Mistake(f"weights hub:{name} are not on this machine and the hub cannot be reached ({reason}); fetch {file} "
-                      f"of {owner}/{repository} where there is a network and type backbone.weights=FILE") from None  # fmt: skip
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise Mistake(
+            f"weights hub:{name} are not on this machine and the hub cannot be reached; fetch {file} of {owner}/{repository} "
+            "where there is a network and type backbone.weights=FILE"
+        ) from None
 
 
 def read(file: Path) -> dict:
     """Tensors of a safetensors or torch file; pickled code is never run."""
+    import pickle
+
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError):
+        raise Mistake(f"weights {file} are no whole file of tensors; type backbone.weights=FILE (.safetensors or .pt)") from None
 
 
 def load(module, weights: str | None, sha256: str | None) -> dict:
@@ -60,8 +70,9 @@ def load(module, weights: str | None, sha256: str | None) -> dict:
     if weights is None:
         return {"weights": "untrained", "sha256": None}
     file, found = locate(weights, sha256)
+    state = read(file)
     try:
-        module.load_state_dict(read(file))
+        module.load_state_dict(state)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise Mistake(f"weights {weights} do not fit this backbone: {problem[:160]}") from None

@@ -14,7 +14,9 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool =
         padded = [str(c).ljust(w) if n == 0 else str(c).rjust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))]
         return f"| {' | '.join(padded)} |" if markdown else "  ".join(padded).rstrip()
 
-    dashes = ["-" * w if n == 0 else "-" * (w - 1) + ":" for n, w in enumerate(widths)] if markdown else ["─" * w for w in widths]
+    dashes = (
+        ["-" * w if n == 0 else "-" * (w - 1) + ":" for n, w in enumerate(widths)] if markdown else ["─" * w for w in widths]
+    )
     return "\n".join([line(head), line(dashes), *map(line, rows)])
 
 
@@ -35,20 +37,17 @@ def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def matrix_text(matrix: AccuracyMatrix) -> str:
-    """The accuracy matrix, whole percents when there are many tasks, so that 20 of them fit a terminal."""
-    tasks = len(matrix.totals)
-    digits, percent = (1 if tasks <= 10 else 0), matrix.percent
-    head = ["after task", *(str(task + 1) for task in range(tasks)), "mean"]
-    rows = [
-        [str(t + 1), *(number(percent[t, i], digits) if i <= t else "" for i in range(tasks)), number(matrix.after(t), digits)]
-        for t in range(matrix.learned)
-    ]
-    if tasks > 10:  # three columns a task: 10 + 20 × 4 would pass the edge
-        head[0] = "task"
-        width = 3
-        lines = ["".join([c.rjust(width + 1 if n in (0, len(head) - 1) else width) for n, c in enumerate(row)]) for row in (head, *rows)]
-        return "\n".join(["percent correct on each task (columns) after each task (rows)", *lines])
-    return "percent correct on each task (columns) after each task (rows)\n" + grid(head, rows)
+    """The accuracy matrix in at most 80 columns: tenths of a percent up to 10 tasks, whole percents up to 20."""
+    tasks, percent = len(matrix.totals), matrix.percent
+    digits, width = (1, 6) if tasks <= 10 else (0, 4) if tasks <= 18 else (0, 3)
+    lines = [["after", *(str(task + 1) for task in range(tasks)), "mean"]]
+    for t in range(matrix.learned):
+        if not math.isnan(percent[t, 0]):
+            row = [number(percent[t, i], digits) if i <= t else "" for i in range(tasks)]
+            lines.append([str(t + 1), *row, number(matrix.after(t), digits)])
+    title = "percent correct on each task (columns) after each task (rows)"
+    joined = (f"{line[0]:>5}" + "".join(f"{cell:>{width}}" for cell in line[1:-1]) + f"{line[-1]:>7}" for line in lines)
+    return "\n".join([title, *joined])
 
 
 def one_line(summary: dict) -> str:

@@ -1,0 +1,80 @@
+"""From run folders to the rows of a table."""
+
+import json
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+
+from cil.metrics import impossible
+from cil.report.table import grid, mean_and_spread
+
+COLUMNS = {
+    "ACC": ("class_il", "acc"),
+    "forgetting": ("class_il", "forgetting"),
+    "BT": ("class_il", "backward_transfer"),
+    "avg inc": ("class_il", "incremental_average"),
+    "task-IL": ("task_il", "acc"),
+}
+MEANING = (
+    "ACC: mean over tasks of the accuracy after the last one, among all classes; forgetting: mean over old tasks of best "
+    "earlier accuracy minus last; BT: last accuracy minus that right after learning; avg inc: mean of ACC over the tasks; "
+    "task-IL: ACC when the task is told."
+)
+
+
+def collect(outputs: Path) -> tuple[list[dict], list[str]]:
+    """Summaries of the finished runs below a folder, and what was passed over and why."""
+    found, passed_over = [], []
+    for file in sorted(outputs.glob("*/*/*/seed*/summary.json")):
+        try:
+            summary = json.loads(file.read_text())
+            if not (file.parent / "DONE").exists():
+                passed_over.append(f"{file.parent}: not finished")
+            elif summary["address"] != str(file.parent.relative_to(outputs)):
+                passed_over.append(f"{file.parent}: holds the run of another address, {summary['address']}")
+            else:
+                found.append(summary)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            passed_over.append(f"{file.parent}: not a run's summary ({type(error).__name__})")
+    return found, passed_over
+
+
+def rows(summaries: Iterable[dict], addresses: Container[str] | None = None) -> list[list[dict]]:
+    """Runs of one configuration, that differ in the seed alone, grouped; the worst ACC first. `addresses`: only these."""
+    groups = defaultdict(list)
+    for summary in summaries:
+        if addresses is None or summary["address"] in addresses:
+            groups[summary["scenario"], summary["method"], summary["digest"]].append(summary)
+    return sorted(groups.values(), key=lambda group: sum(s["class_il"]["acc"] for s in group) / len(group))
+
+
+def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
+    """One line a configuration: mean ± standard deviation over seeds."""
+    many = len({(g[0]["scenario"], g[0]["method"]) for g in groups}) < len(groups)
+    head = ["method", *(["run"] if many else []), *COLUMNS, "trained", "seconds", "seeds"]
+    lines = []
+    for group in groups:
+        numbers = [mean_and_spread([summary[part][key] for summary in group]) for part, key in COLUMNS.values()]
+        trained = count(group[0]["trained_parameters"])
+        seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
+        lines.append([group[0]["method"], *([group[0]["digest"]] if many else []), *numbers, trained, seconds, str(len(group))])
+    return grid(head, lines, markdown=markdown)
+
+
+def doubts(groups: Iterable[list[dict]]) -> list[str]:
+    """Rows that no run can have produced."""
+    told = []
+    for summary in (s for group in groups for s in group):
+        numbers = summary["class_il"]
+        if numbers["forgetting"] is not None:
+            reason = impossible(numbers["acc"], numbers["forgetting"], summary["tasks"])
+            told += [f"{summary['address']}: {reason}"] if reason else []
+    return told
+
+
+def count(parameters: int) -> str:
+    """1234567 → 1.23 M."""
+    for size, unit in ((10**6, " M"), (10**3, " k")):
+        if parameters >= size:
+            return f"{parameters / size:.2f}{unit}"
+    return str(parameters)

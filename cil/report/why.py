@@ -1,0 +1,121 @@
+"""Why two runs differ: every setting, file and version that can move a number, the likeliest first."""
+
+import json
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from cil.metrics import AccuracyMatrix
+from cil.rundir import read_matrices
+
+
+class Difference(NamedTuple):
+    rank: int  # smaller: more likely to be the reason
+    what: str
+    first: object
+    second: object
+
+
+# The order of causes that this field's issue trackers keep finding.
+RANKS = (
+    (("weights", "weights_sha256", "config.backbone"), "another checkpoint or backbone"),
+    (("data_digest", "config.dataset"), "other images"),
+    (("split_digest", "order_digest", "config.scenario"), "another split or class order"),
+    (("train_transform", "test_transform", "config.augment"), "another transform or input range"),
+    (("config.method", "config.modifier"), "another method, reading or modifier"),
+    (("config.optim", "config.schedule", "config.train"), "another recipe"),
+    (("precision", "config.machine.precision"), "another precision"),
+    (("config.seed",), "another seed"),
+    (("git_commit",), "other code"),
+    (("packages", "python", "device", "threads", "config.machine"), "other software or hardware: the last bits"),
+)
+IGNORED = ("config.outputs", "config.data", "config.log", "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints",
+           "config.scenario.name", "config.machine.device")  # fmt: skip
+
+
+def differences(first: dict, second: dict) -> list[Difference]:
+    """Of two summaries, the likeliest reason first."""
+    flat = [dict(_flatten(_facts(summary))) for summary in (first, second)]
+    found = []
+    for key in sorted(flat[0].keys() | flat[1].keys()):
+        one, two = (side.get(key, "absent") for side in flat)
+        if one != two and not key.startswith(IGNORED):
+            found.append(Difference(_rank(key), key, one, two))
+    return sorted(found)
+
+
+def cause(rank: int) -> str:
+    return RANKS[rank][1] if rank < len(RANKS) else "another setting"
+
+
+def first_parting(first: AccuracyMatrix, second: AccuracyMatrix) -> str | None:
+    """The first task after which an accuracy differs, in words."""
+    for after in range(min(first.learned, second.learned)):
+        for on in range(after + 1):
+            one, two = first.percent[after, on], second.percent[after, on]
+            if one != two and one == one and two == two:  # NaN: not measured
+                return f"the accuracies part after task {after + 1}: {one:.2f} and {two:.2f} % on task {on + 1}"
+    if first.learned != second.learned:
+        return f"the accuracies agree as far as both go; one run has {first.learned} tasks, the other {second.learned}"
+    return None
+
+
+def first_other_loss(first: Path, second: Path) -> str | None:
+    """The first logged loss that differs, in words: usually earlier than the accuracies."""
+    for one, two in zip_longest(_losses(first), _losses(second)):
+        if one != two:
+            if one is None or two is None:
+                return "one run logged more epochs than the other"
+            task, phase, epoch, values = one
+            return f"the losses part at task {task + 1}, {phase}, epoch {epoch + 1}: {values} and {two[3]}"
+    return None
+
+
+def explain(first: Path, second: Path) -> Iterator[str]:
+    """The whole answer, a line at a time."""
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (first, second)]
+    matrices = [read_matrices(path)[0] for path in (first, second)]
+    names = [summary["address"] for summary in summaries]
+    accuracies = [matrix.average() for matrix in matrices]
+    yield f"A  {names[0]}  ACC {accuracies[0]:.2f}"
+    yield f"B  {names[1]}  ACC {accuracies[1]:.2f}  (B − A: {accuracies[1] - accuracies[0]:+.2f})"
+    found, last = differences(*summaries), None
+    yield "" if found else "\nNothing that can move a number differs."
+    for difference in found:
+        if difference.rank != last:
+            last = difference.rank
+            yield f"{cause(last)}:"
+        yield f"  {difference.what.removeprefix('config.')}: {_short(difference.first)} → {_short(difference.second)}"
+    yield ""
+    yield first_other_loss(first, second) or "The logged losses are equal to the bit."
+    yield first_parting(*matrices) or "The accuracies are equal."
+
+
+def _facts(summary: dict) -> dict:
+    return {**summary["identity"], "config": summary["config"]}
+
+
+def _flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _rank(key: str) -> int:
+    for rank, (prefixes, _) in enumerate(RANKS):
+        if key.startswith(prefixes):
+            return rank
+    return len(RANKS)
+
+
+def _losses(path: Path) -> list[tuple]:
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    return [(e["task"], e["phase"], e["epoch"], e["losses"]) for e in events if "losses" in e]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,82 @@
+"""Speed as ratios to a bare forward of the configured backbone, and counts; one JSON line a row.
+
+python scripts/bench.py                                  # all rows of what `python run.py` runs
+python scripts/bench.py step method=finetune             # one of them, of another method
+python scripts/bench.py floor eval method=continual_clip --batch 16 --rounds 5
+
+floor: the bare backbone, forward and backward · step: a training step · eval: a test batch, cold and warm ·
+data: batches of images against Pillow, image by image. Words with = go to Hydra.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.mistakes import Mistake, explain, nearest
+from scripts.compose import compose
+
+ROWS = ("floor", "step", "eval", "data")
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="WORD", help=f"rows ({', '.join(ROWS)}) and settings (key=value)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_intermixed_args(words)
+    out = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # rows only
+            for row in bench(asked):
+                print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
+    except (Exception, KeyboardInterrupt) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def bench(asked: argparse.Namespace) -> Iterator[dict]:
+    for key in ("rounds", "batch", "threads"):
+        if getattr(asked, key) < 1:
+            raise Mistake(f"--{key} {getattr(asked, key)} is not a whole number from 1 on; type --{key} 1")
+    settings = [word for word in asked.words if "=" in word]
+    chosen = [word for word in asked.words if "=" not in word] or ROWS
+    for word in chosen:
+        if word not in ROWS:
+            raise Mistake(f"bench: {word!r} is not known; {nearest(word, ROWS)}")
+    config = compose(*settings)
+
+    import torch
+
+    from cil.bench import Bench, data
+    from cil.build import device_of, experiment
+    from cil.rundir import RunDir
+    from cil.signals import StopRequest
+
+    torch.set_num_threads(asked.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = experiment(config, RunDir(Path(folder)), device_of(config["machine"]["device"]), StopRequest())
+        try:
+            first, prepared = trainer.scenario[0].train, None
+            for word in chosen:
+                if word == "data":
+                    yield from data(first, batch=asked.batch, rounds=asked.rounds)
+                    continue
+                prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
+                yield from getattr(prepared, word)()
+        finally:
+            trainer.log.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

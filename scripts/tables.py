@@ -1,0 +1,66 @@
+"""The table of a scenario from its run folders.
+
+python scripts/tables.py                                # every configuration found below outputs/
+python scripts/tables.py --scenario glyphs_10tasks --markdown
+python scripts/tables.py --readme                       # runs what is missing, then fills README.md's tables
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.report.collect import MEANING, collect, doubts, rows, table
+from cil.rundir import address
+from scripts.compose import ROOT, compose, options
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
+    parser.add_argument("--scenario", default="glyphs_10tasks")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--readme", action="store_true", help="three seeds of every method, into README.md")
+    asked = parser.parse_args()
+    if asked.readme:
+        return fill_readme(asked.scenario)
+    found, passed_over = collect(asked.outputs)
+    groups = rows(s for s in found if s["scenario"] == asked.scenario)
+    for line in passed_over:
+        print(f"passed over: {line}", file=sys.stderr)
+    if not groups:
+        print(f"error: no finished run of {asked.scenario} below {asked.outputs}; type python run.py first", file=sys.stderr)
+        return 2
+    print(table(groups, markdown=asked.markdown))
+    for line in doubts(groups):
+        print(f"impossible row: {line}", file=sys.stderr)
+    return 0
+
+
+def fill_readme(scenario: str) -> int:
+    """Run what is missing and write the table."""
+    methods, seeds = options("method"), range(3)
+    words = [f"method={','.join(methods)}", f"scenario={scenario}", f"seed={','.join(map(str, seeds))}"]
+    code = subprocess.run([sys.executable, ROOT / "run.py", "-m", *words], cwd=ROOT).returncode
+    if code:
+        return code
+    wanted = {address(compose(f"method={m}", f"scenario={scenario}", f"seed={seed}")) for m in methods for seed in seeds}
+    groups = rows(collect(ROOT / "outputs")[0], wanted)
+    command = f"python run.py -m {words[0]} \\\n  {words[1]} {words[2]}"
+    text = table(groups, markdown=True)
+    replace_block(ROOT / "README.md", "results", f"{text}\n\n{MEANING} `make tables` made it, from\n\n```\n{command}\n```")
+    print(table(groups))
+    return 0
+
+
+def replace_block(file: Path, name: str, content: str) -> None:
+    """Put `content` between the markers `<!-- name -->` and `<!-- /name -->`."""
+    before, _, rest = file.read_text().partition(f"<!-- {name} -->")
+    _, _, after = rest.partition(f"<!-- /{name} -->")
+    file.write_text(f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Imports go down: nobody knows what is built on top of them, and heavy libraries stay in the rooms that are theirs."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT
+
+FLOORS = (
+    {"files", "mistakes", "augment", "data", "metrics", "seeding", "schedule"},  # ground
+    {"scenario", "rundir", "log", "signals", "meter"},  # facts
+    {"datasets", "backbones", "modules", "memory", "frozen"},  # parts
+    {"method", "modifier", "capabilities"},  # contracts
+    {"methods", "modifiers"},  # tenants
+    {"trainer", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench"},  # engine
+)
+ONLY_IN = {
+    "timm": ("cil/backbones/",),
+    "open_clip": ("cil/backbones/",),
+    "wandb": ("cil/log.py",),
+    "matplotlib": ("cil/pictures/", "cil/report/", "scripts/choose_glyphs.py"),
+    "hydra": ("run.py", "scripts/"),
+    "omegaconf": ("run.py", "scripts/"),
+}
+FILES = [ROOT / "run.py", *sorted((ROOT / "cil").rglob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_down(file):
+    place = file.relative_to(ROOT)
+    for name in imports(file):
+        library, _, rest = name.partition(".")
+        allowed = ONLY_IN.get(library)
+        assert allowed is None or str(place).startswith(allowed), f"{place} imports {library}"
+        if library != "cil" or place.parts[0] != "cil" or not rest or place.name == "__init__.py":
+            continue
+        own, other = place.parts[1].removesuffix(".py"), rest.split(".")[0]
+        assert floor(other) <= floor(own), f"{place} imports cil.{rest}, which lives above it"
+        if own in ("methods", "modifiers") and other in ("methods", "modifiers"):
+            assert rest == str(place.with_suffix("")).replace("/", "."), f"{place}: tenants do not know each other ({rest})"
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.stem for path in (ROOT / "cil").iterdir() if path.suffix == ".py" and path.stem != "__init__"}
+    rooms |= {path.name for path in (ROOT / "cil").iterdir() if path.is_dir() and path.name not in ("weights", "__pycache__")}
+    assert rooms <= set.union(*FLOORS), rooms - set.union(*FLOORS)
+
+
+def test_files_are_small():
+    long = {str(file.relative_to(ROOT)): n for file in FILES if (n := len(file.read_text().splitlines())) > 300}
+    assert not long

@@ -1,0 +1,133 @@
+"""Bad input gets one clear line and exit code 2, never a traceback."""
+
+import errno
+import sys
+
+import pytest
+import torch
+
+import run as front_door
+from cil.mistakes import explain, nearest
+
+SMALL = ["scenario=glyphs_10tasks", "machine=cpu", "log.live=false"]  # what comes later on the command line wins
+FEW = ["dataset.train_per_class=9", "dataset.test_per_class=3"]
+
+
+@pytest.fixture
+def told(monkeypatch, capfd, data_root, outputs):
+    """Words of a command line → what run.py says on its error stream."""
+
+    def tell(*words: str, code: int = 2) -> str:
+        monkeypatch.setattr(sys, "argv", ["run.py", f"outputs={outputs}", f"data.root={data_root}", *SMALL, *words])
+        assert front_door.front_door() == code
+        said = capfd.readouterr().err
+        assert "Traceback" not in said and said.count("\n") == code // 2, said
+        return said.strip()
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["method=finetun"], "error: method=finetun is not known; did you mean finetune?"),
+        (["modifier=pgpp"], "error: modifier=pgpp is not known; there is"),
+        (["method=finetune", "train.epoch=3"], "error: there is no setting train.epoch; did you mean train.epochs?"),
+        (["methd=joint"], "error: there is no setting methd; did you mean method?"),
+        (["optim.lr"], "error: 'optim.lr' cannot be read; type key=value"),
+        (["optim=sgd"], "error: optim.lr has no value; type optim.lr=…"),
+        (["seed=a"], "error: seed=a is not a whole number from 0 on; type seed=1"),
+        (["method=finetune", "train.epochs=0"], "error: train.epochs=0 is not a whole number from 1 on"),
+        (["scenario.tasks=7"], "error: glyphs_10tasks: 100 classes do not split into 7 equal tasks; set scenario.first, or"),
+        (["scenario.order=iCaRL"], "error: scenario.order=iCaRL is not known; type natural, numpy:1993"),
+        (["method=continual_clip", "backbone=resnet_tiny"], "error: continual_clip needs a backbone that encodes class names"),
+        (["machine.device=tpu"], "error: machine.device=tpu is not known; type auto, cpu, cuda or cuda:1"),
+        (["machine.precision=fp8"], "error: machine.precision=fp8 is not known; type fp32 or bf16"),
+        (["method._target_=os.system"], "error: method._target_=os.system is refused: a target starts with cil. or torch.optim."),
+        (["+method.foo=1"], "error: method.foo is not a setting of ClassMean"),
+        (["method=finetune", "optim=none"], "error: finetune has something to train but optim=none; type optim=sgd"),
+        (["scenario=cifar100_10tasks", "backbone=resnet_tiny"], "error: CIFAR100 is not there (looked for"),
+        (["backbone.weights=/nowhere.pt"], "error: weights /nowhere.pt are not there"),
+        (["backbone.sha256=abc"], "error: weights shipped:vit_tiny.safetensors have sha256"),
+        (["method=continual_clip", "method.templates=[photo]"], "error: method.templates wants at least one text with {}"),
+        (["augment.train.crop=padde"], "error: augment: 'padde' is not known; did you mean padded?"),
+    ],
+)  # fmt: skip
+def test_one_line(told, words, line):
+    assert told(*words).startswith(line)
+
+
+def test_cuda_where_there_is_none(told, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert told("machine=cuda") == "error: machine=cuda, but torch sees no GPU here; type machine=cpu (or machine=auto)"
+
+
+def test_no_network_for_weights(told, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    line = told("backbone=vit_b16_in21k")
+    assert line.startswith("error: weights hub:timm/vit_base_patch16_224.orig_in21k/model.safetensors are not on this machine")
+    assert line.endswith("type backbone.weights=FILE")
+
+
+def test_a_torn_checkpoint_is_refused_and_named(told, outputs):
+    words = ["method=finetune", "backbone=resnet_tiny", "train.epochs=1", "scenario.tasks=2", *FEW]
+    told(*words, code=0)
+    run = next(outputs.glob("*/finetune/*/seed0"))
+    (run / "DONE").unlink()
+    for damage in (lambda b: b[: len(b) // 2], lambda b: b[:2000] + bytes([b[2000] ^ 1]) + b[2001:]):
+        file = run / "task_01.pt"
+        whole = file.read_bytes()
+        file.write_bytes(damage(whole))
+        assert f"checkpoint {file} is damaged and was not used; delete it" in told(*words)
+        file.write_bytes(whole)
+    file.unlink()
+    told(*words, code=0)  # from the start
+
+
+def test_a_checkpoint_of_other_weights_is_refused(told, outputs):
+    words = ["method=finetune", "backbone=resnet_tiny", "train.epochs=1", "scenario.tasks=2", *FEW]
+    told(*words, code=0)
+    run = next(outputs.glob("*/finetune/*/seed0"))
+    (run / "DONE").unlink()
+    state = torch.load(run / "task_01.pt", weights_only=True)
+    state["identity"]["data_digest"] = "0" * 16
+    torch.save(state, run / "task_01.pt")
+    assert "was made with data_digest 0000000000000000, now it is" in told(*words)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(told):
+    line = told("method=finetune", "backbone=resnet_tiny", "optim.lr=1e30", "scenario.tasks=2", *FEW)
+    assert line.startswith("error: loss ce is nan at task 1/2  train, epoch 1, step ") and "training images" in line
+    assert line.endswith("lower optim.lr or set train.clip=1.0")
+
+
+def test_a_folder_that_cannot_be_written(told, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "type outputs=DIR" in told(f"outputs={file}/x")
+
+
+def test_disk_and_memory():
+    assert "is full; free some space" in explain(OSError(errno.ENOSPC, "No space left on device", "x/task_00.pt"))
+    assert "is full" in explain(RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing"))
+    assert "cannot be read or written" in explain(PermissionError(errno.EACCES, "Permission denied", "x"))
+    assert "lower train.batch_size" in explain(torch.OutOfMemoryError("CUDA out of memory."))
+    assert "lower train.batch_size" in explain(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert explain(KeyError("a fault of ours")) is None
+
+
+def test_a_sweep_goes_on_after_a_mistake(told, outputs, monkeypatch, capfd, data_root):
+    words = ["-m", "method=continual_clip,class_mean", "backbone=resnet_tiny", f"outputs={outputs}", f"data.root={data_root}"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *words, *SMALL, *FEW])
+    assert front_door.front_door() == 2
+    assert capfd.readouterr().err.count("error: ") == 1
+    assert len(list(outputs.glob("*/class_mean/*/seed0/DONE"))) == 1
+
+
+def test_nearest():
+    assert nearest("finetun", ["finetune", "joint"]) == "did you mean finetune?"
+    assert nearest("zzz", ["b", "a"]) == "there is a, b"
+    assert nearest("zzz", []) == "there is none"

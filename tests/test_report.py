@@ -1,0 +1,91 @@
+"""From run folders to tables, and why two runs differ."""
+
+import json
+import shutil
+
+import pytest
+
+from cil.metrics import AccuracyMatrix
+from cil.report.collect import collect, count, doubts, rows, table
+from cil.report.table import grid, matrix_text, mean_and_spread
+from cil.report.why import differences, explain
+from tests import harness
+
+WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.epochs=1", "optim.lr=0.01")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_root):
+    """Two seeds of one configuration and one run of another."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    base = (f"outputs={outputs}", f"data.root={data_root}", *harness.SMALL, *WORDS)
+    runs = [harness.execute(harness.compose(*base, *words)) for words in (["seed=0"], ["seed=1"], ["optim.lr=0.05"])]
+    return outputs, runs
+
+
+def test_seeds_are_one_row_and_other_settings_another(finished):
+    outputs, runs = finished
+    found, passed_over = collect(outputs)
+    assert len(found) == 3 and not passed_over
+    groups = rows(found)
+    assert sorted(map(len, groups)) == [1, 2]
+    text = table(groups)
+    assert text.splitlines()[0].split()[:3] == ["method", "run", "ACC"] and len(text.splitlines()) == 4
+    assert max(map(len, text.splitlines())) <= 110
+    assert not doubts(groups)
+
+
+def test_foreign_and_unfinished_folders_are_named_and_passed_over(finished, tmp_path):
+    outputs, runs = finished
+    copy = tmp_path / "outputs"
+    shutil.copytree(outputs, copy)
+    places = [copy / run.path.relative_to(outputs) for run in runs]
+    (places[0] / "DONE").unlink()
+    (places[1] / "summary.json").write_text("{")
+    shutil.copytree(places[2], copy / "a" / "b" / "c" / "seed0")
+    found, passed_over = collect(copy)
+    assert len(found) == 1 and len(passed_over) == 3
+    assert any("not finished" in line for line in passed_over)
+    assert any("not a run's summary" in line for line in passed_over)
+    assert any("holds the run of another address" in line for line in passed_over)
+
+
+def test_an_impossible_row_is_doubted(finished):
+    outputs, _ = finished
+    groups = rows(collect(outputs)[0])
+    groups[0][0]["class_il"].update(acc=90.0, forgetting=80.0)
+    assert "impossible" in doubts(groups)[0]
+
+
+def test_why_two_seeds_differ(finished):
+    _, runs = finished
+    assert [d.what for d in differences(runs[0].summary(), runs[1].summary())] == ["config.seed"]
+    told = "\n".join(explain(runs[0].path, runs[1].path))
+    assert "another seed:\n  seed: 0 → 1" in told
+    assert "the losses part at task 1, train, epoch 1" in told
+
+
+def test_why_names_the_likeliest_reason_first(finished):
+    _, runs = finished
+    one, two = runs[0].summary(), json.loads(json.dumps(runs[2].summary()))
+    two["identity"].update(weights_sha256="f" * 64, git_commit="another")
+    assert [d.what for d in differences(one, two)] == ["weights_sha256", "config.optim.lr", "git_commit"]
+
+
+def test_a_run_does_not_differ_from_itself(finished):
+    _, runs = finished
+    told = list(explain(runs[0].path, runs[0].path))
+    assert "\nNothing that can move a number differs." in told
+    assert told[-2:] == ["The logged losses are equal to the bit.", "The accuracies are equal."]
+
+
+def test_numbers_in_words():
+    assert mean_and_spread([1.0, 3.0]) == "2.0 ± 1.4" and mean_and_spread([2.0]) == "2.0" and mean_and_spread([None]) == "–"
+    assert [count(n) for n in (12, 12_800, 1_234_567)] == ["12", "12.80 k", "1.23 M"]
+    assert grid(["ab", "cd"], [["x", "1"]], markdown=True) == "| ab | cd |\n| -- | -: |\n| x  |  1 |"
+
+
+@pytest.mark.parametrize("tasks", [3, 10, 20])
+def test_the_matrix_fits_eighty_columns(tasks):
+    matrix = AccuracyMatrix.of_percents([[100.0] * (t + 1) for t in range(tasks)])
+    assert max(map(len, matrix_text(matrix).splitlines())) <= 80
