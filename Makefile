@@ -20,7 +20,7 @@ demo: setup ## the methods on the offline benchmark, one comparison table
 	$(RUN) scripts/demo.py
 
 test: setup ## the tests
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 lint: setup ## style of the code
 	$(RUN) -m ruff check .

@@ -1,6 +1,6 @@
 """The front door: compose, build, fit, write. The only file that sees a DictConfig; heavy imports wait until a run starts.
 
-    python run.py method=finetune scenario=glyphs_10tasks seed=0
+python run.py method=finetune scenario=glyphs_10tasks seed=0
 """
 
 import os

@@ -20,7 +20,7 @@ class Meter:
         self.images: int = state["images"] if state else 0
 
     def add(self, step: int, rows: Tensor, losses: Mapping[str, Tensor]) -> None:
-        self._waiting.append((step, rows, {key: loss.detach() for key, loss in losses.items()}))
+        self._waiting.append((step, rows, losses))
         if len(self._waiting) >= self._read_every:
             self.read()
 

@@ -65,7 +65,9 @@ def _of_file(error: OSError) -> str:
 
 def _of_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     """Hydra's refusals in one line. Its messages are read, since it raises few kinds of error."""
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?)(?: Config search path|$)", text):
+    if found := re.search(
+        r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?)(?: Config search path|$)", text
+    ):
         return f"{found[1]}={found[2]} is not known; {nearest(found[2], re.split('[ ,]+', found[3].strip()))}"
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"there is no setting {found[1]}; {nearest(found[1], keys())}"

@@ -174,7 +174,7 @@ class Trainer:
         for modifier in self.modifiers:
             modifier.before_step(self.method, phase)
         optimizer.step()
-        return losses
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")

@@ -6,6 +6,7 @@ python scripts/tables.py --readme                       # runs what is missing, 
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def main() -> int:
 
 
 def fill_readme(scenario: str) -> int:
-    """Run what is missing and write the table."""
+    """Run what is missing and write the tables."""
     methods, seeds = options("method"), range(3)
     words = [f"method={','.join(methods)}", f"scenario={scenario}", f"seed={','.join(map(str, seeds))}"]
     code = subprocess.run([sys.executable, ROOT / "run.py", "-m", *words], cwd=ROOT).returncode
@@ -50,16 +51,22 @@ def fill_readme(scenario: str) -> int:
     groups = rows(collect(ROOT / "outputs")[0], wanted)
     command = f"python run.py -m {words[0]} \\\n  {words[1]} {words[2]}"
     text = table(groups, markdown=True)
-    replace_block(ROOT / "README.md", "results", f"{text}\n\n{MEANING} `make tables` made it, from\n\n```\n{command}\n```")
+    fill(ROOT / "README.md", "results", f"{text}\n\n{MEANING} `make tables` made it, from\n\n```\n{command}\n```")
+    fill(ROOT / "README.md", "pretraining", pretraining())
     print(table(groups))
     return 0
 
 
-def replace_block(file: Path, name: str, content: str) -> None:
-    """Put `content` between the markers `<!-- name -->` and `<!-- /name -->`."""
-    before, _, rest = file.read_text().partition(f"<!-- {name} -->")
-    _, _, after = rest.partition(f"<!-- /{name} -->")
-    file.write_text(f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{after}")
+def pretraining() -> str:
+    """What the records of the shipped weights say."""
+    head = ["weights", "nearest class mean", "zero-shot by name", "minutes", "threads", "command"]
+    lines = []
+    for file in sorted((ROOT / "cil" / "weights").glob("*.json")):
+        record = json.loads(file.read_text())
+        percent = [number(record["percent_on_the_benchmark"].get(key)) for key in head[1:3]]
+        command = f"`{record['command'].removeprefix('python scripts/pretrain.py ')}`"
+        lines.append([file.stem, *percent, f"{record['seconds'] / 60:.0f}", str(record["threads"]), command])
+    return f"{grid(head, lines, markdown=True)}\n\nPercent correct on the 100 classes; commands are `python scripts/pretrain.py …`."
 
 
 if __name__ == "__main__":

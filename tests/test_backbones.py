@@ -35,7 +35,10 @@ def test_openai_weights_get_their_activation():
     backbone = build("clip_tiny", "backbone.weights=null")
     kinds = {type(m).__name__ for m in backbone.modules()}
     assert "QuickGELU" in kinds and "GELU" not in kinds
-    assert all(compose(f"backbone={big}")["backbone"]["architecture"].endswith("-quickgelu") for big in ("clip_vit_b16", "clip_vit_l14"))
+    assert all(
+        compose(f"backbone={big}")["backbone"]["architecture"].endswith("-quickgelu")
+        for big in ("clip_vit_b16", "clip_vit_l14")
+    )
 
 
 @pytest.mark.parametrize("option", ["vit_tiny", "clip_tiny"])

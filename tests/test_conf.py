@@ -64,7 +64,9 @@ def test_methods_are_listed_by_their_folder():
 def test_whoever_names_an_optimizer_names_its_rate(file):
     text = file.read_text()
     node = yaml.safe_load(text) or {}
-    chosen = [v for entry in node.get("defaults", []) if isinstance(entry, dict) for k, v in entry.items() if k == "override /optim"]
+    chosen = [
+        v for entry in node.get("defaults", []) if isinstance(entry, dict) for k, v in entry.items() if k == "override /optim"
+    ]
     if chosen and chosen[0] != "none":
         assert "lr" in node.get("optim", {}), f"{file.name} chooses {chosen[0]} but not its learning rate"
     assert text.startswith("#"), f"{file.name} does not say what it is"

@@ -62,7 +62,9 @@ def read(file: Path) -> dict:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError):
-        raise Mistake(f"weights {file} are no whole file of tensors; type backbone.weights=FILE (.safetensors or .pt)") from None
+        raise Mistake(
+            f"weights {file} are no whole file of tensors; type backbone.weights=FILE (.safetensors or .pt)"
+        ) from None
 
 
 def load(module, weights: str | None, sha256: str | None) -> dict:

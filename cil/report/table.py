@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+from cil.files import write_text
 from cil.metrics import AccuracyMatrix
 
 
@@ -54,5 +56,14 @@ def one_line(summary: dict) -> str:
     """The numbers that a paper would print, each with its meaning in `definitions`."""
     got, own = summary["class_il"], summary["task_il"]
     parts = [f"ACC {number(got['acc'])}", f"forgetting {number(got['forgetting'])}", f"BT {number(got['backward_transfer'])}"]
-    parts += [f"average incremental {number(got['incremental_average'])}", f"task-IL ACC {number(own['acc'])}"]
+    parts += [f"avg inc {number(got['incremental_average'])}", f"task-IL ACC {number(own['acc'])}"]
     return " · ".join(parts)
+
+
+def fill(page: Path, block: str, content: str) -> None:
+    """Put `content` between the markers `<!-- block -->` and `<!-- /block -->` of a page."""
+    before, opening, rest = page.read_text().partition(f"<!-- {block} -->")
+    _, closing, after = rest.partition(f"<!-- /{block} -->")
+    if not opening or not closing:
+        raise ValueError(f"{page} has no block {block}")
+    write_text(page, f"{before}{opening}\n{content}\n{closing}{after}")

@@ -60,7 +60,14 @@ class Watch(Modifier):
 @pytest.fixture
 def trainer(compose, scenario, monkeypatch, tmp_path):
     monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
-    words = ["method=finetune", "backbone=resnet_tiny", "train.epochs=2", "train.clip=0.01", "optim.weight_decay=0", "optim.momentum=0"]
+    words = [
+        "method=finetune",
+        "backbone=resnet_tiny",
+        "train.epochs=2",
+        "train.clip=0.01",
+        "optim.weight_decay=0",
+        "optim.momentum=0",
+    ]
 
     def make(*modifiers):
         run = RunDir(tmp_path).open(compose(*words, "train.batch_size=16"))
