@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.report.collect import collect, rows, table
+from cil.report.collect import MEANING, collect, rows, table
+from cil.report.table import fill
 from cil.rundir import address
 from scripts.compose import ROOT, compose
 

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.report.collect import MEANING, collect, doubts, rows, table
+from cil.report.table import fill, grid, number
 from cil.rundir import address
 from scripts.compose import ROOT, compose, options
 
@@ -66,7 +67,8 @@ def pretraining() -> str:
         percent = [number(record["percent_on_the_benchmark"].get(key)) for key in head[1:3]]
         command = f"`{record['command'].removeprefix('python scripts/pretrain.py ')}`"
         lines.append([file.stem, *percent, f"{record['seconds'] / 60:.0f}", str(record["threads"]), command])
-    return f"{grid(head, lines, markdown=True)}\n\nPercent correct on the 100 classes; commands are `python scripts/pretrain.py …`."
+    text = "Percent correct on the 100 classes. The commands go on from `python scripts/pretrain.py`."
+    return f"{grid(head, lines, markdown=True)}\n\n{text}"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def targets():
         extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine")]
         node = compose(f"{group}={name}", *extra)[group]
         for part, inner in node.items() if group == "modifier" else [(None, node)]:
-            if "_target_" in inner and inner["_target_"]:
+            if inner.get("_target_"):
                 yield pytest.param(group, inner, id="-".join(filter(None, (group, name, part))))
 
 

@@ -43,7 +43,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["method=continual_clip", "backbone=resnet_tiny"], "error: continual_clip needs a backbone that encodes class names"),
         (["machine.device=tpu"], "error: machine.device=tpu is not known; type auto, cpu, cuda or cuda:1"),
         (["machine.precision=fp8"], "error: machine.precision=fp8 is not known; type fp32 or bf16"),
-        (["method._target_=os.system"], "error: method._target_=os.system is refused: a target starts with cil. or torch.optim."),
+        (["method._target_=os.system"], "error: method._target_=os.system is refused: a target starts with cil. or torch"),
         (["+method.foo=1"], "error: method.foo is not a setting of ClassMean"),
         (["method=finetune", "optim=none"], "error: finetune has something to train but optim=none; type optim=sgd"),
         (["scenario=cifar100_10tasks", "backbone=resnet_tiny"], "error: CIFAR100 is not there (looked for"),

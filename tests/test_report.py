@@ -24,7 +24,7 @@ def finished(tmp_path_factory, data_root):
 
 
 def test_seeds_are_one_row_and_other_settings_another(finished):
-    outputs, runs = finished
+    outputs, _runs = finished
     found, passed_over = collect(outputs)
     assert len(found) == 3 and not passed_over
     groups = rows(found)

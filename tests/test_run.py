@@ -95,8 +95,9 @@ def shell(*words: str, code: int = 0) -> str:
 
 
 def test_a_sweep_runs_once_and_is_skipped_when_repeated(data_root, outputs):
-    words = ["-m", "method=finetune,class_mean,joint", "backbone=resnet_tiny", "seed=0,1", "train.epochs=1", "scenario.tasks=2",
-             "dataset.train_per_class=9", "dataset.test_per_class=3", f"outputs={outputs}", f"data.root={data_root}"]  # fmt: skip
+    words = ["-m", "method=finetune,class_mean,joint", "backbone=resnet_tiny", "seed=0,1", "train.epochs=1"]
+    words += ["scenario.tasks=2", "dataset.train_per_class=9", "dataset.test_per_class=3"]
+    words += [f"outputs={outputs}", f"data.root={data_root}"]
     first = shell(*words)
     assert len(list(outputs.glob("glyphs_10tasks/*/*/seed*/DONE"))) == 6
     assert "done already" not in first and len(re.findall(r"^ACC ", first, re.M)) == 6

@@ -30,7 +30,7 @@ def test_splits():
     assert split(100, 10, None, "s") == [10] * 10
     assert split(100, 6, 50, "s") == [50] + [10] * 5
     assert split(7, 1, None, "s") == [7]
-    with pytest.raises(Mistake, match="100 classes do not split into 7 equal tasks; .* 1, 2, 4, 5, 10, 20, 25, 50, 100"):
+    with pytest.raises(Mistake, match=r"100 classes do not split into 7 equal tasks; .* 1, 2, 4, 5, 10, 20, 25, 50, 100"):
         split(100, 7, None, "s")
     for tasks, first in ((0, None), (101, None), (5, 99), (3, 0), (1, 50)):
         with pytest.raises(Mistake):
@@ -38,8 +38,8 @@ def test_splits():
 
 
 def test_labels_are_ranges_in_arrival_order(scenario, images):
-    assert [task.classes for task in scenario] == [range(0, 2), range(2, 4), range(4, 6)]
-    assert scenario[1].old == range(0, 2) and scenario[1].seen == range(0, 4)
+    assert [task.classes for task in scenario] == [range(2), range(2, 4), range(4, 6)]
+    assert scenario[1].old == range(2) and scenario[1].seen == range(4)
     assert [task.last for task in scenario] == [False, False, True]
     for task in scenario:
         for part, labels in ((task.train, images.train_labels), (task.test, images.test_labels)):

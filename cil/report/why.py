@@ -30,8 +30,8 @@ RANKS = (
     (("git_commit",), "other code"),
     (("packages", "python", "device", "threads", "config.machine"), "other software or hardware: the last bits"),
 )
-IGNORED = ("config.outputs", "config.data", "config.log", "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints",
-           "config.scenario.name", "config.machine.device")  # fmt: skip
+IGNORED = ("config.outputs", "config.data", "config.log", "config.scenario.name", "config.machine.device",
+           "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints")  # fmt: skip
 
 
 def differences(first: dict, second: dict) -> list[Difference]:
