@@ -34,12 +34,16 @@ class Recipe:
     seed: int = 0
 
 
+def all_drawings() -> np.ndarray:
+    """(characters, faces, canvas, canvas): everything that pre-training draws from."""
+    return np.stack([[glyphs.draw(point, face) for face in glyphs.TRAIN_FACES] for point in glyphs.code_points("base")])
+
+
 def drawings(recipe: Recipe) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Endless batches: which base characters, and one painted drawing of each, (batch, size, 3, size) uint8."""
-    points, random = glyphs.code_points("base"), np.random.RandomState(recipe.seed)
-    masks = np.stack([[glyphs.draw(point, face) for face in glyphs.TRAIN_FACES] for point in points])
+    masks, random = all_drawings(), np.random.RandomState(recipe.seed)
     while True:
-        chosen = random.permutation(len(points))[: recipe.batch_size]
+        chosen = random.permutation(len(masks))[: recipe.batch_size]
         faces = random.randint(len(glyphs.TRAIN_FACES), size=len(chosen))
         yield chosen, torch.from_numpy(glyphs.paint(masks[chosen, faces], glyphs.Jitter(), random))
 

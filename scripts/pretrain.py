@@ -1,12 +1,15 @@
 """Pre-train a tiny backbone on the base characters of the glyph alphabet and write its weights and their record.
 
-    python scripts/pretrain.py --backbone vit_tiny --steps 3000
-    python scripts/pretrain.py --backbone clip_tiny --steps 4800
+python scripts/pretrain.py --backbone vit_tiny --steps 2400
+python scripts/pretrain.py --backbone clip_tiny --steps 4800
+python scripts/pretrain.py --backbone clip_tiny --examine     # measure the weights that are there again
 
 Writes <out>/<backbone>.safetensors (half precision) and <out>/<backbone>.json (command, seed, digests, results).
 """
 
 import argparse
+import hashlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -18,49 +21,62 @@ sys.path.insert(0, str(ROOT))
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", choices=["vit_tiny", "clip_tiny"], required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--examine", action="store_true", help="train nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--out", type=Path, default=ROOT / "cil" / "weights")
     asked = parser.parse_args()
+    if (asked.steps is None) != asked.examine:
+        parser.error("give --steps N to train, or --examine to measure")
 
     import torch
     from omegaconf import OmegaConf
-    from safetensors.torch import save_file
 
     from cil.build import make
-    from cil.datasets.glyphs import code_points
-    from cil.files import replace_file, write_json
-    from cil.pretrain import Recipe, examine, pretrain, stored
+    from cil.files import write_json
+    from cil.pretrain import all_drawings, examine
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
     node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / f"{asked.backbone}.yaml"))
-    data = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / "glyphs.yaml"))
-    node["weights"] = node["sha256"] = None
+    node |= {"weights": str(asked.out / f"{asked.backbone}.safetensors"), "sha256": None}
+    file = asked.out / f"{asked.backbone}.json"
+    record = json.loads(file.read_text()) if asked.examine else train(asked, node)
+    images = make(OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / "glyphs.yaml")), "dataset", root="data")
+    backbone = make(node, "backbone").eval()
+    record["weights_sha256"] = backbone.identity["sha256"]
+    record["data_digest"] = hashlib.sha256(all_drawings()).hexdigest()[:16]
+    record["benchmark_digest"] = images.digest
+    record["percent_on_the_benchmark"] = examine(backbone, images)
+    write_json(file, record)
+    print(json.dumps(record, indent=2))
+    return 0
+
+
+def train(asked: argparse.Namespace, node: dict) -> dict:
+    """Write the weights; what the record says of how they were made."""
+    import torch
+    from safetensors.torch import save_file
+
+    from cil.build import make
+    from cil.datasets.glyphs import code_points
+    from cil.files import replace_file
+    from cil.pretrain import Recipe, pretrain, stored
+
     torch.manual_seed(asked.seed)
-    backbone, images = make(node, "backbone"), make(data, "dataset", root="data")
-    started = time.perf_counter()
+    backbone, started = make({**node, "weights": None}, "backbone"), time.perf_counter()
     pretrain(backbone, Recipe(asked.steps, seed=asked.seed), lambda line: print(line, flush=True))
-    seconds = round(time.perf_counter() - started)
-    file = asked.out / f"{asked.backbone}.safetensors"
-    with replace_file(file) as temporary:
+    with replace_file(Path(node["weights"])) as temporary:
         save_file(stored(backbone), temporary)
-    node["weights"] = str(file)
-    record = {
+    return {
         "command": f"python scripts/pretrain.py --backbone {asked.backbone} --steps {asked.steps} --seed {asked.seed}",
         "seed": asked.seed,
         "base_characters": len(code_points("base")),
-        "data_digest": images.digest,
-        "weights_sha256": (shipped := make(node, "backbone")).identity["sha256"],
-        "percent_on_the_benchmark": examine(shipped.eval(), images),
-        "seconds": seconds,
+        "seconds": round(time.perf_counter() - started),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    write_json(asked.out / f"{asked.backbone}.json", record)
-    print(record)
-    return 0
 
 
 if __name__ == "__main__":
