@@ -3,6 +3,7 @@
 python run.py method=finetune scenario=glyphs_10tasks seed=0
 """
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from cil.mistakes import explain, whole_numbers
+from cil.mistakes import Mistake, explain
 from cil.rundir import RunDir, address, names
+from cil.settings import checked
 from cil.signals import EXIT_CODE, Stopped, stop_request
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, where they are said in one line
-OmegaConf.register_new_resolver("address", lambda *, _root_: address(plain(_root_)))
+OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
 CONF = str(Path(__file__).resolve().parent / "conf")
 FRONT, FAILED = os.getpid(), []  # jobs of a sweep that failed in this process; a launcher's own processes raise instead
 
@@ -29,21 +31,31 @@ def plain(config: DictConfig) -> dict:
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     try:
-        wanted = plain(config)
-        whole_numbers(wanted)
+        wanted = checked(plain(config))
         run = RunDir(Path(wanted["outputs"]) / address(wanted))
         if run.is_done:
             from cil.report.table import one_line
 
-            print(f"done already: {one_line(run.summary())}\n{run.path}")
+            print(f"done already: {one_line(still_true(run, wanted))}\n{run.path}")
         else:
             execute(wanted, run)
     except Stopped as stopped:
-        print(f"stopped by {stopped} with a checkpoint; the same command goes on from it", file=sys.stderr)
+        print(f"stopped by {stopped}; what is done is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)  # also out of a sweep
     except Exception as error:
         if os.getpid() != FRONT or not tell(error):
             raise
+
+
+def still_true(run: RunDir, config: dict) -> dict:
+    """The summary of a finished run, unless the weights under the same name have become others."""
+    summary, weights = run.summary(), Path(str(config["backbone"].get("weights"))).expanduser()
+    if weights.is_file():
+        with weights.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != summary["identity"]["weights_sha256"]:
+            raise Mistake(f"{weights} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
+    return summary
 
 
 def execute(config: dict, run: RunDir) -> None:
@@ -61,11 +73,13 @@ def execute(config: dict, run: RunDir) -> None:
             finish(trainer, config)
         finally:
             trainer.log.close()
+        if stop:
+            raise Stopped(stop.name)  # asked for while the run was ending: what would come next does not begin
 
 
 def tell(error: BaseException) -> bool:
     """Print the one line for a user's mistake; false where the fault is the project's own."""
-    line = explain(error, settings)
+    line = explain(error, settings) if not os.environ.get("TRACE") else None  # TRACE=1 python run.py …: the traceback
     if line is not None:
         print(f"error: {line}", file=sys.stderr, flush=True)
         FAILED.append(line)

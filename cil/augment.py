@@ -133,8 +133,12 @@ class View:
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:
-    """The two views of a data set: with chance for training, without for everything else."""
+    """The two views of a data set: with chance for training, without for everything else.
+
+    `resize` is said for a backbone of 224 px, as the papers have it; for another size it is in proportion.
+    """
     nodes = ({key: tuple(v) if isinstance(v, list) else v for key, v in node.items()} for node in (train, test))
+    nodes = [node | ({"resize": round(node["resize"] * image.size / 224)} if node.get("resize") else {}) for node in nodes]
     pair = tuple(View(image, **node) for node in nodes)
     if pair[1].has_chance:
         raise Mistake("augment.test must be without chance: crop=whole or crop=centre, flip=0")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cil.identity import of_inputs
+from cil.identity import of_inputs, of_machine
 from cil.mistakes import Mistake, nearest
 from cil.rundir import RunDir, names
 from cil.scenario import Scenario
@@ -31,15 +31,13 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     train, optim = config["train"], config["optim"]
     optimizer = make(optim, "optim") if optim.get("_target_") else partial(_no_optimizer, names(config)[1])
     recipe = Recipe(optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"])
-    if machine["precision"] not in ("fp32", "bf16"):
-        raise Mistake(f"machine.precision={machine['precision']} is not known; type fp32 or bf16")
     where = Machine(
         device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
     )
     log = make(config["log"], "log")
     log.open(run.path)
     return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop,
-                   identity=of_inputs(backbone, scenario))  # fmt: skip
+                   identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"]))  # fmt: skip
 
 
 def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
@@ -55,7 +53,10 @@ def device_of(name: str) -> torch.device:
         raise Mistake(f"machine.device={name} is not known; type auto, cpu, cuda or cuda:1")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise Mistake("machine=cuda, but torch sees no GPU here; type machine=cpu (or machine=auto)")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise Mistake(f"machine.device={name} is not known; type auto, cpu, cuda or cuda:1") from None
 
 
 def _no_optimizer(method: str, parameters: object) -> None:
@@ -69,10 +70,18 @@ def make(node: dict, where: str, *given: Any, **context: Any) -> Any:
     """
     arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     target = find(node.get("_target_"), where)
-    if node.get("_partial_"):
-        return partial(target, *given, **context, **arguments)
-    check(target, where, arguments, given, context)
-    return target(*given, **context, **arguments)
+    later = bool(node.get("_partial_"))
+    check(target, where, arguments, given, context, later)
+    call = partial(_call, target, where, *given, **context, **arguments)
+    return call if later else call()
+
+
+def _call(target: Any, where: str, *given: Any, **arguments: Any) -> Any:
+    """A value that the target cannot use is the user's mistake; TRACE=1 shows where it was noticed."""
+    try:
+        return target(*given, **arguments)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise Mistake(f"{where}: a value cannot be used ({error}); see python run.py --cfg job for its settings") from error
 
 
 def find(path: str | None, where: str) -> Any:
@@ -93,7 +102,7 @@ def find(path: str | None, where: str) -> Any:
         raise Mistake(f"{where}._target_={path}: {module} has no {name}; {nearest(name, known)}") from None
 
 
-def check(target: Any, where: str, arguments: dict, given: tuple, context: dict) -> None:
+def check(target: Any, where: str, arguments: dict, given: tuple, context: dict, later: bool) -> None:
     """Compare the keys with the signature before the call, so that a slip is named and not traced back."""
     signature = inspect.signature(target)
     known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -102,6 +111,6 @@ def check(target: Any, where: str, arguments: dict, given: tuple, context: dict)
             if key not in known:
                 raise Mistake(f"{where}.{key} is not a setting of {target.__name__}; {nearest(key, known)}")
     try:
-        signature.bind(*given, **context, **arguments)
+        (signature.bind_partial if later else signature.bind)(*given, **context, **arguments)
     except TypeError as error:
         raise Mistake(f"{where}: {error}; write it in the YAML file or on the command line") from None

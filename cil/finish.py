@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-from cil.identity import of_machine, peak_memory_mib
+from cil.identity import peak_memory_mib
 from cil.metrics import DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
 from cil.report.table import matrix_text, one_line
@@ -25,7 +25,8 @@ def finish(trainer: Trainer, config: dict) -> None:
         "class_il": trainer.matrix.summary(),
         "task_il": trainer.within.summary(),
         "definitions": DEFINITIONS,
-        "identity": {**trainer.identity, **of_machine(machine.device, machine.precision)},
+        "identity": {**trainer.identity, **trainer.processes[-1]},
+        "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
         "image_encodes": trainer.encodes,
         "seconds": round(trainer.seconds, 1),

@@ -60,11 +60,11 @@ class AccuracyMatrix:
         return self.pooled_after(self.learned - 1)
 
     def incremental_average(self) -> float:
-        """(1/T) Σ_t A_t (iCaRL, DER, DyTox, PILOT). Never to be compared with ACC."""
+        """(1/T) Σ_t A_t over task means (iCaRL, DER). Never to be compared with ACC."""
         return float(np.mean([self.after(task) for task in range(self.learned)]))
 
     def pooled_incremental_average(self) -> float:
-        """The same over sample-pooled A_t, as PyCIL and PILOT compute it."""
+        """The same over sample-pooled A_t, as PyCIL, PILOT and DyTox compute it."""
         return float(np.mean([self.pooled_after(task) for task in range(self.learned)]))
 
     def forgetting(self) -> float:
@@ -143,8 +143,8 @@ def impossible(acc: float, forgetting: float, tasks: int, tolerance: float = 0.0
 DEFINITIONS = {
     "acc": "mean of the last row over tasks (L2P, DualPrompt, PGP, AttriCLIP)",
     "acc_pooled": "correct over seen on the union of test sets after the last task (PyCIL, PILOT)",
-    "incremental_average": "mean over t of the task mean after task t (iCaRL, DyTox)",
-    "incremental_average_pooled": "mean over t of the pooled accuracy after task t (PyCIL, PILOT)",
+    "incremental_average": "mean over t of the task mean after task t (iCaRL, DER)",
+    "incremental_average_pooled": "mean over t of the pooled accuracy after task t (PyCIL, PILOT, DyTox)",
     "forgetting": "mean over old tasks of best earlier accuracy minus last (Chaudhry et al.; FACIL)",
     "forgetting_with_last": "the same with the last row inside the maximum (released L2P, DualPrompt, PGP; mammoth)",
     "backward_transfer": "mean over old tasks of last accuracy minus accuracy right after learning (GEM)",

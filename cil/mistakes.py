@@ -43,16 +43,6 @@ def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple) -> 
     return None
 
 
-def whole_numbers(config: dict) -> None:
-    """Settings that must count something do."""
-    wanted = {"seed": (config["seed"], 0)}
-    wanted |= {f"train.{key}": (config["train"][key], 1) for key in ("epochs", "batch_size")}
-    wanted |= {"machine.eval_batch_size": (config["machine"]["eval_batch_size"], 1)}
-    for key, (value, least) in wanted.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise Mistake(f"{key}={value} is not a whole number from {least} on; type {key}={max(least, 1)}")
-
-
 def _of_file(error: OSError) -> str:
     file = error.filename or "outputs or data.root"
     elsewhere = "type outputs=DIR (and data.root=DIR)"

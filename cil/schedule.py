@@ -6,6 +6,8 @@
 import math
 from collections.abc import Sequence
 
+from cil.mistakes import Mistake, nearest
+
 
 def constant(done: float, epochs: int) -> float:
     return 1.0
@@ -13,6 +15,8 @@ def constant(done: float, epochs: int) -> float:
 
 def cosine(done: float, epochs: int, *, every: str) -> float:
     """From 1 to 0 over the phase; `every: epoch` holds the rate within an epoch, `every: step` does not."""
+    if every not in ("epoch", "step"):
+        raise Mistake(f"schedule.every={every} is not known; {nearest(every, ('epoch', 'step'))}")
     at = math.floor(done) if every == "epoch" else done
     return 0.5 * (1 + math.cos(math.pi * at / epochs))
 

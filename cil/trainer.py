@@ -47,7 +47,7 @@ class Trainer:
 
     def __init__(
         self, method: Method, scenario: Scenario, modifiers: Sequence[Modifier], recipe: Recipe, machine: Machine, *, seed: int,
-        run: RunDir, log: Console, stop: StopRequest, identity: dict,
+        run: RunDir, log: Console, stop: StopRequest, identity: dict, process: dict,
     ) -> None:  # fmt: skip
         self.method, self.scenario, self.modifiers = method.to(machine.device), scenario, modifiers
         self.recipe, self.machine, self.seed = recipe, machine, seed
@@ -56,6 +56,7 @@ class Trainer:
         self.matrix, self.within = AccuracyMatrix(totals), AccuracyMatrix(totals)  # class- and task-incremental
         self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size)
         self.encodes, self.seconds, self._since = 0, 0.0, time.perf_counter()
+        self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
         self._trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
@@ -206,6 +207,8 @@ class Trainer:
             "modifiers": [modifier.state_dict() for modifier in self.modifiers],
             "correct": [torch.from_numpy(m.correct) for m in (self.matrix, self.within)],
             "encodes": self.encodes,
+            "trained_parameters": self.trained_parameters,
+            "processes": self.processes,
             "seconds": self.seconds,
             "events": self.run.events_size(),
         }
@@ -239,6 +242,8 @@ class Trainer:
         for matrix, correct in zip((self.matrix, self.within), state["correct"], strict=True):
             matrix.correct = correct.numpy()
         self.encodes, self.seconds = state["encodes"], state["seconds"]
+        self.trained_parameters = state["trained_parameters"]
+        self.processes = [kept for kept in state["processes"] if kept != self.processes[-1]] + self.processes
         self.run.cut_events(state["events"])
         inside = state["inside"]
         self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")

@@ -1,11 +1,12 @@
 """Commands in the documents compose, and relative links lead somewhere."""
 
+import json
 import re
 import shlex
 
 import pytest
 
-from tests.harness import ROOT, compose
+from tests.harness import ROOT, compose, options
 
 PAGES = [page for page in ROOT.rglob("*.md") if not {".venv", "outputs", "data"} & set(page.relative_to(ROOT).parts)]
 BLOCK = re.compile(r"```[a-z]*\n(.*?)```", re.S)
@@ -42,10 +43,21 @@ def test_scripts_and_targets_that_the_documents_name_exist():
 def test_the_results_in_the_front_page_are_possible():
     from cil.metrics import impossible
 
-    rows = re.findall(r"^\| (\w+) +\| *([\d.]+)[^|]*\| *([\d.–-]+)", (ROOT / "README.md").read_text(), re.M)
-    assert len(rows) >= 4
-    for method, acc, forgetting in rows:
-        assert forgetting == "–" or impossible(float(acc), float(forgetting), tasks=10, tolerance=0.3) is None, method
+    page = (ROOT / "README.md").read_text()
+    for block in ("demo", "results"):
+        content = page.split(f"<!-- {block} -->")[1].split(f"<!-- /{block} -->")[0]
+        rows = re.findall(r"^\| (\w+) +\| *([\d.]+)[^|]*\| *([\d.–-]+)", content, re.M)
+        assert {method for method, _, _ in rows} == set(options("method"))
+        for method, acc, forgetting in rows:
+            assert forgetting == "–" or impossible(float(acc), float(forgetting), tasks=10, tolerance=0.3) is None, method
+
+
+def test_the_records_of_the_weights_are_of_this_benchmark(tmp_path):
+    from cil.build import make
+
+    digest = make(compose()["dataset"], "dataset", root=str(tmp_path)).digest
+    for file in (ROOT / "cil" / "weights").glob("*.json"):
+        assert json.loads(file.read_text())["benchmark_digest"] == digest, f"type python scripts/pretrain.py --examine: {file}"
 
 
 def test_no_lock_file_names_an_address():

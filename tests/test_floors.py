@@ -9,7 +9,7 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"files", "mistakes", "augment", "data", "metrics", "seeding", "schedule"},  # ground
+    {"files", "mistakes", "augment", "data", "metrics", "seeding", "schedule", "settings"},  # ground
     {"scenario", "rundir", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts

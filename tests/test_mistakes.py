@@ -50,6 +50,31 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["backbone.weights=/nowhere.pt"], "error: weights /nowhere.pt are not there"),
         (["backbone.sha256=abc"], "error: weights shipped:vit_tiny.safetensors have sha256"),
         (["method=continual_clip", "method.templates=[photo]"], "error: method.templates wants at least one text with {}"),
+        (["train.clip=-1"], "error: train.clip=-1 is no norm; type train.clip=1.0"),
+        (["train.clip=0"], "error: train.clip=0 is no norm"),
+        (["method=finetune", "schedule.every=foo"], "error: schedule.every=foo is not known; there is epoch, step"),
+        (["scenario.tasks=2.5"], "error: scenario.tasks=2.5 is not a whole number from 1 on"),
+        (["scenario.first=abc"], "error: scenario.first=abc is not a whole number"),
+        (["scenario.order=[a,b]"], "error: scenario: a value cannot be used"),
+        (["scenario.name=a/b"], "error: scenario.name=a/b becomes a folder"),
+        (["dataset.train_per_class=0"], "error: dataset: a value cannot be used"),
+        (["dataset.train_per_class=abc"], "error: dataset: a value cannot be used"),
+        (["+dataset.jitter.foo=1"], "error: dataset: a value cannot be used"),
+        (["method=finetune", "optim.lr=-1", *FEW], "error: optim: a value cannot be used"),
+        (["method=finetune", "+optim.foo=1"], "error: optim.foo is not a setting of SGD"),
+        (["+schedule.foo=1"], "error: schedule.foo is not a setting of constant"),
+        (["machine.checkpoint_seconds=abc"], "error: machine.checkpoint_seconds=abc is no time"),
+        (["machine.keep_checkpoints=foo"], "error: machine.keep_checkpoints=foo is not known; type newest or all"),
+        (["machine.device=cpu:x"], "error: machine.device=cpu:x is not known"),
+        (["machine.device=null"], "error: machine.device=None is not a name"),
+        (["data.root=null"], "error: data.root=None is not a name"),
+        (["+foo=1"], "error: there is no setting foo"),
+        (["+train.foo=1"], "error: there is no setting train.foo"),
+        (["~train"], "error: train is missing"),
+        (["train=null"], "error: train is missing"),
+        (["~seed"], "error: seed is missing"),
+        (["modifier=[a,b]"], "error: modifier=a is not known; see python run.py --help"),
+        (["method._target_=foo"], "error: method._target_=foo is not a class of a method's file"),
         (["augment.train.crop=padde"], "error: augment: 'padde' is not known; did you mean padded?"),
     ],
 )  # fmt: skip
@@ -125,6 +150,19 @@ def test_a_sweep_goes_on_after_a_mistake(told, outputs, monkeypatch, capfd, data
     assert front_door.front_door() == 2
     assert capfd.readouterr().err.count("error: ") == 1
     assert len(list(outputs.glob("*/class_mean/*/seed0/DONE"))) == 1
+
+
+def test_other_weights_under_the_same_name_do_not_get_the_old_number(told, tmp_path):
+    from cil.build import make
+    from tests.harness import compose
+
+    backbone = make(compose("backbone=resnet_tiny")["backbone"], "backbone")
+    words = ["backbone=resnet_tiny", f"backbone.weights={tmp_path / 'w.pt'}", "scenario.tasks=2", *FEW]
+    torch.save(backbone.state_dict(), tmp_path / "w.pt")
+    told(*words, code=0)
+    told(*words, code=0)  # done already
+    torch.save({key: value * 2 for key, value in backbone.state_dict().items()}, tmp_path / "w.pt")
+    assert "is no longer the file that" in told(*words)
 
 
 def test_nearest():

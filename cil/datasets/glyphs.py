@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Italic")
 TRAIN_FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSansMono-Oblique",
                "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic")  # fmt: skip
+PAINTING = 1  # raise it when drawing or painting changes, so that kept pixels are made again
 CANVAS, EM, SIZE = 64, 40, 32  # pixels: drawing canvas, font size on it, finished image
 
 
@@ -40,7 +41,7 @@ def glyphs(root: str, *, train_per_class: int, test_per_class: int, jitter: dict
     """The benchmark: 100 classes, `train_per_class` images in nine faces and `test_per_class` in three others."""
     size = dict(train=train_per_class, test=test_per_class)
     points = code_points("classes")
-    recipe = repr((points, size, asdict(Jitter(**jitter)), seed, TRAIN_FACES, TEST_FACES, CANVAS, EM, SIZE, freetype()))
+    recipe = repr((points, size, asdict(Jitter(**jitter)), seed, TRAIN_FACES, TEST_FACES, CANVAS, EM, SIZE, versions()))
     file = Path(root) / "glyphs" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
 
     def make() -> dict[str, torch.Tensor]:
@@ -70,10 +71,13 @@ def name(point: int) -> str:
     return unicodedata.name(chr(point)).lower()
 
 
-def freetype() -> str:
+def versions() -> tuple[str, ...]:
+    """What else can move a pixel: the library that draws, the fonts, and `PAINTING` for this file."""
+    from importlib.metadata import version
+
     from PIL import features
 
-    return str(features.version("freetype2"))
+    return str(features.version("freetype2")), version("matplotlib"), str(PAINTING)
 
 
 @cache

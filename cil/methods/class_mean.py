@@ -31,7 +31,7 @@ class ClassMean(Method):
     def end_task(self, task: Task) -> None:
         counts = self.means.new_zeros(len(self.means), 1)
         for batch in task.train_plain.batches(BATCH, self.means.device):
-            self.means.index_add_(0, batch.labels, self.features(batch.images))
+            self.means.index_add_(0, batch.labels, self.features(batch.images).float())
             counts.index_add_(0, batch.labels, torch.ones_like(batch.labels, dtype=counts.dtype)[:, None])
         new = slice(task.classes.start, task.classes.stop)
         self.means[new] /= counts[new]
@@ -46,4 +46,4 @@ class ClassMean(Method):
         return self.features(images)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return F.normalize(frozen, dim=1) @ F.normalize(self.means, dim=1).T
+        return F.normalize(frozen.float(), dim=1) @ F.normalize(self.means, dim=1).T

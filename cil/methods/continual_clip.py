@@ -22,8 +22,8 @@ class ContinualCLIP(Method):
     def __init__(self, backbone: nn.Module, *, templates: Sequence[str]) -> None:
         super().__init__()
         require(backbone, HasText, "continual_clip")
-        if not templates or any("{}" not in template for template in templates):
-            raise Mistake("method.templates wants at least one text with {} where the name goes, as in "
+        if not templates or any(template.count("{}") != 1 for template in templates):
+            raise Mistake("method.templates wants at least one text with one {} where the name goes, as in "
                           "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
         self.backbone, self.templates = backbone, tuple(templates)
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
@@ -37,7 +37,7 @@ class ContinualCLIP(Method):
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
         texts = [template.format(name) for name in task.names for template in self.templates]
-        encoded = F.normalize(self.backbone.encode_text(texts), dim=1)
+        encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1)
         mean = encoded.view(len(task.names), len(self.templates), -1).mean(1)
         self.texts[task.classes.start : task.classes.stop] = F.normalize(mean, dim=1)
 
@@ -45,7 +45,7 @@ class ContinualCLIP(Method):
         return self.predict_from(self.frozen_stage(images), lambda: images)
 
     def frozen_stage(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(images), dim=1)
+        return F.normalize(self.backbone(images).float(), dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return self.backbone.logit_scale * frozen @ self.texts.T

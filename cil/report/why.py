@@ -40,7 +40,7 @@ def differences(first: dict, second: dict) -> list[Difference]:
     found = []
     for key in sorted(flat[0].keys() | flat[1].keys()):
         one, two = (side.get(key, "absent") for side in flat)
-        if one != two and not key.startswith(IGNORED):
+        if one != two and not _under(key, IGNORED):
             found.append(Difference(_rank(key), key, one, two))
     return sorted(found)
 
@@ -106,9 +106,13 @@ def _flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _rank(key: str) -> int:
     for rank, (prefixes, _) in enumerate(RANKS):
-        if key.startswith(prefixes):
+        if _under(key, prefixes):
             return rank
     return len(RANKS)
+
+
+def _under(key: str, places: tuple[str, ...]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def _losses(path: Path) -> list[tuple]:

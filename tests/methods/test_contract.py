@@ -21,7 +21,7 @@ FEW = ("scenario.tasks=10", "train.epochs=2", "train.batch_size=16", "machine.ch
 
 def trainer_of(config: dict, folder: Path, stop: StopRequest | None = None):
     run = RunDir(folder).open(config)
-    return experiment(config, run, device_of("cpu"), stop or StopRequest())
+    return experiment(config, run, device_of("cpu"), StopRequest() if stop is None else stop)
 
 
 def fitted(config: dict, folder: Path, stop: StopRequest | None = None):
@@ -92,6 +92,12 @@ def test_frozen_stage_gives_what_predict_gives(small, method, tmp_path, scenario
     torch.testing.assert_close(direct, staged)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_in_half_precision(small, method, tmp_path):
+    trainer = fitted(small(method, "machine.precision=bf16"), tmp_path)
+    assert trainer.matrix.learned == 3
+
+
 class StopsAt(StopRequest):
     """A stop that arrives at the n-th time the loop looks."""
 
@@ -116,7 +122,7 @@ def test_resume_equals_straight_run(small, method, when, tmp_path):
     stop = StopsAt(when)
     with pytest.raises(Stopped):
         fitted(config, tmp_path / "resumed", stop)
-        if stop.looks < when:
+        if stop.looks <= when:
             raise Stopped("never reached: the method has fewer steps")
     resumed = fitted(config, tmp_path / "resumed")
     harness.assert_same_bits(straight.run, resumed.run)
