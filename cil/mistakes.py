@@ -55,6 +55,10 @@ def _of_file(error: OSError) -> str:
 
 def _of_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     """Hydra's refusals in one line. Its messages are read, since it raises few kinds of error."""
+    if found := re.search(r"Mistake raised while resolving interpolation: (.*?) full_key: ", text):
+        return found[1]
+    if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):
+        return f"{found[1]}={found[2]} is not known; see python run.py --help for the options"
     if found := re.search(
         r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?)(?: Config search path|$)", text
     ):

@@ -50,7 +50,7 @@ def checked(config: dict) -> dict:
     name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))
     if not re.fullmatch(r"[\w.-]+", name):
         raise Mistake(f"scenario.name={name} becomes a folder; use letters, digits, dots, dashes and underscores")
-    if target.count(".") < 2:
+    if "." not in target:
         raise Mistake(f"method._target_={target} is not a class of a method's file; choose one by name, as in method=finetune")
     return config
 

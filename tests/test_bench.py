@@ -72,7 +72,7 @@ def test_a_finetuning_step_costs_three_forwards(bench, family):
 
 def test_training_the_head_alone_costs_one_forward(bench):
     (row,) = bench("finetune", "method.learn=head").step()
-    assert row["flops_ratio"] < 1.01
+    assert row["flops_ratio"] < 1.02
 
 
 def test_a_method_without_phases_says_that_it_does_not_train(bench):
@@ -82,14 +82,14 @@ def test_a_method_without_phases_says_that_it_does_not_train(bench):
 @pytest.mark.parametrize("method", ["class_mean", "continual_clip"])
 def test_a_second_evaluation_of_a_frozen_stage_costs_no_forward(bench, method):
     cold, warm = bench(method).eval()
-    assert cold["image_encodes"] == 1 and cold["flops_ratio"] < 1.01
+    assert cold["image_encodes"] == 1 and cold["flops_ratio"] < 1.02
     assert warm["image_encodes"] == 0 and warm["flops_ratio"] < 0.01
     assert 0 < warm["kernels"] < 60 < cold["kernels"]
 
 
 def test_evaluation_without_a_frozen_stage_costs_one_forward(bench):
     (row,) = bench("finetune").eval()
-    assert row["image_encodes"] == 1 and row["flops_ratio"] < 1.01
+    assert row["image_encodes"] == 1 and row["flops_ratio"] < 1.02
 
 
 def test_the_floor_is_one_forward(bench):

@@ -82,11 +82,7 @@ def test_two_files_are_enough(copy):
 
 def test_a_slip_in_either_file_is_found(copy):
     (copy / "cil" / "methods" / "mine.py").write_text(GOOD.replace("return {", "raise KeyError; return {") + METHOD)
-    (copy / "conf" / "method" / "mine.yaml").write_text(YAML.replace("scale", "scael").replace("optim: {lr: 0.1}\n", ""))
+    (copy / "conf" / "method" / "mine.yaml").write_text(YAML.replace("scale", "scael"))
     ended = check(copy, "tests/test_conf.py", "tests/test_floors.py")
-    for test in (
-        "test_keys_and_signatures_agree_both_ways[method-mine]",
-        "names_its_rate[method/mine]",
-        "imports_go_down[cil/methods/mine.py]",
-    ):
+    for test in ("test_keys_and_signatures_agree_both_ways[method-mine]", "imports_go_down[cil/methods/mine.py]"):
         assert test in ended.stdout

@@ -66,7 +66,7 @@ def test_scores_exactly_the_seen_classes_and_only_moves_its_phase(small, method,
 @pytest.mark.parametrize("method", METHODS)
 def test_learns(compose, method, tmp_path, images, monkeypatch):
     """Far better than chance on one task of six characters, from the shipped weights."""
-    config = compose(f"method={method}", "train.epochs=4", "train.batch_size=16")
+    config = compose(f"method={method}", "train.epochs=12", "train.batch_size=36")
     shipped = harness.compose(f"method={method}")["backbone"]
     config["backbone"].update(weights=shipped["weights"], sha256=shipped["sha256"])
     one_task = lambda config, backbone: Scenario(  # noqa: E731
