@@ -22,7 +22,7 @@ OUTPUTS = ROOT / "outputs" / "demo"
 MEANS = {
     "finetune": "goes on training on each task alone; forgets, and is the lower bound",
     "class_mean": "frozen backbone, nearest class mean; nothing is trained",
-    "continual_clip": "zero-shot CLIP by the classes' names; nothing is trained, nothing forgotten",
+    "continual_clip": "zero-shot CLIP; untrained, loses as classes become more",
     "joint": "trained once on the images of all tasks together; the upper bound",
 }
 
@@ -47,8 +47,9 @@ def main() -> int:
     print()
     for group in groups:
         print(f"  {group[0]['method']:<15} {MEANS[group[0]['method']]}")
-    print("\n  ACC: after the last task, over all tasks.  forgetting: best earlier − last.  BT: last − first.")
-    print(f"  avg inc: mean of ACC over time.  task-IL: the task is told.  Plots: {OUTPUTS.relative_to(ROOT)}/*/*/*/*/pictures")
+    print("\n  ACC: after the last task, over all tasks. forgetting: best earlier − last.")
+    print("  BT: last − first. avg inc: mean of ACC over time. task-IL: the task is told.")
+    print(f"  Plots: {OUTPUTS.relative_to(ROOT)}/*/*/*/*/pictures")
     if readme:
         rows_of_meaning = "\n".join(f"- `{group[0]['method']}` {MEANS[group[0]['method']]}" for group in groups)
         took = f"`make demo` ends with this table, {seconds} after the set-up on two CPU cores (one seed, percent correct):"
