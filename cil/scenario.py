@@ -1,6 +1,5 @@
 """Which classes arrive when. Labels are renumbered once, by arrival, so a task's classes are a range and masks are slices."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import torch
 from cil.augment import View
 from cil.data import Images, LabelledImages
 from cil.mistakes import Mistake
+from cil.registry.listfile import digest
+from cil.registry.orders import class_order
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Scenario:
         count = len(images.class_names)
         self.name, self.images, self.views = name, images, views
         self.sizes = split(count, tasks, first, name)
-        self.order = class_order(order, count)  # order[k] is the dataset's label of the class that arrives as number k
+        # order[k] is the dataset's label of the class that arrives as number k
+        self.order = class_order(order, count, getattr(images, "name", None))
         self._arrival = np.argsort(self.order)
 
     def __len__(self) -> int:
@@ -72,11 +74,11 @@ class Scenario:
         return tuple(self.images.class_names[label] for label in self.order)
 
     def order_digest(self) -> str:
-        return _digest(self.order)
+        return digest(self.order)
 
     def split_digest(self) -> str:
         """Over sizes and order: two runs with equal split and data digests learn the same images in the same tasks."""
-        return _digest((self.sizes, self.order))
+        return digest((self.sizes, self.order))
 
     def _pick(self, pixels: torch.Tensor, labels: torch.Tensor, classes: range, view: View) -> LabelledImages:
         arrival = torch.from_numpy(self._arrival)[labels]
@@ -99,23 +101,3 @@ def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:
         raise Mistake(f"{name}: {rest} classes do not split into {parts} equal tasks; set scenario.first, or scenario.tasks to "
                       f"one of {', '.join(str(n + more) for n in fitting)}")  # fmt: skip
     return ([] if first is None else [first]) + [rest // parts] * parts
-
-
-def class_order(order: str | Sequence[int], count: int) -> list[int]:
-    """`natural`, `numpy:SEED` (numpy's legacy permutation; seed 1993 is PyCIL's) or the labels themselves in a list."""
-    if isinstance(order, str):
-        kind, _, seed = order.partition(":")
-        if kind == "natural" and not seed:
-            return list(range(count))
-        if kind == "numpy" and seed.isdigit():
-            return np.random.RandomState(int(seed)).permutation(count).tolist()
-        raise Mistake(f"scenario.order={order} is not known; type natural, numpy:1993 (any seed) or a list of labels")
-    labels = [int(label) for label in order]
-    if sorted(labels) != list(range(count)):
-        raise Mistake(f"scenario.order must name each of the labels 0 to {count - 1} once; it has {len(labels)} entries, "
-                      f"{len(set(labels))} different")  # fmt: skip
-    return labels
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from cil.mistakes import Mistake
-from cil.scenario import Scenario, class_order, split
+from cil.registry.orders import class_order
+from cil.scenario import Scenario, split
 
 
 @pytest.mark.parametrize(
