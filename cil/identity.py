@@ -19,6 +19,7 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
     return {
         "weights": backbone.identity["weights"],
         "weights_sha256": str(backbone.identity["sha256"]),
+        **{key: backbone.identity[key] for key in ("weights_tag", "weights_expect") if key in backbone.identity},
         "data_digest": scenario.images.digest,
         "order_digest": scenario.order_digest(),
         "split_digest": scenario.split_digest(),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cil.backbones.clip import IDS
-from cil.backbones.weights import SHIPPED, read
+from cil.backbones.formats import read
+from cil.backbones.registry import SHIPPED
 from cil.build import make
 from cil.datasets.glyphs import code_points, name
 from cil.mistakes import Mistake

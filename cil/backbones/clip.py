@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cil.augment import ImageSpec
-from cil.backbones import weights as weight_files
+from cil.backbones.inputs import image_spec
+from cil.backbones.weights import expects, load
 
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
 
@@ -55,13 +56,19 @@ class CLIP(nn.Module):
         return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
 
 
-def clip(*, architecture: str | None, weights: str | None, sha256: str | None, image: dict, changes: dict) -> CLIP:
-    """`architecture` is an open_clip name, or null when `changes` spell a whole model (embed_dim, vision_cfg, text_cfg)."""
+def clip(
+    *, architecture: str | None, weights: str | None, sha256: str | None, image: dict, changes: dict, root: str | None = None
+) -> CLIP:
+    """`architecture` is an open_clip name, or null when `changes` spell a whole model (embed_dim, vision_cfg, text_cfg).
+
+    `root` holds a mirror of the registered weights.
+    """
+    spec = image_spec(image, expects(weights))
     # The name without -quickgelu would run OpenAI's weights with the wrong activation.
     config = {**(open_clip.get_model_config(architecture) if architecture else {}), **changes}
     logging.getLogger().setLevel(logging.WARNING)  # open_clip narrates model building on the root logger
-    config["vision_cfg"] = {**config["vision_cfg"], "image_size": image["size"]}
+    config["vision_cfg"] = {**config["vision_cfg"], "image_size": spec.size}
     trunk = Trunk(**config)
-    backbone = CLIP(trunk, ImageSpec(image["size"], tuple(image["mean"]), tuple(image["std"])))
-    backbone.identity = weight_files.load(trunk, weights, sha256)
+    backbone = CLIP(trunk, spec)
+    backbone.identity = load(trunk, weights, sha256, root)
     return backbone

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.augment import ImageSpec
-from cil.backbones.weights import load
+from cil.backbones.inputs import image_spec
+from cil.backbones.weights import expects, load
 
 
 class Block(nn.Module):
@@ -48,8 +49,8 @@ class ResNet(nn.Module):
         return self.parameters()
 
 
-def resnet(*, blocks: int, width: int, weights: str | None, sha256: str | None, image: dict) -> ResNet:
-    """`blocks` a stage: 5 is ResNet-32."""
-    backbone = ResNet(ImageSpec(image["size"], tuple(image["mean"]), tuple(image["std"])), blocks=blocks, width=width)
-    backbone.identity = load(backbone, weights, sha256)
+def resnet(*, blocks: int, width: int, weights: str | None, sha256: str | None, image: dict, root: str | None = None) -> ResNet:
+    """`blocks` a stage: 5 is ResNet-32. `root` holds a mirror of the registered weights."""
+    backbone = ResNet(image_spec(image, expects(weights)), blocks=blocks, width=width)
+    backbone.identity = load(backbone, weights, sha256, root)
     return backbone

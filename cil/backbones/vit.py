@@ -6,7 +6,8 @@ import timm
 from torch import Tensor, nn
 
 from cil.augment import ImageSpec
-from cil.backbones.weights import load
+from cil.backbones.inputs import image_spec
+from cil.backbones.weights import expects, load
 
 
 class ViT(nn.Module):
@@ -24,9 +25,15 @@ class ViT(nn.Module):
         return self.trunk.parameters()
 
 
-def vit(*, architecture: str, weights: str | None, sha256: str | None, image: dict, changes: dict) -> ViT:
-    """`architecture` is a timm name; `changes` are arguments that make it another size (patch_size, depth, …)."""
-    trunk = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=image["size"], **changes)
-    backbone = ViT(trunk, ImageSpec(image["size"], tuple(image["mean"]), tuple(image["std"])))
-    backbone.identity = load(trunk, weights, sha256)
+def vit(
+    *, architecture: str, weights: str | None, sha256: str | None, image: dict, changes: dict, root: str | None = None
+) -> ViT:
+    """`architecture` is a timm name; `changes` are arguments that make it another size (patch_size, depth, …).
+
+    `root` holds a mirror of the registered weights.
+    """
+    spec = image_spec(image, expects(weights))
+    trunk = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=spec.size, **changes)
+    backbone = ViT(trunk, spec)
+    backbone.identity = load(trunk, weights, sha256, root)
     return backbone

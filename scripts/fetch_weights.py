@@ -1,0 +1,153 @@
+"""Fetch registered weights into data/weights, verify them and pin their sha256. `make weights NAME=…` calls this.
+
+python scripts/fetch_weights.py vit_b16_in21k clip_vit_b16
+python scripts/fetch_weights.py --list                            # every name, and where its file is
+python scripts/fetch_weights.py vit_b16_sam --from /media/weights # a folder or an address that mirrors the hub
+
+A file comes to <root>/<name>/<file>, its sha256 to <file>.sha256 beside it. What is there is verified and not fetched again.
+"""
+
+import argparse
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.backbones.registry import Entry, entries, pin_of, pinned
+from cil.fetch import digest_of, fetch
+from cil.files import write_text
+from cil.mistakes import Mistake, explain, nearest
+
+HUB = "https://huggingface.co"
+COLUMNS = 80
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="every name with its facts; fetches nothing")
+    parser.add_argument("--root", type=Path, default=Path("data/weights"), help="as data.weights (%(default)s)")
+    parser.add_argument("--from", dest="base", metavar="DIR_OR_URL", help=f"a mirror ($HF_ENDPOINT, else {HUB})")
+    asked = parser.parse_intermixed_args(words)
+    try:
+        if asked.list:
+            print("\n".join(table(asked.root)))
+            return 0
+        if not asked.names:
+            raise Mistake(f"which weights? type make weights NAME=vit_b16_in21k; there is {', '.join(entries())}")
+        for name in asked.names:  # a wrong name is told before anything is fetched
+            if name not in entries():
+                raise Mistake(f"weights {name} are not registered; {nearest(name, entries())}")
+        for name in asked.names:
+            print(bring(entries()[name], asked.root, asked.base), flush=True)
+    except (Exception, KeyboardInterrupt) as error:
+        line = "interrupted; the same command goes on" if isinstance(error, KeyboardInterrupt) else explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def bring(entry: Entry, root: Path, base: str | None) -> str:
+    """One line about the file, which is there and verified by then."""
+    if here := entry.found_in(root):
+        return verify(entry, *here)
+    url, known = source(entry, base)
+    file = root / entry.name / url.rpartition("/")[2]
+    found = fetch(url, file, f"sha256:{known}" if known else None).partition(":")[2]
+    pin(file, found)
+    against = "verified" if known else "pinned, since nobody had said it before"
+    return f"{entry.name}: {file}, {size(file)}, sha256 {found} ({against})"
+
+
+def verify(entry: Entry, file: Path, known: str | None) -> str:
+    wanted, found = known or pinned(file), digest_of(file, "sha256")
+    if wanted and wanted != found:
+        raise Mistake(f"{file} has sha256 {found[:12]}…, {'the registry' if known else pin_of(file).name} has {wanted[:12]}…; "
+                      "remove the file and type the same command")  # fmt: skip
+    pin(file, found)
+    return f"{entry.name}: {file}, {size(file)}, sha256 {found} (there already, {'verified' if wanted else 'pinned now'})"
+
+
+def pin(file: Path, sha256: str) -> None:
+    """As sha256sum writes it, so that `sha256sum -c` reads it."""
+    if pinned(file) != sha256:
+        write_text(pin_of(file), f"{sha256}  {file.name}\n")
+
+
+def source(entry: Entry, base: str | None) -> tuple[str, str | None]:
+    """The address of the file and the sha256 that it must have there."""
+    base = base or os.environ.get("HF_ENDPOINT") or HUB
+    if re.match(r"[a-z]+://", base):
+        url = f"{base.rstrip('/')}/{entry.repo}/resolve/main/{entry.file}"
+        return url, entry.sha256 or told_by_hub(url)
+    folder = Path(base).expanduser().resolve()
+    here = entry.found_in(folder)
+    if here is None:
+        raise Mistake(f"{folder} has no weights {entry.name} (looked for {entry.name}/{entry.file} and "
+                      f"{entry.repo}/{entry.file}); type --from DIR_OR_URL of a mirror")  # fmt: skip
+    return here[0].as_uri(), here[1] or pinned(here[0])
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def told_by_hub(url: str) -> str | None:
+    """The sha256 by which the hub calls a large file, from the answer before it points elsewhere; None where it has none."""
+    try:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cil"})
+        headers = urllib.request.build_opener(_Stay).open(request, timeout=30).headers
+    except urllib.error.HTTPError as error:
+        headers = error.headers
+    except (OSError, ValueError):
+        return None  # the fetch will say what is wrong
+    words = (headers.get(key, "").removeprefix("W/").strip('"') for key in ("X-Linked-ETag", "ETag"))
+    return next((word for word in words if re.fullmatch("[0-9a-f]{64}", word)), None)
+
+
+def table(root: Path) -> list[str]:
+    """Two lines a name: what it is, then its tag and where its file lies."""
+    widths = (30, 9, 11, 14)
+    lines = [row(widths, "name", "expects", "licence", "sha256"), "  tag, where", "─" * COLUMNS]
+    for entry in entries().values():
+        place, known = entry.found_in(root) or (cached(entry), entry.sha256)
+        digest = known or (pinned(place) if place else None)
+        lines.append(row(widths, entry.name, expected(entry), entry.licence, digest[:12] if digest else "not pinned"))
+        where = str(place) if place else "–"
+        room = COLUMNS - len(entry.tag) - 4
+        lines.append(f"  {entry.tag}  {where if len(where) <= room else '…' + where[1 - room :]}")
+    return lines
+
+
+def row(widths: tuple[int, ...], *cells: str) -> str:
+    return " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def expected(entry: Entry) -> str:
+    """The normalisation by its name in backbone.image.norm."""
+    from cil.backbones.inputs import NORMS
+
+    mean, std = tuple(entry.expects["mean"]), tuple(entry.expects["std"])
+    return next((name for name, pair in NORMS.items() if pair == (mean, std)), "its own")
+
+
+def cached(entry: Entry) -> Path | None:
+    from cil.backbones.weights import in_cache
+
+    return in_cache(entry.repo, entry.file)
+
+
+def size(file: Path) -> str:
+    count = file.stat().st_size
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
