@@ -7,7 +7,6 @@ the height, as in every Pillow until 12; from 13 on it begins with the height wh
 many pixels.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cil.crops import boxed, centre, each, random_boxes, scaled
 from cil.mistakes import Mistake, nearest
+from cil.resample import FILTERS, coefficients, resample, room
 
+KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
+               "augment=random_resized_crop")  # fmt: skip
 CROPS = ("whole", "centre", "padded", "random_resized")
-BITS = 22  # Pillow's coefficients are multiples of 2^-22, so that products in float64 are exact
 CACHE = 1 << 18  # numbers that a core's cache holds with room to spare
 
 
@@ -70,21 +72,31 @@ class View:
         mean, std = ("/".join(f"{v:g}" for v in values) for values in (self.image.mean, self.image.std))
         return f"{crop}{mirror}, [0, 1], mean {mean}, std {std}"
 
-    def __call__(self, pixels: Tensor, random: torch.Generator | None = None) -> Tensor:
-        """(batch, height, 3, width) uint8 → (batch, 3, size, size) float32."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.image.mean, self.image.std))
-        return self._cropped(pixels, random, lambda levels: levels.div_(255).sub_(mean).div_(std))
+    @property
+    def needs(self) -> tuple[int | None, str]:
+        """Shorter side and filter at which photographs may be kept without a change of the result; None: as they are."""
+        return (self.resize or self.image.size, self.filter) if self.crop == "centre" else (None, self.filter)
 
-    def geometry(self, pixels: Tensor, random: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
+        """(batch, height, 3, width) uint8, or a list of (height, width, 3) → (batch, 3, size, size) float32."""
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.image.mean, self.image.std))
+        return self._cropped(pixels, random, device, lambda levels: levels.div_(255).sub_(mean).div_(std))
+
+    def geometry(self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None) -> Tensor:
         """The crop alone, in grey levels: (batch, 3, size, size) float32 with whole numbers from 0 to 255."""
-        return self._cropped(pixels, random, lambda levels: levels)
+        return self._cropped(pixels, random, "cpu", lambda levels: levels)
 
-    def _cropped(self, pixels: Tensor, random: torch.Generator | None, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    def _cropped(self, pixels, random, device, finish: Callable[[Tensor], Tensor]) -> Tensor:
         """`finish` works in place on a few images at a time, while they are in the processor's cache."""
-        batch, height, _, width = pixels.shape
-        size = self.image.size
         if self.has_chance and random is None:
             raise ValueError("a view with chance in it needs a random generator")
+        if isinstance(pixels, list):
+            levels = torch.from_numpy(self._each(pixels, random)).to(device)
+            return finish(levels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
+        batch, height, _, width = pixels.shape
+        pixels, size = pixels.to(device), self.image.size
         if self.crop == "whole" and not self.flip and height == width == size:
             return finish(pixels.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format))
         down, across = self._matrices(batch, height, width, random)
@@ -113,8 +125,7 @@ class View:
             tall, wide = torch.tensor([height]), torch.tensor([width])
         elif self.crop == "padded":
             if height != size or width != size:
-                raise Mistake(f"augment: crop=padded keeps the scale, but images are {height}x{width} and the backbone "
-                              f"wants {size}; type augment=random_resized_crop")  # fmt: skip
+                raise Mistake(KEEPS_SCALE.format(f"{height}x{width}", size))
             top, left = torch.randint(-self.padding, self.padding + 1, (2, batch), generator=random)
             tall = wide = torch.full((batch,), size)
         else:
@@ -122,14 +133,31 @@ class View:
         return coefficients(top, tall, height, size, **how), coefficients(left, wide, width, size, **how)
 
     def _centre(self, height: int, width: int, **how: object) -> tuple[Tensor, Tensor]:
-        size, short = self.image.size, self.resize or self.image.size
-        pair = []
-        for length in (height, width):
-            target = short if length == min(height, width) else int(short * length / min(height, width))
+        size, pair = self.image.size, []
+        wide, tall = scaled(width, height, self.resize or size)
+        for length, target in ((height, tall), (width, wide)):
             matrix = coefficients(torch.zeros(1), torch.tensor([length]), length, target, **how)
             start = round((target - size) / 2)
             pair.append(matrix[:, start : start + size])
         return pair[0], pair[1]
+
+    def _each(self, photos: list[np.ndarray], random: torch.Generator | None) -> np.ndarray:
+        """Photographs of many sizes: (batch, size, size, 3) uint8."""
+        size, count = self.image.size, len(photos)
+        tall, wide = torch.tensor([photo.shape[:2] for photo in photos]).unbind(1)
+        if self.crop == "padded":
+            raise Mistake(KEEPS_SCALE.format("of many sizes", size))
+        if self.crop == "centre":
+            levels = each(centre, photos, [(self.resize or size, self.filter)] * count, size)
+        else:
+            boxes = [torch.zeros(count), torch.zeros(count), tall, wide]
+            if self.crop == "random_resized":
+                boxes = random_boxes(count, tall, wide, self.scale, self.ratio, random)
+            levels = each(boxed, photos, [(box, self.filter) for box in zip(*(b.int().tolist() for b in boxes))], size)
+        if self.flip:
+            mirrored = (torch.rand(count, generator=random) < self.flip).numpy()
+            levels[mirrored] = levels[mirrored, :, ::-1]
+        return levels
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:
@@ -147,75 +175,3 @@ def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:
 
 def span(pair: tuple[float, float]) -> str:
     return f"{pair[0]:.3g}–{pair[1]:.3g}"
-
-
-def random_boxes(batch: int, height: int, width: int, scale, ratio, random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """top, left, height, width of a random resized crop an image: ten draws, the first that fits, else the centre."""
-    area = height * width * torch.empty(batch, 10).uniform_(*scale, generator=random)
-    shape = torch.empty(batch, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=random).exp()
-    wide, tall = (area * shape).sqrt().round(), (area / shape).sqrt().round()
-    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
-    first = fits.int().argmax(1, keepdim=True)
-    wide, tall = wide.gather(1, first)[:, 0], tall.gather(1, first)[:, 0]
-    place = torch.rand(2, batch, generator=random)
-    free = torch.stack([height - tall, width - wide])
-    top, left = (place * (free + 1)).floor().minimum(free)  # the product may round up to the bound itself
-    none = ~fits.any(1)
-    if none.any():
-        full_wide, full_tall = width, height
-        if width / height < ratio[0]:
-            full_tall = round(width / ratio[0])
-        elif width / height > ratio[1]:
-            full_wide = round(height * ratio[1])
-        wide, tall = wide.masked_fill(none, full_wide), tall.masked_fill(none, full_tall)
-        top, left = top.masked_fill(none, (height - full_tall) // 2), left.masked_fill(none, (width - full_wide) // 2)
-    return top, left, tall, wide
-
-
-def coefficients(start: Tensor, length: Tensor, n_in: int, n_out: int, kind: str, dtype: torch.dtype) -> Tensor:
-    """Pillow's resampling of [start, start + length) to n_out pixels: (batch, n_out, n_in), rows sum to one.
-
-    A row whose pixels all lie outside the image is zero: that is the black border of a padded crop. As float64 they are
-    Pillow's own fixed-point numbers.
-    """
-    start, length = start.to(dtype)[:, None, None], length.to(dtype)[:, None, None]
-    scale = length / n_out
-    stretch = scale.clamp(min=1)
-    centre = (torch.arange(n_out, dtype=dtype)[:, None] + 0.5) * scale  # (batch, n_out, 1), within the crop
-    inside = torch.arange(n_in, dtype=dtype) - start  # (batch, 1, n_in)
-    weight = FILTERS[kind]((inside + 0.5) / stretch - centre / stretch)
-    weight *= (inside >= 0) & (inside < length)
-    total = weight.sum(2, keepdim=True)
-    weight /= total.where(total != 0, torch.ones((), dtype=dtype))
-    return weight if dtype == torch.float32 else (weight * 2**BITS + 0.5 * weight.sign()).trunc() / 2**BITS
-
-
-def _bilinear(x: Tensor) -> Tensor:
-    return x.abs_().neg_().add_(1).clamp_(min=0)
-
-
-def _bicubic(x: Tensor, a: float = -0.5) -> Tensor:
-    x = x.abs()
-    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((x - 5) * x + 8) * x * a - 4 * a
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
-
-
-FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic}
-
-
-def resample(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """(batch, H, 3, W) uint8, (1 or batch, h, H), (1 or batch, w, W) → (batch, 3, h, w), rounded after each pass."""
-    batch, height, _, width = pixels.shape
-    levels = pixels.transpose(1, 2).to(down.dtype).reshape(batch, 3 * height, width)
-    with torch.autocast(pixels.device.type, enabled=False):  # grey levels do not fit into bfloat16
-        wide = eight_bits(levels @ across.transpose(1, 2))  # (batch, 3 * H, w)
-        return eight_bits(down[:, None] @ wide.view(batch, 3, height, -1))
-
-
-def room(*shape: int, device: torch.device) -> Tensor:
-    """An empty float32 tensor. On the CPU numpy makes it: in huge pages, which are there four times sooner."""
-    return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
-
-
-def eight_bits(levels: Tensor) -> Tensor:
-    return levels.add_(0.5).floor_().clamp_(0, 255)

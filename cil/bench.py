@@ -21,6 +21,7 @@ from cil.evaluate import Evaluation
 from cil.method import Phase
 from cil.scenario import Task
 from cil.seeding import generator
+from cil.store import Pixels
 from cil.trainer import Trainer
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
@@ -231,8 +232,12 @@ def share_rows(views: Iterable[LabelledImages], batch: int) -> list[LabelledImag
     views = list(views)
     count = min(batch, len(views[0]))
     chosen = torch.arange(count) * len(views[0]) // count
-    pixels, rows = views[0].pixels[views[0].rows[chosen]], torch.arange(count)
+    pixels, rows = pick(views[0].pixels, views[0].rows[chosen]), torch.arange(count)
     return [LabelledImages(pixels, rows, view.labels[chosen], view.view) for view in views]
+
+
+def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
+    return Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from cil.rundir import RunDir, names
 from cil.scenario import Scenario
 from cil.seeding import seed_everything
 from cil.signals import StopRequest
+from cil.store import Size
 from cil.trainer import Machine, Recipe, Trainer
 
 ALLOWED = ("cil.", "torch.optim.")
@@ -24,7 +25,7 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     for place in ("method", "backbone", "scenario", "dataset", "augment", "schedule", "log"):
         find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
     seed_everything(seed, "build")
-    backbone = make(config["backbone"], "backbone")
+    backbone = make(config["backbone"], "backbone", root=config["data"]["weights"])
     scenario = build_scenario(config, backbone)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
@@ -42,8 +43,11 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
 
 def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
     """The data as this backbone sees it, cut into tasks."""
-    images = make(config["dataset"], "dataset", root=config["data"]["root"])
-    return make(config["scenario"], "scenario", images, make(config["augment"], "augment", backbone.image))
+    pair = make(config["augment"], "augment", backbone.image)
+    needs = {view.needs for view in pair}
+    needed = Size(*needs.pop()) if len(needs) == 1 else Size()  # the two views differ: photographs as they are
+    images = make(config["dataset"], "dataset", root=config["data"]["root"]).decoded(needed)
+    return make(config["scenario"], "scenario", images, pair)
 
 
 def device_of(name: str) -> torch.device:

@@ -1,16 +1,19 @@
-"""Images in memory and the batches made of them. No worker processes: a batch is a few tensor operations."""
+"""Images and the batches made of them. No worker processes: a batch is a few tensor operations.
+
+Small images lie in memory; photographs are decoded once into a store that is mapped into memory (`store.py`).
+"""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cil.augment import View
+from cil.store import Photos, Pixels, Size
 
 
 class Batch(NamedTuple):
@@ -21,21 +24,27 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """What a dataset function returns: decoded pixels of two splits, in the dataset's own numbering of classes."""
+    """What a dataset function returns: two splits, in the dataset's own numbering of classes."""
 
-    train: Tensor  # (n, height, 3, width) uint8
+    name: str  # of the data set, for class orders that are published for it
+    train: Tensor | Pixels | Photos  # (n, height, 3, width) uint8; Photos until `decoded`
     train_labels: Tensor  # (n,) int64
-    test: Tensor
+    test: Tensor | Pixels | Photos
     test_labels: Tensor
     class_names: tuple[str, ...]
+
+    def decoded(self, needed: Size) -> "Images":
+        """With pixels where there were photographs; `needed` is the size at which the transform is exact."""
+        split = {key: value.decoded(needed) for key in ("train", "test") if isinstance(value := getattr(self, key), Photos)}
+        return replace(self, **split)
 
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits over every pixel, label and name."""
         sha = hashlib.sha256("\n".join(self.class_names).encode())
-        for tensor in (self.train, self.train_labels, self.test, self.test_labels):
-            sha.update(repr(tuple(tensor.shape)).encode())
-            sha.update(tensor.contiguous().numpy())
+        for part in (self.train, self.train_labels, self.test, self.test_labels):
+            sha.update(repr(tuple(part.shape)).encode())
+            sha.update(part.digest() if isinstance(part, Pixels) else part.contiguous().numpy())
         return sha.hexdigest()[:16]
 
 
@@ -43,7 +52,7 @@ class Images:
 class LabelledImages:
     """Some rows of one split, with their labels in arrival order, seen through one view."""
 
-    pixels: Tensor  # (n, height, 3, width) uint8: the whole split, shared
+    pixels: Tensor | Pixels  # (n, height, 3, width) uint8: the whole split, shared
     rows: Tensor  # (m,) int64: which of them
     labels: Tensor  # (m,) int64
     view: View
@@ -56,7 +65,7 @@ class LabelledImages:
 
     def batch(self, positions: Tensor, device: str | torch.device = "cpu", random: torch.Generator | None = None) -> Batch:
         rows = self.rows[positions]
-        return Batch(self.view(self.pixels[rows].to(device), random), self.labels[positions].to(device), rows.to(device))
+        return Batch(self.view(self.pixels[rows], random, device), self.labels[positions].to(device), rows.to(device))
 
     def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
         """All of it once, in order; for views without chance. Training draws its own order in the trainer."""
@@ -71,30 +80,3 @@ def join(parts: Sequence[LabelledImages]) -> LabelledImages:
         raise ValueError("join() takes selections of one split; these come from several")
     rows, labels = torch.cat([part.rows for part in parts]), torch.cat([part.labels for part in parts])
     return replace(first, rows=rows, labels=labels)
-
-
-def keep_or_make(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors from a cache file, made and kept there when it is absent or torn. The file carries its own checksum."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
-
-    from cil.files import replace_file
-
-    def checksum(tensors: dict[str, Tensor]) -> str:
-        sha = hashlib.sha256()
-        for key in sorted(tensors):
-            sha.update(tensors[key].contiguous().numpy())
-        return sha.hexdigest()
-
-    if file.exists():
-        try:
-            with safe_open(file, "pt") as opened:
-                kept = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-                if (opened.metadata() or {}).get("sha256") == checksum(kept):
-                    return kept
-        except (SafetensorError, OSError, ValueError):
-            pass  # torn: made again below, never trusted
-    made = make()
-    with replace_file(file) as temporary:
-        save_file(made, temporary, metadata={"sha256": checksum(made)})
-    return made

@@ -1,10 +1,15 @@
 """Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -39,3 +44,31 @@ def flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str = "") -> dict[str, "Tensor"]:
+    """Tensors from a cache file, made and kept there when it is absent, torn or about something else.
+
+    The file carries its own checksum.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+
+    def facts(tensors: dict) -> dict[str, str]:
+        sha = hashlib.sha256()
+        for key in sorted(tensors):
+            sha.update(tensors[key].contiguous().numpy())
+        return {"sha256": sha.hexdigest(), "about": about}
+
+    if file.exists():
+        try:
+            with safe_open(file, "pt") as opened:
+                kept = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+                if {"about": "", **(opened.metadata() or {})} == facts(kept):
+                    return kept
+        except (SafetensorError, OSError, ValueError):
+            pass  # torn: made again below, never trusted
+    made = make()
+    with replace_file(file) as temporary:
+        save_file(made, temporary, metadata=facts(made))
+    return made

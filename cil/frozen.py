@@ -20,14 +20,17 @@ class FrozenResults:
     def __init__(self, stage: Callable[[Tensor], Tensor], device: torch.device) -> None:
         self._stage, self._device = stage, device
         self._kept: dict[tuple, dict[int, Tensor]] = {}  # (split, view) → block number → results
+        self._splits: dict[int, object] = {}  # kept alive, so that none takes the number of another
 
     def of(self, images: LabelledImages) -> Tensor:
         """(len(images), …) results in the order of `images`."""
-        blocks = self._kept.setdefault((images.pixels.data_ptr(), images.view), {})
+        split = id(images.pixels)
+        self._splits[split] = images.pixels
+        blocks = self._kept.setdefault((split, images.view), {})
         number, place = images.rows // BLOCK, images.rows % BLOCK
         for missing in sorted(set(number.tolist()) - blocks.keys()):
-            pixels = images.pixels[missing * BLOCK : (missing + 1) * BLOCK].to(self._device)
-            blocks[missing] = self._stage(images.view(pixels))
+            pixels = images.pixels[missing * BLOCK : (missing + 1) * BLOCK]
+            blocks[missing] = self._stage(images.view(pixels, device=self._device))
         order = sorted(blocks)
         offset = torch.full((order[-1] + 1,), -1)
         offset[order] = torch.tensor([0, *(len(blocks[n]) for n in order[:-1])]).cumsum(0)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from torchvision import transforms
 
-from cil.augment import ImageSpec, View, random_boxes, views
+from cil.augment import ImageSpec, View, views
+from cil.crops import random_boxes
 from cil.mistakes import Mistake
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -1,7 +1,8 @@
 import torch
 
 import cil.files
-from cil.data import join, keep_or_make
+from cil.data import join
+from cil.files import keep_or_make
 from cil.seeding import generator, stream
 
 
