@@ -19,6 +19,12 @@ setup: .venv/.done ## install everything into .venv (once)
 demo: setup ## the methods on the offline benchmark, one comparison table
 	$(RUN) scripts/demo.py
 
+data: setup ## fetch a data set into data/: make data DATASET=cifar100
+	$(RUN) scripts/fetch_data.py $(or $(DATASET),--help)
+
+weights: setup ## fetch weights into data/weights/: make weights NAME=vit_b16_in21k (none: the list)
+	$(RUN) scripts/fetch_weights.py $(or $(NAME),--list)
+
 test: setup ## the tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
@@ -40,4 +46,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test lint bench tables lock clean
+.PHONY: help setup demo data weights test lint bench tables lock clean

@@ -9,7 +9,7 @@ GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario
 TOP = (*GROUPS, "seed", "outputs", "size", "family", "modifier")
 KEYS = {
     "train": ("epochs", "batch_size", "clip"),
-    "data": ("root",),
+    "data": ("root", "weights"),
     "machine": ("device", "precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
 WORDS = {"machine.precision": ("fp32", "bf16"), "machine.keep_checkpoints": ("newest", "all")}
@@ -44,7 +44,7 @@ def checked(config: dict) -> dict:
         raise Mistake(f"train.clip={clip} is no norm; type train.clip=1.0, or train.clip=null to leave gradients as they are")
     if not _number(pause) or pause < 0:
         raise Mistake(f"machine.checkpoint_seconds={pause} is no time; type machine.checkpoint_seconds=60")
-    for key in ("outputs", "data.root", "machine.device"):
+    for key in ("outputs", "data.root", "data.weights", "machine.device"):
         if not isinstance(_value(config, key), str) or not _value(config, key):
             raise Mistake(f"{key}={_value(config, key)} is not a name; leave it as it was or type another")
     name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))

@@ -13,7 +13,7 @@ GROUPS = ("scenario", "dataset", "augment", "backbone", "method", "modifier", "o
 EVERY = [(group, name) for group in GROUPS for name in options(group)]
 NEEDS = {"optim": ["optim.lr=0.1"], "schedule": ["schedule.at=[1]"]}
 FROM_THE_RUNNER = {  # arguments that no file names
-    "backbone": set(), "dataset": {"root"}, "augment": {"image"}, "scenario": {"images", "views"}, "method": {"backbone"},
+    "backbone": {"root"}, "dataset": {"root"}, "augment": {"image"}, "scenario": {"images", "views"}, "method": {"backbone"},
     "schedule": {"done", "epochs"}, "optim": {"params"}, "log": set(), "modifier": set(),
 }  # fmt: skip
 

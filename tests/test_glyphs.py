@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from cil.datasets import glyphs
-from cil.datasets.cifar100 import cifar100
-from cil.mistakes import Mistake
 from tests.harness import compose
 
 
@@ -62,27 +60,3 @@ def test_without_jitter_a_drawing_is_the_drawing():
     warped = glyphs._warp(mask[None], still, np.random.RandomState(0))[0]
     plain = mask.reshape(32, 2, 32, 2).mean((1, 3)) / 255
     assert np.abs(warped - plain).max() < 0.01
-
-
-def test_cifar100_from_its_official_layout(tmp_path):
-    import pickle
-
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    with pytest.raises(Mistake, match=r"looked for .*train\); fetch https://.*data.root=DIR"):
-        cifar100(str(tmp_path))
-    pixels = np.random.RandomState(0).randint(0, 256, (4, 3072)).astype(np.uint8)
-    for name in ("train", "test"):
-        content = {"data": pixels, "fine_labels": [1, 0, 1, 0], "coarse_labels": [0] * 4, "filenames": ["a"] * 4}
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "aquarium_fish"]}, protocol=2))
-    images = cifar100(str(tmp_path))
-    assert images.class_names == ("apple", "aquarium fish")
-    assert images.train_labels.tolist() == [1, 0, 1, 0]
-    assert torch.equal(images.train[2, :, 1, :], torch.from_numpy(pixels[2].reshape(3, 32, 32)[1]))  # row, channel, column
-    (folder / "test").write_bytes((folder / "test").read_bytes()[:50])
-    with pytest.raises(Mistake, match="is damaged"):
-        cifar100(str(tmp_path))
-    (folder / "test").write_bytes(pickle.dumps(print))
-    with pytest.raises(Mistake, match="is damaged"):
-        cifar100(str(tmp_path))

@@ -39,7 +39,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["seed=a"], "error: seed=a is not a whole number from 0 on; type seed=1"),
         (["method=finetune", "train.epochs=0"], "error: train.epochs=0 is not a whole number from 1 on"),
         (["scenario.tasks=7"], "error: glyphs_10tasks: 100 classes do not split into 7 equal tasks; set scenario.first, or"),
-        (["scenario.order=iCaRL"], "error: scenario.order=iCaRL is not known; type natural, numpy:1993"),
+        (["scenario.order=iCaRL"], "error: scenario.order=iCaRL is an order of cifar100 and imagenet100_first, this"),
         (["method=continual_clip", "backbone=resnet_tiny"], "error: continual_clip needs a backbone that encodes class names"),
         (["machine.device=tpu"], "error: machine.device=tpu is not known; type auto, cpu, cuda or cuda:1"),
         (["machine.precision=fp8"], "error: machine.precision=fp8 is not known; type fp32 or bf16"),
@@ -93,8 +93,8 @@ def test_no_network_for_weights(told, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     line = told("backbone=vit_b16_in21k")
-    assert line.startswith("error: weights hub:timm/vit_base_patch16_224.orig_in21k/model.safetensors are not on this machine")
-    assert line.endswith("type backbone.weights=FILE")
+    assert line.startswith("error: weights vit_b16_in21k are not on this machine and HF_HUB_OFFLINE is set")
+    assert "type make weights NAME=vit_b16_in21k" in line and line.endswith("or backbone.weights=FILE")
 
 
 def test_a_torn_checkpoint_is_refused_and_named(told, outputs):

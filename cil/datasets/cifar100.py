@@ -1,4 +1,4 @@
-"""CIFAR100 from its official Python archive, unpacked."""
+"""CIFAR100 from its official Python archive or what is unpacked of it."""
 
 import pickle
 from pathlib import Path
@@ -6,24 +6,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cil.archives import check, unpack
 from cil.data import Images
+from cil.datasets.listing import complete
 from cil.mistakes import Mistake
 
-ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 ARRAYS = {("numpy", name) for name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")} | {("_codecs", "encode")}
 
 
-def cifar100(root: str) -> Images:
+def cifar100(root: str, *, md5: str | None) -> Images:
     """50,000 training and 10,000 test images of 32 px; classes in the archive's own, alphabetical order."""
-    folder = Path(root) / "cifar-100-python"
+    folder = Path(root) / FOLDER
+    if not folder.is_dir() and (Path(root) / ARCHIVE).is_file():
+        check(Path(root) / ARCHIVE, md5)
+        unpack(Path(root) / ARCHIVE, FOLDER)
     for name in ("train", "test", "meta"):
         if not (folder / name).is_file():
-            raise Mistake(
-                f"CIFAR100 is not there (looked for {folder / name}); fetch {ARCHIVE}, unpack it in {root}, or point "
-                "elsewhere with data.root=DIR"
-            )
+            raise Mistake(f"CIFAR100 is not there (looked for {folder / name} and {ARCHIVE}); type make data DATASET=cifar100, "
+                          "or data.root=DIR for where it is")  # fmt: skip
     names = tuple(name.replace("_", " ") for name in _read(folder / "meta")["fine_label_names"])
-    return Images(*_split(folder / "train"), *_split(folder / "test"), names)
+    images = Images("cifar100", *_split(folder / "train"), *_split(folder / "test"), names)
+    return complete(images, remedy=f"delete {folder} and type make data DATASET=cifar100")
 
 
 def _split(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,4 +50,4 @@ def _read(file: Path) -> dict:
         with file.open("rb") as opened:
             return _Plain(opened, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError):
-        raise Mistake(f"{file} is damaged; fetch {ARCHIVE} again and unpack it over the folder") from None
+        raise Mistake(f"{file} is damaged; delete its folder and type make data DATASET=cifar100") from None

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cil.data import Images, keep_or_make
+from cil.data import Images
+from cil.files import keep_or_make
 
 HERE = Path(__file__).parent
 TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Italic")
@@ -57,7 +58,7 @@ def glyphs(root: str, *, train_per_class: int, test_per_class: int, jitter: dict
         return made
 
     made = keep_or_make(file, make)
-    return Images(made["train"], made["train_labels"], made["test"], made["test_labels"], tuple(map(name, points)))
+    return Images("glyphs", made["train"], made["train_labels"], made["test"], made["test_labels"], tuple(map(name, points)))
 
 
 @cache

@@ -1,0 +1,76 @@
+"""What data is there: images of each split, images a class, digests, and what to type for what is missing.
+
+python scripts/check_data.py                          # every data set with its usual settings
+python scripts/check_data.py tinyimagenet data.root=/data dataset.train_per_class=250
+python scripts/check_data.py --lists                  # class orders and class lists that have a name
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.mistakes import Mistake, explain
+from cil.report.table import grid
+from scripts.compose import compose, options
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="WORD", help="data sets, and settings (key=value)")
+    parser.add_argument("--lists", action="store_true")
+    asked = parser.parse_args(words)
+    try:
+        print(lists() if asked.lists else table(asked.words))
+    except (Exception, KeyboardInterrupt) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def table(words: list[str]) -> str:
+    settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
+    if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
+        raise Mistake("settings that begin with dataset. belong to one data set; name it, as in check_data.py tinyimagenet …")
+    lines, missing = [], []
+    for name in chosen:
+        config = compose(f"dataset={name}", *settings)
+        try:
+            lines.append([name, *facts(config)])
+        except Mistake as mistake:
+            lines.append([name, *"––––––"])
+            missing.append(f"{name}: {mistake}")
+    head = ["data set", "classes", "training", "a class", "test", "a class", "listing"]
+    return "\n".join([grid(head, lines), *missing])
+
+
+def facts(config: dict) -> list[str]:
+    """Counted from the listing; nothing is decoded. The digest is over file names and labels, or over pixels in memory."""
+    from cil.build import make
+    from cil.datasets.listing import listing_digest
+
+    images = make(config["dataset"], "dataset", root=config["data"]["root"])
+    cells = [str(len(images.class_names))]
+    for labels in (images.train_labels, images.test_labels):
+        counts = labels.bincount(minlength=len(images.class_names))
+        low, high = int(counts.min()), int(counts.max())
+        cells += [str(len(labels)), str(low) if low == high else f"{low}–{high}"]
+    return [*cells, listing_digest(images)]
+
+
+def lists() -> str:
+    from cil.registry.classes import class_list, known_lists
+    from cil.registry.orders import known_orders
+
+    rows = [["order", f"{e.dataset}/{e.name}", e.digest, e.begins] for e in known_orders()]
+    found = [class_list(name) for name in known_lists()]
+    rows += [["classes", entry.name, entry.digest, " ".join(entry.wnids[:2])] for entry in found]
+    return grid(["", "name", "digest", "begins"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Fetch a data set into the data root: resumed where it broke off, verified, then decoded by the first run that needs it.
+
+make data DATASET=cifar100                        # or python scripts/fetch_data.py cifar100 tinyimagenet
+python scripts/fetch_data.py cub200 --root /data --from https://mirror.example/files
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.mistakes import Mistake, explain, nearest
+from scripts.compose import compose
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", metavar="DATASET")
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("--from", dest="mirror", metavar="URL", help="a folder or address that has the same files")
+    asked = parser.parse_args(words)
+    try:
+        for name in asked.datasets:
+            get(name, asked.root, asked.mirror)
+    except (Exception, KeyboardInterrupt) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def get(name: str, root: Path, mirror: str | None) -> None:
+    from cil.archives import check
+    from cil.datasets.sources import SOURCES
+    from cil.fetch import fetch
+
+    if name not in SOURCES:
+        raise Mistake(f"data set {name} is not known; {nearest(name, SOURCES)}")
+    source, config = SOURCES[name], compose(f"dataset={name}")["dataset"]
+    if source.by_hand:
+        print(source.by_hand)
+        return
+    print(f"{name}: {source.terms}")
+    for place, address in source.files.items():
+        file, md5 = root / place, config.get("md5")
+        if file.is_file():
+            check(file, md5)
+            print(f"{file} is there{' and has the right checksum' if md5 else ''}")
+            continue
+        url = f"{mirror.rstrip('/')}/{Path(place).name}" if mirror else address
+        if mirror and "://" not in mirror:
+            url = (Path(mirror) / Path(place).name).resolve().as_uri()
+        print(f"{file}: {fetch(url, file, f'md5:{md5}' if md5 else None)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
