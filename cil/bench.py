@@ -15,18 +15,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from cil.augment import ImageSpec, View
 from cil.data import LabelledImages
 from cil.evaluate import Evaluation
 from cil.method import Phase
 from cil.scenario import Task
-from cil.seeding import generator
 from cil.store import Pixels
 from cil.trainer import Trainer
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
-LARGE = 224  # pixels to which the data rows enlarge
-FIRST_BATCH = 128
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
@@ -238,57 +234,6 @@ def share_rows(views: Iterable[LabelledImages], batch: int) -> list[LabelledImag
 
 def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
     return Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
-
-
-# --- data -------------------------------------------------------------------------------------------------------------
-
-
-def data(images: LabelledImages, *, batch: int, rounds: int) -> Iterator[dict]:
-    """Batches of stored images against Pillow and torchvision image by image, and the wait for a pass's first batch."""
-    from torchvision import transforms
-
-    plain = ImageSpec(LARGE, (0.0,) * 3, (1.0,) * 3)
-    grow = transforms.Compose([transforms.Resize((LARGE, LARGE)), transforms.ToTensor()])
-    chance = (transforms.RandomResizedCrop(LARGE), transforms.RandomHorizontalFlip(), transforms.ToTensor())
-    stored = images.pixels.shape[1]
-    cropped, whole = (replace(images, view=view) for view in (View(plain, "random_resized", 0.5), View(plain)))
-    what = f"random resized crop {stored}→{LARGE}, mirror"
-    yield data_row(what, cropped, transforms.Compose(chance), batch, rounds)
-    yield data_row(f"resize {stored}→{LARGE}", whole, grow, batch, rounds)
-    same = replace(images, view=View(replace(plain, size=stored)))
-    waits = [clock(lambda: first_batch(same), torch.device("cpu"))[1] for _ in range(rounds + 1)][1:]
-    row = data_row(f"no resize, {stored} px", same, transforms.ToTensor(), batch, rounds)
-    yield {**row, "first_batch": FIRST_BATCH, "first_batch_ms": figures(1000 * statistics.median(waits))}
-
-
-def data_row(name: str, images: LabelledImages, reference: Callable, batch: int, rounds: int) -> dict:
-    """`ratio_*` against a batch made of single images; `ratio_*_loose` without the copy that makes them a batch."""
-    from PIL import Image
-
-    rows, cpu = torch.arange(min(batch, len(images))), torch.device("cpu")
-    single = images.pixels[images.rows[rows]].permute(0, 1, 3, 2).contiguous().numpy()
-    random = generator(0, "bench")
-
-    def loose() -> list[Tensor]:
-        return [reference(Image.fromarray(pixels)) for pixels in single]
-
-    stacked, apart = (
-        interleaved(call, lambda: images.batch(rows, random=random), rounds, cpu)
-        for call in (lambda: torch.stack(loose()), loose)
-    )
-    seconds = statistics.median(clock(lambda: images.batch(rows, random=random), cpu)[1] for _ in range(rounds))
-    return {
-        "row": "data", "what": name, "batch": len(rows), "against": "images/s of torchvision, image by image",
-        "ratio_cpu": figures(stacked.ratio_cpu), "ratio_wall": figures(stacked.ratio_wall),
-        "ratio_cpu_loose": figures(apart.ratio_cpu), "ratio_wall_loose": figures(apart.ratio_wall),
-        "images_per_second": figures(len(rows) / seconds), "threads": torch.get_num_threads(), "rounds": rounds,
-    }  # fmt: skip
-
-
-def first_batch(images: LabelledImages) -> Tensor:
-    """What the trainer does at the start of a pass: draw an order, make a batch."""
-    order = torch.randperm(len(images), generator=generator(0, "order"))
-    return images.batch(order[:FIRST_BATCH], random=generator(0, "augment")).images
 
 
 def figures(number: float) -> float:

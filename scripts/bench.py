@@ -5,7 +5,8 @@ python scripts/bench.py step method=finetune             # one of them, of anoth
 python scripts/bench.py floor eval method=continual_clip --batch 16 --rounds 5
 
 floor: the bare backbone, forward and backward · step: a training step · eval: a test batch, cold and warm ·
-data: batches of images against Pillow, image by image. Words with = go to Hydra.
+data: batches of images against Pillow, image by image; of photographs also the way from the files to the first batch,
+before and after decoding. Words with = go to Hydra.
 """
 
 import argparse
@@ -58,10 +59,12 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
 
     import torch
 
-    from cil.bench import Bench, data
+    from cil.bench import Bench
+    from cil.bench_data import archive, data
     from cil.build import device_of, experiment
     from cil.rundir import RunDir
     from cil.signals import StopRequest
+    from cil.store import Pixels
 
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,6 +74,8 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
             for word in chosen:
                 if word == "data":
                     yield from data(first, batch=asked.batch, rounds=asked.rounds)
+                    if isinstance(first.pixels, Pixels):
+                        yield from archive(config, trainer.method.backbone)
                     continue
                 prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
                 yield from getattr(prepared, word)()

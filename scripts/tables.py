@@ -25,7 +25,10 @@ def main() -> int:
     parser.add_argument("--scenario", default="glyphs_10tasks")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--readme", action="store_true", help="three seeds of every method, into README.md")
+    parser.add_argument("--photographs", nargs="*", metavar="KEY=VALUE", help="the TinyImageNet rows, into README.md")
     asked = parser.parse_args()
+    if asked.photographs is not None:
+        return fill_photographs(asked.photographs)
     if asked.readme:
         return fill_readme(asked.scenario)
     found, passed_over = collect(asked.outputs)
@@ -55,6 +58,24 @@ def fill_readme(scenario: str) -> int:
     fill(ROOT / "README.md", "results", f"{text}\n\n{MEANING} `make tables` made it, from\n\n```\n{command}\n```")
     fill(ROOT / "README.md", "pretraining", pretraining())
     print(table(groups))
+    return 0
+
+
+def fill_photographs(settings: list[str]) -> int:
+    """Run what is missing of experiment=tinyimagenet_small and write its table with its identity."""
+    words = ["experiment=tinyimagenet_small", *settings]
+    code = subprocess.run([sys.executable, ROOT / "run.py", "-m", *words, "method=finetune,joint"], cwd=ROOT).returncode
+    if code:
+        return code
+    runs = [address(compose(*words, f"method={method}")) for method in ("finetune", "joint")]
+    text = table(rows(collect(ROOT / "outputs")[0], set(runs)), markdown=True)
+    identity = json.loads((ROOT / "outputs" / runs[-1] / "summary.json").read_text())["identity"]
+    known = [f"{key.replace('_', ' ')} `{identity[key]}`" for key in ("data_digest", "order_digest", "split_digest")]
+    seen = f"Trained on: {identity['train_transform']}. Tested on: {identity['test_transform']}."
+    command = f"python scripts/tables.py --photographs {' '.join(settings)}".strip()
+    told = f"One seed, from scratch; {', '.join(known)}; runs `{'`, `'.join(runs)}`. {seen}"
+    fill(ROOT / "README.md", "photographs", f"{text}\n\n{told} `{command}` made it.")
+    print(text)
     return 0
 
 

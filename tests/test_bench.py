@@ -4,16 +4,20 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cil.bench import FIRST_BATCH, Bench, clock, cost, first_batch, interleaved
+from cil.augment import ImageSpec
+from cil.bench import Bench, clock, cost, interleaved
+from cil.bench_data import FIRST_BATCH, archive, first_batch
 from cil.build import device_of, experiment
 from cil.rundir import RunDir
 from cil.signals import StopRequest
 from scripts import bench as script
 from tests import harness
+from tests.datasets import miniature
 
 CPU = torch.device("cpu")
 BATCH = 16
@@ -118,6 +122,16 @@ def test_the_first_batch_of_a_pass_waits_for_nothing(scenario):
     many = replace(images, rows=images.rows.repeat(20), labels=images.labels.repeat(20))
     assert first_batch(many).shape == (FIRST_BATCH, 3, 32, 32)
     assert min(clock(lambda: first_batch(many), CPU)[1] for _ in range(5)) < 0.05
+
+
+def test_an_archive_is_decoded_once_on_the_way_to_the_first_batch(tmp_path):
+    miniature.zipped(miniature.tinyimagenet(train=50), tmp_path / "tiny-imagenet-200.zip")
+    words = ("backbone=resnet_tiny", "dataset.md5=null", "dataset.train_per_class=50", "scenario.tasks=3")
+    config = harness.compose("scenario=tinyimagenet_10tasks", f"data.root={tmp_path}", *words)
+    cold, warm = archive(config, SimpleNamespace(image=ImageSpec(32, (0.5,) * 3, (0.5,) * 3)))
+    assert cold["store_mib"] == warm["store_mib"] == 300 * 64 * 64 * 3 // 2**20
+    assert warm["seconds"] < 1 and warm["memory_mib"] < 30
+    assert not (tmp_path / "decoded").exists()
 
 
 def test_the_command_prints_one_json_object_a_line(data_root, capsys):

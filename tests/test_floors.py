@@ -15,7 +15,7 @@ FLOORS = (
     {"datasets", "backbones", "modules", "memory", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
-    {"trainer", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench"},  # engine
+    {"trainer", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench", "bench_data"},  # engine
 )  # fmt: skip
 ONLY_IN = {
     "timm": ("cil/backbones/",),
