@@ -108,7 +108,7 @@ def text(found: Tree, path: str) -> str:
 
 def rows(found: Tree, path: str, separator: str) -> Iterator[list[str]]:
     """The lines of a small table."""
-    return csv.reader(io.StringIO(text(found, path)), delimiter=separator)
+    return filter(None, csv.reader(io.StringIO(text(found, path)), delimiter=separator, quoting=csv.QUOTE_NONE))
 
 
 def unpack(archive: Path, folder: str) -> Path:
@@ -145,10 +145,17 @@ def check(archive: Path, md5: str | None, setting: str = "dataset.md5") -> None:
                       f"{setting}={found} to use it all the same")  # fmt: skip
 
 
+def stray(path: str) -> bool:
+    """What macOS adds to the archives that it makes."""
+    return path.startswith("__MACOSX/") or path.rpartition("/")[2].startswith("._")
+
+
 def _of_folder(folder: Path) -> Iterator[tuple[str, Member]]:
     for place, _, names in os.walk(folder, followlinks=True):
         inner = os.path.relpath(place, folder)
         for name in names:
+            if name.startswith("._"):  # macOS leaves these beside every file
+                continue
             path = os.path.join(place, name)  # noqa: PTH118 (a hundred thousand of them)
             yield (name if inner == "." else f"{inner}/{name}"), Member(path, 0, os.stat(path).st_size, "plain")  # noqa: PTH116
 
@@ -156,7 +163,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Member]]:
 def _of_zip(archive: Path) -> Iterator[tuple[str, Member]]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
-            if not info.is_dir():
+            if not info.is_dir() and not stray(info.filename):
                 packing = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}.get(info.compress_type)
                 if packing is None:
                     raise Mistake(f"{archive} packs {info.filename} in an unusual way; unpack it beside the archive")
@@ -170,7 +177,7 @@ def _of_tar(archive: Path, part: Member | None = None) -> Iterator[tuple[str, Me
         raw.seek(start)
         with tarfile.open(fileobj=raw, mode="r:") as opened:
             for info in opened:
-                if info.isfile():
+                if info.isfile() and not stray(info.name):
                     if info.offset_data + info.size > archive.stat().st_size:
                         raise tarfile.ReadError
                     yield info.name, Member(str(archive), info.offset_data, info.size, "plain")

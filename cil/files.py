@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -70,5 +71,8 @@ def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str
             pass  # torn: made again below, never trusted
     made = make()
     with replace_file(file) as temporary:
-        save_file(made, temporary, metadata=facts(made))
+        try:
+            save_file(made, temporary, metadata=facts(made))
+        except SafetensorError as error:  # of the disk; its text says neither which nor why in a user's words
+            raise OSError(errno.ENOSPC if "space" in str(error) else errno.EACCES, str(error), str(file)) from None
     return made

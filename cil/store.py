@@ -37,6 +37,10 @@ class Size:
     side: int | None = None  # pixels; images that are smaller stay as they are
     filter: str = "bicubic"
 
+    def __post_init__(self) -> None:
+        if self.side is not None and (type(self.side) is not int or self.side < 1):
+            raise Mistake(f"dataset.shorter_side={self.side} is no number of pixels; type dataset.shorter_side=256, or null")
+
     def words(self) -> str:
         return "as decoded" if self.side is None else f"shorter side {self.side} ({self.filter})"
 

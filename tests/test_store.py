@@ -201,7 +201,7 @@ count = 0
 def decode(*a):
     global count
     count += 1
-    time.sleep(0.02 * slow)
+    time.sleep(0.3 * slow)
     return real(*a)
 cil.store.decode = decode
 root = Path({str(tmp_path)!r})
@@ -219,15 +219,15 @@ print(photos.decoded(cil.store.Size()).digest().hex(), count, flush=True)
     assert first.stdout.readline() == "begins\n"
     while not list((tmp_path / "decoded").rglob("lock")):
         time.sleep(0.05)
-    time.sleep(0.3)
     second, third = start("fast"), start("fast")
-    time.sleep(4)
+    for process in (second, third):
+        assert process.stdout.readline() == "begins\n"
+        assert "waiting for process" in process.stdout.readline()
     first.send_signal(signal.SIGKILL)
     ends = [process.communicate(timeout=60)[0].splitlines() for process in (second, third)]
     first.wait()
     digests, counts = zip(*(lines[-1].split() for lines in ends), strict=True)
     assert len(set(digests)) == 1
-    assert any("waiting for process" in line for lines in ends for line in lines)
     assert sorted(map(int, counts))[0] == 0  # one of them found everything done
 
 

@@ -17,6 +17,9 @@ def listed(
     test: Sequence[int], class_names: Sequence[str], shorter_side: int | None,
 ) -> Images:  # fmt: skip
     """Photographs `paths` of `found`, of which the rows `train` and `test` are the two splits."""
+    absent = [path for path in paths if path not in found]
+    if absent:
+        raise Mistake(f"{name}: {len(absent)} of {len(paths)} photographs are not there, first {absent[0]}; fetch it again")
     size = None if shorter_side is None else Size(shorter_side)
     members = [found[path] for path in paths]
     photos = Photos(Path(root) / "decoded" / name, paths, members, size, torch.arange(len(paths)))
