@@ -144,6 +144,8 @@ def _key(photos: Photos, size: Size) -> str:
     sha = hashlib.sha256(repr((FORMAT, PART, size)).encode())
     sha.update("\n".join(photos.names).encode())
     sha.update(np.array([member.size for member in photos.members], np.int64).tobytes())
+    changed = {file: Path(file).stat().st_mtime_ns for file in {member.file for member in photos.members}}
+    sha.update(np.array([changed[member.file] for member in photos.members], np.int64).tobytes())
     return sha.hexdigest()[:16]
 
 

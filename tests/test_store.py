@@ -255,3 +255,23 @@ def test_the_store_is_what_is_in_memory(files, tmp_path):
     assert isinstance(store, Store) and not store.uniform
     with pytest.raises(Mistake, match="crop=padded keeps the scale, but images are of many sizes"):
         View(PLAIN, "padded", padding=2).geometry([store.photo(0)], random())
+
+
+def test_a_photograph_that_was_replaced_is_decoded_again(tmp_path):
+    """Also by one of as many bytes."""
+    import os
+
+    from PIL import Image
+
+    from tests.datasets.miniature import read
+
+    for side in ("train", "test"):
+        (tmp_path / "birds" / side / "crow").mkdir(parents=True)
+        for grey in (10, 200):
+            file = tmp_path / "birds" / side / "crow" / f"{grey}.png"
+            Image.new("RGB", (8, 8), (grey,) * 3).save(file, compress_level=0)
+    before = read("folder", tmp_path, "dataset.path=birds")
+    Image.new("RGB", (8, 8), (77,) * 3).save(file, compress_level=0)
+    os.utime(file, ns=(1, 1))
+    after = read("folder", tmp_path, "dataset.path=birds")
+    assert before.digest != after.digest and int(after.test[torch.tensor([1])][0, 0, 0, 0]) == 77
