@@ -1,8 +1,10 @@
 """Data sets as they come: a folder, a zip, a tar. Members are listed once and read in place, by many threads."""
 
 import csv
+import fcntl
 import io
 import os
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -112,18 +114,26 @@ def rows(found: Tree, path: str, separator: str) -> Iterator[list[str]]:
 
 
 def unpack(archive: Path, folder: str) -> Path:
-    """A compressed tar's folder, next to it: made beside its place and renamed, so that it is whole or absent."""
-    target, making = archive.parent / folder, archive.parent / f".{folder}.{os.getpid()}.partial"
-    try:
-        with tarfile.open(archive) as opened:
-            opened.extractall(making, filter="data")
-        (making / folder).replace(target)
-    except (tarfile.TarError, EOFError, zlib.error):
-        raise Mistake(f"{archive} is torn or no archive; delete it and fetch it again") from None
-    finally:
-        import shutil
+    """A compressed tar's folder, next to it: made beside its place and renamed, so that it is whole or absent.
 
+    Of several processes one unpacks and the others wait for it; what a killed one left is removed.
+    """
+    target, making = archive.parent / folder, archive.parent / f".{folder}.partial"
+    with (archive.parent / f".{folder}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return target
         shutil.rmtree(making, ignore_errors=True)
+        try:
+            with tarfile.open(archive) as opened:
+                opened.extractall(making, filter="data")
+            if not (making / folder).is_dir():
+                raise Mistake(f"{archive} has no folder {folder} in it; fetch the official one")
+            (making / folder).replace(target)
+        except (tarfile.TarError, EOFError, zlib.error):
+            raise Mistake(f"{archive} is torn or no archive; delete it and fetch it again") from None
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
     return target
 
 

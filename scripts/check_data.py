@@ -22,17 +22,19 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--lists", action="store_true")
     asked = parser.parse_args(words)
     try:
-        print(lists() if asked.lists else table(asked.words))
+        told, missing = (lists(), 0) if asked.lists else table(asked.words)
+        print(told)
     except (Exception, KeyboardInterrupt) as error:
         line = explain(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 2
-    return 0
+    return 1 if missing and any("=" not in word for word in asked.words) else 0  # a data set that was asked for by name
 
 
-def table(words: list[str]) -> str:
+def table(words: list[str]) -> tuple[str, int]:
+    """What to print, and how many data sets are missing."""
     settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
     if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
         raise Mistake("settings that begin with dataset. belong to one data set; name it, as in check_data.py tinyimagenet …")
@@ -45,7 +47,7 @@ def table(words: list[str]) -> str:
             lines.append([name, *"––––––"])
             missing.append(f"{name}: {mistake}")
     head = ["data set", "classes", "training", "a class", "test", "a class", "listing"]
-    return "\n".join([grid(head, lines), *missing])
+    return "\n".join([grid(head, lines), *missing]), len(missing)
 
 
 def facts(config: dict) -> list[str]:

@@ -8,14 +8,14 @@ import torch
 
 from cil.archives import check, unpack
 from cil.data import Images
-from cil.datasets.listing import complete
+from cil.datasets.listing import complete, total
 from cil.mistakes import Mistake
 
 FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 ARRAYS = {("numpy", name) for name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")} | {("_codecs", "encode")}
 
 
-def cifar100(root: str, *, md5: str | None) -> Images:
+def cifar100(root: str, *, md5: str | None, images: int | None) -> Images:
     """50,000 training and 10,000 test images of 32 px; classes in the archive's own, alphabetical order."""
     folder = Path(root) / FOLDER
     if not folder.is_dir() and (Path(root) / ARCHIVE).is_file():
@@ -26,8 +26,9 @@ def cifar100(root: str, *, md5: str | None) -> Images:
             raise Mistake(f"CIFAR100 is not there (looked for {folder / name} and {ARCHIVE}); type make data DATASET=cifar100, "
                           "or data.root=DIR for where it is")  # fmt: skip
     names = tuple(name.replace("_", " ") for name in _read(folder / "meta")["fine_label_names"])
-    images = Images("cifar100", *_split(folder / "train"), *_split(folder / "test"), names)
-    return complete(images, remedy=f"delete {folder} and type make data DATASET=cifar100")
+    found = Images("cifar100", *_split(folder / "train"), *_split(folder / "test"), names)
+    total("cifar100", len(found.train) + len(found.test), images)
+    return complete(found, remedy=f"delete {folder} and type make data DATASET=cifar100")
 
 
 def _split(file: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,17 +4,18 @@ from pathlib import Path
 
 from cil.archives import Tree, check, rows, tree, unpack
 from cil.data import Images
-from cil.datasets.listing import listed
+from cil.datasets.listing import listed, total
 
 FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
 
 
-def cub200(root: str, *, md5: str | None, shorter_side: int | None) -> Images:
+def cub200(root: str, *, md5: str | None, images: int | None, shorter_side: int | None) -> Images:
     """Labels by folder number; names without it, underscores as spaces."""
     found = _found(Path(root), md5)
     path, folder, kind = (dict(rows(found, f"{name}.txt", " ")) for name in ("images", "classes", "train_test_split"))
     label = {number: int(k) - 1 for number, k in rows(found, "image_class_labels.txt", " ")}
     numbers = sorted(path, key=int)
+    total("cub200", len(numbers), images)
     split = {word: [k for k, number in enumerate(numbers) if kind[number] == word] for word in "10"}
     names = [folder[k].partition(".")[2].replace("_", " ") for k in sorted(folder, key=int)]
     paths, labels = [f"images/{path[number]}" for number in numbers], [label[number] for number in numbers]

@@ -18,6 +18,9 @@ def folder(
     `train` and `test` are folders in it, or files in it that list images, one a line. Without `test`, a seeded draw of
     `1 - share` of each class's images tests.
     """
+    if not isinstance(path, str) or not _number(share, 0, 1) or type(seed) is not int or seed < 0:
+        raise Mistake(f"dataset.path={path} share={share} seed={seed}: type a folder below data.root, a share between 0 and 1 "
+                      "and a seed from 0 on")  # fmt: skip
     place = Path(path).name
     top = place.removesuffix(".zip").removesuffix(".tar")
     found = tree(Path(root) / Path(path).parent, top, {f"{top}.zip": None, f"{top}.tar": None}, "type dataset.path=…")
@@ -35,6 +38,10 @@ def folder(
     label = {name: k for k, name in enumerate(names)}
     labels = [label[label_of[path]] for path in paths]
     return listed(f"folder_{top}", root, found, paths, labels, *rows, [n.replace("_", " ") for n in names], shorter_side)
+
+
+def _number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and low < value < high
 
 
 def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cil.archives import PHOTOS, Tree, check, inside, members, rows, tree
 from cil.data import Images
-from cil.datasets.listing import listed, under
+from cil.datasets.listing import complete, listed, under
 from cil.mistakes import Mistake
 from cil.registry.classes import class_list
 
@@ -15,7 +15,9 @@ LAYOUT = """ImageNet may not be fetched by a script: register at image-net.org, 
   imagenet/ILSVRC2012_img_train.tar  imagenet/ILSVRC2012_img_val.tar  imagenet/ILSVRC2012_devkit_t12.tar.gz"""
 
 
-def imagenet100(root: str, *, classes: str, names: str, md5: dict[str, str | None], shorter_side: int | None) -> Images:
+def imagenet100(
+    root: str, *, classes: str, names: str, md5: dict[str, str | None], test_per_class: int | None, shorter_side: int | None
+) -> Images:
     """`classes`: a list of cil/registry (first, seed1993, cmc …); `names`: openai, lemma or the list's own."""
     chosen = class_list(f"imagenet100_{classes}")
     found, train, val = _found(Path(root) / "imagenet", set(chosen.wnids), md5)
@@ -25,7 +27,8 @@ def imagenet100(root: str, *, classes: str, names: str, md5: dict[str, str | Non
     count = sum(len(train.get(wnid, [])) for wnid in chosen.wnids)
     shown = [name.replace("_", " ") for name in chosen.named(names)]
     split = range(count), range(count, len(paths))
-    return listed(f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side)
+    images = listed(f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side)
+    return complete(images, test=test_per_class, remedy="unpack it again, or type dataset.test_per_class=null")
 
 
 def _found(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, list[str]], dict[str, list[str]]]:

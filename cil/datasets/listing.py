@@ -42,6 +42,13 @@ def complete(images: Images, *, train: int | None = None, test: int | None = Non
     return images
 
 
+def total(name: str, count: int, wanted: int | None) -> None:
+    """Refuse a data set that is not all there, as one that was being unpacked; None: any number will do."""
+    if wanted is not None and count != wanted:
+        raise Mistake(f"{name} has {count} images where {wanted} are wanted; unpack or fetch it again, or type "
+                      f"dataset.images={count} to use it all the same")  # fmt: skip
+
+
 def under(found: Mapping[str, Member], folder: str, endings: tuple[str, ...]) -> dict[str, list[str]]:
     """Files of `folder`/<class>/…, by class, both sorted by name as ImageFolder does."""
     classes: dict[str, list[str]] = {}

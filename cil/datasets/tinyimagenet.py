@@ -5,6 +5,7 @@ from pathlib import Path
 from cil.archives import PHOTOS, rows, text, tree
 from cil.data import Images
 from cil.datasets.listing import complete, listed, number, under
+from cil.mistakes import Mistake
 
 FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
@@ -12,6 +13,8 @@ FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 def tinyimagenet(root: str, *, md5: str | None, train_per_class: int | None, shorter_side: int | None) -> Images:
     """Labels by sorted wnid, annotations read in place; `train_per_class`: only the first so many, by their numbers."""
     found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=tinyimagenet, or data.root=DIR for where it is")
+    if train_per_class is not None and train_per_class < 1:
+        raise Mistake(f"dataset.train_per_class={train_per_class} is no number of images; type 1 to 500, or null for all")
     wnids = sorted(text(found, "wnids.txt").split())
     words = dict(line for line in rows(found, "words.txt", "\t") if len(line) == 2)
     train = under(found, "train", PHOTOS)
@@ -21,7 +24,9 @@ def tinyimagenet(root: str, *, md5: str | None, train_per_class: int | None, sho
     for name, wnid, *_ in sorted(rows(found, "val/val_annotations.txt", "\t"), key=lambda line: number(line[0])):
         if f"val/images/{name}" in found:
             paths.append(f"val/images/{name}")
-            labels.append(label[wnid])
+            labels.append(label.get(wnid, -1))
+    if -1 in labels:
+        raise Mistake("tinyimagenet: val/val_annotations.txt names a class that wnids.txt lacks; fetch the data set again")
     names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
     images = listed("tinyimagenet", root, found, paths, labels, range(count), range(count, len(paths)), names, shorter_side)
     fewer = "fetch it again, or type dataset.train_per_class=N for the first N of each class"

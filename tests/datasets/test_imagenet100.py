@@ -53,7 +53,7 @@ def test_imagenet100(tmp_path, layout, chosen):
         (folder / "ILSVRC" / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
     else:
         official(train, val, folder, (*wnids, "n99999999"))
-    free = [f"dataset.md5.{key}=null" for key in ("train", "val", "devkit")]
+    free = [f"dataset.md5.{key}=null" for key in ("train", "val", "devkit")] + ["dataset.test_per_class=null"]
     images = read("imagenet100", tmp_path, f"dataset.classes={chosen}", *free)
     assert (len(images.train), len(images.test)) == (200, 100)
     assert images.train_labels.tolist() == [k // 2 for k in range(200)]

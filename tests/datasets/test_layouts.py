@@ -24,6 +24,7 @@ REAL = ROOT.parent / "shared" / "data" / "tiny-imagenet-200.zip"
 
 # --- TinyImageNet -----------------------------------------------------------------------------------------------------
 
+FREE = ("dataset.md5=null", "dataset.images=null")
 TINY = ("dataset.md5=null", "dataset.train_per_class=2")
 
 
@@ -139,7 +140,7 @@ def test_cub200(tmp_path, packed):
         miniature.tarred(files, tmp_path / "CUB_200_2011.tgz", "w:gz")
     else:
         miniature.lay(files, tmp_path)
-    images = read("cub200", tmp_path, "dataset.md5=null")
+    images = read("cub200", tmp_path, *FREE)
     assert images.class_names == ("Black footed Albatross", "Laysan Albatross")
     assert images.train_labels.tolist() == [0, 1, 1] and images.test_labels.tolist() == [0, 1]
     for row, name in enumerate(("001.Black_footed_Albatross/b", "002.Laysan_Albatross/c", "002.Laysan_Albatross/e")):
@@ -147,12 +148,35 @@ def test_cub200(tmp_path, packed):
     assert not list(tmp_path.glob(".*.partial"))
 
 
+def test_half_a_data_set_is_refused(tmp_path):
+    miniature.lay(miniature.cub200() | miniature.cifar100() | miniature.imagenet_r(class_list("imagenet_r").wnids), tmp_path)
+    for name, count, wanted in (("cub200", 5, 11788), ("cifar100", 8, 60000), ("imagenet_r", 1000, 30000)):
+        with pytest.raises(Mistake, match=f"{name} has {count} images where {wanted} are wanted; .*dataset.images={count}"):
+            read(name, tmp_path)
+
+
+def test_what_a_killed_unpacking_left_is_removed(tmp_path):
+    miniature.tarred(miniature.cub200(), tmp_path / "CUB_200_2011.tgz", "w:gz")
+    left = tmp_path / ".CUB_200_2011.partial" / "CUB_200_2011"
+    left.mkdir(parents=True)
+    (left / "images.txt").write_text("half")
+    assert len(read("cub200", tmp_path, *FREE).train) == 3
+    assert not left.exists()
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    files = {name.replace("CUB_200_2011", "wrong"): content for name, content in miniature.cub200().items()}
+    miniature.tarred(files, tmp_path / "CUB_200_2011.tgz", "w:gz")
+    with pytest.raises(Mistake, match=r"CUB_200_2011.tgz has no folder CUB_200_2011 in it"):
+        read("cub200", tmp_path, *FREE)
+
+
 def test_a_torn_compressed_tar_leaves_nothing(tmp_path):
     archive = miniature.tarred(miniature.cub200(), tmp_path / "CUB_200_2011.tgz", "w:gz")
     archive.write_bytes(archive.read_bytes()[:-2000])
     with pytest.raises(Mistake, match="is torn or no archive"):
-        read("cub200", tmp_path, "dataset.md5=null")
-    assert [path.name for path in tmp_path.iterdir()] == ["CUB_200_2011.tgz"]
+        read("cub200", tmp_path, *FREE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".CUB_200_2011.lock", "CUB_200_2011.tgz"]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -163,11 +187,11 @@ def test_imagenet_r_with_a_random_split(tmp_path, packed):
         miniature.tarred(files, tmp_path / "imagenet-r.tar")
     else:
         miniature.lay(files, tmp_path)
-    images = read("imagenet_r", tmp_path, "dataset.md5=null", "dataset.split=stratified:0")
+    images = read("imagenet_r", tmp_path, *FREE, "dataset.split=stratified:0")
     assert (len(images.train), len(images.test)) == (800, 200)
     assert images.train_labels.bincount().unique().tolist() == [4]
     assert images.class_names[:2] == ("goldfish", "great white shark")
-    again = read("imagenet_r", tmp_path, "dataset.md5=null", "dataset.split=stratified:1")
+    again = read("imagenet_r", tmp_path, *FREE, "dataset.split=stratified:1")
     assert again.digest != images.digest and again.train.store.sizes.shape == images.train.store.sizes.shape
     assert len(list((tmp_path / "decoded" / "imagenet_r").iterdir())) == 1  # two splits, one store
 
@@ -179,7 +203,7 @@ def test_imagenet_r_in_folders_as_pilot_has_it(tmp_path):
         name.replace("imagenet-r/", f"imagenet-r/{'test' if 'toy_10' in name else 'train'}/"): c for name, c in files.items()
     }
     miniature.lay(files, tmp_path)
-    images = read("imagenet_r", tmp_path, "dataset.split=folders")
+    images = read("imagenet_r", tmp_path, *FREE, "dataset.split=folders")
     assert (len(images.train), len(images.test)) == (800, 200)
 
 
@@ -193,7 +217,7 @@ def test_cifar100(tmp_path, packed):
         miniature.tarred(files, tmp_path / "cifar-100-python.tar.gz", "w:gz")
     else:
         miniature.lay(files, tmp_path)
-    images = read("cifar100", tmp_path, "dataset.md5=null")
+    images = read("cifar100", tmp_path, *FREE)
     assert images.class_names == ("apple", "aquarium fish")
     assert images.train_labels.tolist() == [1, 0, 1, 0]
     stored = pickle.loads(files["cifar-100-python/train"])["data"]
