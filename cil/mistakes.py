@@ -5,6 +5,8 @@ import errno
 import re
 from collections.abc import Callable, Iterable
 
+ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
+
 
 class Mistake(Exception):
     """Its message is all that the user sees; `run.py` prints it without a traceback."""
@@ -22,10 +24,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"there is {', '.join(known)}" if known else "there is none"
 
 
-def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple) -> str | None:
+def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, elsewhere: str = ELSEWHERE) -> str | None:
     """The line that a user should see instead of a traceback, or None where the fault is the project's own.
 
-    `keys` lists the configuration's keys, for the nearest match.
+    `keys` lists the configuration's keys, for the nearest match; `elsewhere` says how another folder is chosen.
     """
     if isinstance(error, Mistake):
         return str(error)
@@ -35,17 +37,16 @@ def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple) -> 
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "out of memory; lower train.batch_size or machine.eval_batch_size, or type machine.precision=bf16"
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
-        return _of_file(error)
+        return _of_file(error, elsewhere)
     if "PytorchStreamWriter failed" in text or "No space left on device" in text:
-        return _of_file(OSError(errno.ENOSPC, "", "the run folder"))
+        return _of_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return _of_hydra(text, keys)
     return None
 
 
-def _of_file(error: OSError) -> str:
+def _of_file(error: OSError, elsewhere: str) -> str:
     file = error.filename or "outputs or data.root"
-    elsewhere = "type outputs=DIR (and data.root=DIR)"
     if error.errno == errno.ENOSPC:
         return f"the disk of {file} is full; free some space and type the same command, or {elsewhere} for another disk"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

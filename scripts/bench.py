@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, explain, nearest
-from scripts.compose import compose
+from cil.mistakes import Mistake, nearest
+from scripts.compose import compose, guarded
 
 ROWS = ("floor", "step", "eval", "data")
 
@@ -33,17 +33,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_intermixed_args(words)
     out = sys.stdout
-    try:
+
+    def work() -> None:
         with contextlib.redirect_stdout(sys.stderr):  # rows only
             for row in bench(asked):
                 print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
-    except (Exception, KeyboardInterrupt) as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 0
+
+    return guarded(work)
 
 
 def bench(asked: argparse.Namespace) -> Iterator[dict]:

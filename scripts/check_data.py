@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, explain
+from cil.mistakes import Mistake
 from cil.report.table import grid
-from scripts.compose import compose, options
+from scripts.compose import compose, guarded, options
 
 
 def main(words: list[str] | None = None) -> int:
@@ -21,16 +21,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", metavar="WORD", help="data sets, and settings (key=value)")
     parser.add_argument("--lists", action="store_true")
     asked = parser.parse_args(words)
-    try:
+
+    def work() -> int:
         told, missing = (lists(), 0) if asked.lists else table(asked.words)
         print(told)
-    except (Exception, KeyboardInterrupt) as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 1 if missing and any("=" not in word for word in asked.words) else 0  # a data set that was asked for by name
+        return 1 if missing and any("=" not in word for word in asked.words) else 0  # a data set that was asked for by name
+
+    return guarded(work, "type data.root=DIR")
 
 
 def table(words: list[str]) -> tuple[str, int]:

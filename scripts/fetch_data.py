@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, explain, nearest
-from scripts.compose import compose
+from cil.mistakes import Mistake, nearest
+from scripts.compose import compose, guarded
 
 
 def main(words: list[str] | None = None) -> int:
@@ -20,16 +20,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--from", dest="mirror", metavar="URL", help="a folder or address that has the same files")
     asked = parser.parse_args(words)
-    try:
+
+    def work() -> None:
         for name in asked.datasets:
             get(name, asked.root, asked.mirror)
-    except (Exception, KeyboardInterrupt) as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 0
+
+    return guarded(work, "type --root DIR")
 
 
 def get(name: str, root: Path, mirror: str | None) -> None:

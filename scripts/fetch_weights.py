@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cil.backbones.registry import Entry, entries, pin_of, pinned
 from cil.fetch import digest_of, fetch
 from cil.files import write_text
-from cil.mistakes import Mistake, explain, nearest
+from cil.mistakes import Mistake, nearest
+from scripts.compose import guarded
 
 HUB = "https://huggingface.co"
 COLUMNS = 80
@@ -33,10 +34,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("data/weights"), help="as data.weights (%(default)s)")
     parser.add_argument("--from", dest="base", metavar="DIR_OR_URL", help=f"a mirror ($HF_ENDPOINT, else {HUB})")
     asked = parser.parse_intermixed_args(words)
-    try:
+
+    def work() -> None:
         if asked.list:
             print("\n".join(table(asked.root)))
-            return 0
+            return
         if not asked.names:
             raise Mistake(f"which weights? type make weights NAME=vit_b16_in21k; there is {', '.join(entries())}")
         for name in asked.names:  # a wrong name is told before anything is fetched
@@ -44,13 +46,8 @@ def main(words: list[str] | None = None) -> int:
                 raise Mistake(f"weights {name} are not registered; {nearest(name, entries())}")
         for name in asked.names:
             print(bring(entries()[name], asked.root, asked.base), flush=True)
-    except (Exception, KeyboardInterrupt) as error:
-        line = "interrupted; the same command goes on" if isinstance(error, KeyboardInterrupt) else explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
-    return 0
+
+    return guarded(work, "type --root DIR")
 
 
 def bring(entry: Entry, root: Path, base: str | None) -> str:
