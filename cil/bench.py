@@ -131,7 +131,7 @@ class Bench:
     def forward(self) -> Tensor:
         """The floor: the bare backbone, frozen."""
         with evaluating(self.backbone), torch.no_grad(), self.trainer._precision():
-            return self.backbone(self.images)
+            return self.backbone.bare(self.images)
 
     def forward_backward(self) -> None:
         parameters = list(self.backbone.image_parameters())
@@ -139,7 +139,7 @@ class Bench:
         for parameter in parameters:
             parameter.requires_grad_(True)
         with self.trainer._precision():
-            features = self.backbone(self.images)
+            features = self.backbone.bare(self.images)
         features.sum().backward()
         for parameter, was in zip(parameters, before, strict=True):
             parameter.grad = None

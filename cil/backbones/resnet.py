@@ -45,6 +45,10 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.stages(self.stem(images)).mean((2, 3))
 
+    def bare(self, images: Tensor) -> Tensor:
+        """The floor that `make bench` measures against."""
+        return self(images)
+
     def image_parameters(self) -> Iterator[nn.Parameter]:
         return self.parameters()
 

@@ -1,13 +1,22 @@
-"""Vision transformers of timm: ViT-B/16 in its several checkpoints, and the tiny twin that ships with the project."""
+"""Vision transformers of timm: ViT-B/16 in its several checkpoints, and the tiny twin that ships with the project.
 
-from collections.abc import Iterator
+Prompts and prefixes are arguments. The trunk's weights are timm's, the walk through them is here: the last block is
+computed for the tokens that are read and no others.
+"""
+
+from collections.abc import Iterator, Mapping
 
 import timm
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
+from cil.mistakes import Mistake
+
+Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
 
 
 class ViT(nn.Module):
@@ -18,11 +27,86 @@ class ViT(nn.Module):
         self.trunk, self.image, self.width = trunk, image, trunk.embed_dim
         self.identity: dict = {}
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.trunk.forward_features(images)[:, 0]  # (batch, width)
+    @property
+    def heads(self) -> int:
+        return self.trunk.blocks[0].attn.num_heads
+
+    @property
+    def depth(self) -> int:
+        return len(self.trunk.blocks)
+
+    def forward(
+        self, images: Tensor, *, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
+        read: str = "class",
+    ) -> Tensor:  # fmt: skip
+        """(batch, width) features of images, or of what `tokens` made of them.
+
+        `prompts` (batch or 1, length, width) stand between the class token and the patches, all at the class token's
+        position; `prefixes` give blocks more keys and values. `read`: the class token, or the mean over the `prompts`.
+        """
+        x = self.tokens(images) if images.dim() == 4 else images
+        if prompts is not None:
+            x = torch.cat([x[:, :1], (prompts + self.trunk.pos_embed[:, :1]).expand(len(x), -1, -1), x[:, 1:]], 1)
+        places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])
+        *blocks, last = enumerate(self.trunk.blocks)
+        prefixes = prefixes or {}
+        for number, block in blocks:
+            x = walk(block, x, prefixes.get(number))
+        number, block = last
+        return self.trunk.norm(walk(block, x, prefixes.get(number), places)).mean(1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(batch, 1 + patches, width): what enters the first block."""
+        trunk = self.trunk
+        patches = trunk.patch_embed(images)
+        first = (trunk.cls_token + trunk.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        return trunk.norm_pre(torch.cat([first, patches + trunk.pos_embed[:, 1:]], 1))
+
+    def patches(self, images: Tensor) -> Tensor:
+        """(batch, patches, width): the patch embedding alone, without positions."""
+        return self.trunk.patch_embed(images)
+
+    def attention_queries(self, x: Tensor, blocks: list[int], prefixes: Mapping[int, Prefix]) -> dict[int, Tensor]:
+        """(batch, heads, tokens, width of a head): what the tokens `x` ask for in each of `blocks`."""
+        asked = {}
+        for number, block in enumerate(self.trunk.blocks[: max(blocks) + 1]):
+            if number in blocks:
+                asked[number] = attended(block.attn, block.norm1(x))[0]
+            if number < max(blocks):
+                x = walk(block, x, prefixes.get(number))
+        return asked
+
+    def bare(self, images: Tensor) -> Tensor:
+        """The forward of the library, all tokens to the end: the floor that `make bench` measures against."""
+        return self.trunk.forward_features(images)[:, 0]
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()
+
+
+def walk(block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None = None) -> Tensor:
+    """One block: (batch, tokens, width) → the same, or the tokens `read` alone."""
+    query, key, value = attended(block.attn, block.norm1(x), read)
+    if prefix is not None:
+        key, value = (torch.cat([p.to(t.dtype).expand(len(t), -1, -1, -1), t], 2) for p, t in zip(prefix, (key, value)))
+    drop = block.attn.attn_drop.p if block.training else 0.0
+    mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop).transpose(1, 2).flatten(2)
+    x = x if read is None else x[:, read]
+    x = x + block.drop_path1(block.ls1(block.attn.proj_drop(block.attn.proj(mixed))))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def attended(attention: nn.Module, x: Tensor, read: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (of the tokens `read`), keys and values, each (batch, heads, tokens, width of a head)."""
+    heads = (attention.num_heads, attention.head_dim)
+    if read is None:
+        query, key, value = attention.qkv(x).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    else:
+        width, (weight, bias) = x.shape[2], (attention.qkv.weight, attention.qkv.bias)
+        biases = (None, None) if bias is None else (bias[:width], bias[width:])
+        query = F.linear(x[:, read], weight[:width], biases[0]).unflatten(2, heads).transpose(1, 2)
+        key, value = F.linear(x, weight[width:], biases[1]).unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    return attention.q_norm(query), attention.k_norm(key), value
 
 
 def vit(
@@ -34,6 +118,18 @@ def vit(
     """
     spec = image_spec(image, expects(weights))
     trunk = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=spec.size, **changes)
+    if not plain(trunk):
+        raise Mistake(f"backbone.architecture={architecture} is no plain vision transformer (a class token, positions for it "
+                      "and the patches, ordinary blocks); type backbone.architecture=vit_base_patch16_224")  # fmt: skip
     backbone = ViT(trunk, spec)
     backbone.identity = load(trunk, weights, sha256, root)
     return backbone
+
+
+def plain(trunk: nn.Module) -> bool:
+    """Whether `walk` does all that timm's own forward would do."""
+    if type(trunk) is not timm.models.VisionTransformer or trunk.cls_token is None or trunk.reg_token is not None:
+        return False
+    kinds = {(type(block).__name__, type(block.attn).__name__, block.attn.gate is None) for block in trunk.blocks}
+    places = trunk.pos_embed is not None and trunk.pos_embed.shape[1] == 1 + trunk.patch_embed.num_patches
+    return kinds == {("Block", "Attention", True)} and places and isinstance(trunk.blocks[0].attn.norm, nn.Identity)
