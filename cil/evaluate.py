@@ -17,23 +17,23 @@ class Evaluation:
     """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations."""
 
     def __init__(self, method: Method, device: torch.device, batch_size: int) -> None:
-        self.method, self.device, self.batch_size = method, device, batch_size
+        self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
         self.frozen = FrozenResults(method.frozen_stage, device) if isinstance(method, HasFrozenStage) else None
 
     @torch.inference_mode()
     def __call__(self, tasks: Iterable[Task]) -> tuple[list[int], list[int]]:
         """Correct answers on each task: among all classes seen, and among the task's own."""
         tasks = list(tasks)
-        seen = len(tasks[-1].seen)
+        wanted = self.method.scored(tasks[-1])
         self.method.eval()
         among_all, among_own = [], []
         for task in tasks:
             right = torch.zeros(2, dtype=torch.long, device=self.device)
             own = slice(task.classes.start, task.classes.stop)
             for scores, labels in self._scores(task.test):
-                if scores.shape[1] != seen:
+                if scores.shape[1] != wanted:
                     raise Mistake(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
-                                  f"score exactly the {seen} classes seen")  # fmt: skip
+                                  f"score exactly {wanted} classes")  # fmt: skip
                 right[0] += (scores.argmax(1) == labels).sum()
                 right[1] += (scores[:, own].argmax(1) + own.start == labels).sum()
             among_all.append(int(right[0]))

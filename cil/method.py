@@ -29,6 +29,7 @@ class Method(nn.Module):
     """
 
     backbone: nn.Module
+    test_batch: int | None = None  # test images that must be scored together; None: their answers do not depend on it
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         """The losses of one batch. Required of a method that has phases."""
@@ -37,6 +38,10 @@ class Method(nn.Module):
     def predict(self, images: Tensor) -> Tensor:
         """(batch, classes seen): scores whose argmax is the answer. Required."""
         raise TypeError(f"{type(self).__name__} has no predict")
+
+    def scored(self, task: Task) -> int:
+        """How many classes `predict` scores after this task; released code may let those compete that are yet to come."""
+        return len(task.seen)
 
     def begin_task(self, task: Task) -> None:
         """Grow heads, take a teacher."""

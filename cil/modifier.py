@@ -1,4 +1,7 @@
-"""The contract of a modifier: it acts on any method that offers what it needs, at named moments of the one loop."""
+"""The contract of a modifier: it acts on any method that offers what it needs, at named moments of the one loop.
+
+What it remembers is in its `state_dict`: a resumed run loads that and does not call `begin_task` or `end_task` again.
+"""
 
 from cil.method import Method, Phase
 from cil.scenario import Task
@@ -15,9 +18,16 @@ class Modifier:
     def before_step(self, method: Method, phase: Phase) -> None:
         """Gradients are final (clipped), weights have not moved."""
 
+    def after_step(self, method: Method, phase: Phase) -> None:
+        """The optimizer has moved the weights."""
+
     def end_task(self, method: Method, task: Task) -> None: ...
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state: dict) -> None: ...
+
+    def facts(self) -> dict:
+        """Plain numbers for the record after each task."""
+        return {}

@@ -24,6 +24,7 @@ class Task:
     train_plain: LabelledImages  # same images, test view: herding, Fisher, statistics
     test: LabelledImages
     last: bool  # nothing follows; for upper bounds, since a learner cannot know
+    total: int  # classes of the whole scenario; for heads that have them all from the start, as released code does
 
     @property
     def seen(self) -> range:
@@ -66,7 +67,8 @@ class Scenario:
             self._pick(self.images.train, self.images.train_labels, classes, test),
             self._pick(self.images.test, self.images.test_labels, classes, test),
         )
-        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick, last=index + 1 == len(self))
+        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick,
+                    last=index + 1 == len(self), total=sum(self.sizes))  # fmt: skip
 
     @property
     def class_names(self) -> tuple[str, ...]:

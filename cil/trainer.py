@@ -69,6 +69,7 @@ class Trainer:
         for task in self.scenario[first:]:
             if inside is None:
                 self._begin(task)
+                self._modify("begin", task)
             self._learn(task, inside)
             inside = None
             if self.method.answers(task):
@@ -80,11 +81,18 @@ class Trainer:
     # --- one task -------------------------------------------------------------------------------------------------
 
     def _begin(self, task: Task) -> None:
+        """Shapes and initial values of what the task adds."""
         seed_everything(self.seed, "begin", task.index)
         self.method.begin_task(task)
-        for modifier in self.modifiers:
-            modifier.begin_task(self.method, task)
         self.method.to(self.machine.device)
+
+    def _modify(self, moment: str, task: Task) -> None:
+        """Modifiers draw from a stream of their own: without them a run sees the same batches and initial weights."""
+        for number, modifier in enumerate(self.modifiers):
+            seed_everything(self.seed, "modifier", moment, number, task.index)
+            self.method.eval()
+            with self._precision():
+                getattr(modifier, f"{moment}_task")(self.method, task)
 
     def _learn(self, task: Task, inside: dict | None) -> None:
         for number, phase in enumerate(self.method.phases(task)):
@@ -94,8 +102,10 @@ class Trainer:
         self.method.eval()
         with self._precision():
             self.method.end_task(task)
+        self._modify("end", task)
         for modifier in self.modifiers:
-            modifier.end_task(self.method, task)
+            if facts := modifier.facts():
+                self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)
 
     def _evaluate(self, task: Task) -> None:
         with self._precision():
@@ -175,6 +185,8 @@ class Trainer:
         for modifier in self.modifiers:
             modifier.before_step(self.method, phase)
         optimizer.step()
+        for modifier in self.modifiers:
+            modifier.after_step(self.method, phase)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _precision(self) -> torch.autocast:
