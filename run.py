@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from cil.mistakes import Mistake, explain
 from cil.rundir import RunDir, address, names
-from cil.settings import checked
+from cil.settings import checked, of_reading
 from cil.signals import EXIT_CODE, Stopped, stop_request
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, where they are said in one line
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
+OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 CONF = str(Path(__file__).resolve().parent / "conf")
 FRONT, FAILED = os.getpid(), []  # jobs of a sweep that failed in this process; a launcher's own processes raise instead
 

@@ -18,7 +18,8 @@ from cil.files import flush_folder, replace_file, write_json, write_text
 from cil.metrics import AccuracyMatrix
 from cil.mistakes import Mistake
 
-NOT_IN_ADDRESS = ("seed", "outputs", "data", "machine", "log", "hydra")  # none of them moves a number, but for precision
+# None of them moves a number, but for the precision; what a reading decides stands in the switches that it sets.
+NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra")
 
 
 def digest(config: dict) -> str:

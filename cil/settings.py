@@ -6,13 +6,14 @@ from typing import Any
 from cil.mistakes import Mistake, nearest
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
-TOP = (*GROUPS, "seed", "outputs", "size", "family", "modifier")
+TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
 KEYS = {
     "train": ("epochs", "batch_size", "clip"),
     "data": ("root", "weights"),
     "machine": ("device", "precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
-WORDS = {"machine.precision": ("fp32", "bf16"), "machine.keep_checkpoints": ("newest", "all")}
+READINGS = ("paper", "released")
+WORDS = {"reading": READINGS, "machine.precision": ("fp32", "bf16"), "machine.keep_checkpoints": ("newest", "all")}
 WHOLE = {
     "seed": 0,
     "train.epochs": 1,
@@ -53,6 +54,13 @@ def checked(config: dict) -> dict:
     if "." not in target:
         raise Mistake(f"method._target_={target} is not a class of a method's file; choose one by name, as in method=finetune")
     return config
+
+
+def of_reading(reading: str, paper: Any, released: Any) -> Any:
+    """What a switch is set to: a paper's text and its released code may differ."""
+    if reading not in READINGS:
+        raise Mistake(f"reading={reading} is not known; {nearest(str(reading), READINGS)}")
+    return released if reading == "released" else paper
 
 
 def _known(place: str, node: dict, keys: tuple[str, ...]) -> None:
