@@ -4,9 +4,10 @@ The docstring of each protocol finishes the sentence "… needs a host that …"
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cil.mistakes import Mistake
 
@@ -37,6 +38,49 @@ class HasFrozenStage(Protocol):
     def frozen_stage(self, images: Tensor) -> Tensor: ...
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor: ...
+
+
+@runtime_checkable
+class TakesPrompts(Protocol):
+    """takes prompts and prefixes (backbone=vit_b16_in21k, vit_b16_sam, vit_b16_dino or vit_tiny)"""
+
+    heads: int
+    depth: int
+
+    def tokens(self, images: Tensor) -> Tensor: ...
+
+    def attention_queries(self, x: Tensor, blocks: list[int], prefixes: dict) -> dict[int, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ProjectionSite:
+    """A slice of a parameter whose update must leave old inputs undisturbed.
+
+    `parameter[index]` is made of rows that old inputs are multiplied with: as wide as the backbone, in `heads` parts of
+    which each meets its own inputs.
+    """
+
+    name: str  # "e_prefix.3": unique within the host
+    kind: Literal["token", "key", "prefix"]  # looks up energy and components
+    parameter: nn.Parameter
+    index: tuple = ()
+    heads: int = 1
+    own: bool = False  # its rows also meet one another, so that they belong to the inputs
+    sampled: Literal["before", "after"] = "after"  # when released code collects inputs, relative to training the task
+
+
+@runtime_checkable
+class HasProjectionSites(Protocol):
+    """has projection sites (method=l2p or dualprompt)"""
+
+    def projection_sites(self) -> list[ProjectionSite]: ...
+
+    def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
+        """What the rows of each site are multiplied with, (batch, rows, heads, width of a head), by the site's name.
+
+        `released`: as the released code records it, otherwise as the site meets it.
+        """
+        ...
 
 
 def require(thing: object, capability: type, who: str) -> None:

@@ -1,0 +1,132 @@
+"""DualPrompt: prefixes for all tasks in the first blocks, one expert prefix a task in the next (Wang et al., ECCV 2022)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import ProjectionSite, TakesPrompts, require
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake
+from cil.modules.heads import GrowingLinear
+from cil.modules.prompts import match, pull, similarity, uniform
+from cil.scenario import Task
+
+KEY, VALUE = 0, 1
+
+
+class DualPrompt(Method):
+    """Training knows the task and so its expert; a test image takes the expert whose key is nearest to its query."""
+
+    def __init__(
+        self, backbone: nn.Module, *, general_blocks: Sequence[int], general_length: int, expert_blocks: Sequence[int],
+        expert_length: int, pool: int, pull: float, copy_last: bool, vote_train: bool, vote_test: bool, scrambled: bool,
+        future_experts: bool, future_classes: bool, test_batch: int | None,
+    ) -> None:  # fmt: skip
+        """`pool` experts; a task beyond it trains the old expert that its images choose. `copy_last`: an expert starts as
+        a copy of the one before.
+
+        `vote_train`, `vote_test`: the images of a batch choose together; `scrambled`: the port's mix-up of keys and values;
+        a test's answers then depend on `test_batch`. `future_experts`, `future_classes`: untrained experts may be chosen
+        in a test, and classes that are yet to come compete.
+        """
+        super().__init__()
+        require(backbone, TakesPrompts, "dualprompt")
+        blocks = [*general_blocks, *expert_blocks]
+        if len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
+            raise Mistake(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at most "
+                          "once, as in method.general_blocks=[0,1] method.expert_blocks=[2,3,4]")  # fmt: skip
+        self.backbone, self.pull, self.copy_last, self.scrambled = backbone, pull, copy_last, scrambled
+        self.general_blocks, self.expert_blocks = list(general_blocks), list(expert_blocks)
+        self.vote_train, self.vote_test, self.test_batch = vote_train, vote_test, test_batch
+        self.future_experts, self.future_classes = future_experts, future_classes
+        row = (backbone.heads, backbone.width // backbone.heads)
+        self.general = uniform(len(general_blocks), 2, general_length, *row)  # axis 1: key, value
+        self.expert = uniform(len(expert_blocks), 2, pool, expert_length, *row)
+        self.keys = uniform(pool, backbone.width)  # an expert's key serves all of its blocks
+        self.head = GrowingLinear(backbone.width)
+        self.tasks = 0
+
+    def begin_task(self, task: Task) -> None:
+        self.head.grow(task.total if self.future_classes else len(task.seen))
+        self.tasks = task.index + 1
+        if self.copy_last and 0 < task.index < len(self.keys):
+            self.expert.data[:, :, task.index] = self.expert.data[:, :, task.index - 1]
+
+    def scored(self, task: Task) -> int:
+        return len(self.head.weight)
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, task.train, [self.general, self.expert, self.keys, *self.head.parameters()])]
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
+        likeness = similarity(self.backbone(tokens), self.keys)
+        chosen = self.of_task(likeness, phase.task.index)
+        features = self.backbone(tokens, prefixes=self.prefixes(chosen, len(tokens), scrambled=self.scrambled))
+        logits = self.head(features, slice(classes.start, classes.stop))
+        return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}
+
+    def of_task(self, likeness: Tensor, task: int) -> Tensor:
+        """The expert that images of a task are trained with, (batch or 1, 1): its own, or an old one beyond the pool."""
+        if task < len(self.keys):
+            return torch.full((1, 1), task, device=likeness.device)
+        return match(likeness, 1, vote=self.vote_train)
+
+    def prefixes(self, chosen: Tensor, batch: int, *, scrambled: bool) -> dict[int, tuple[Tensor, Tensor]]:
+        """Of each prompted block for experts (batch or 1, 1): keys and values, (batch or 1, heads, length, width)."""
+        chosen = chosen[:, 0]
+        halves = torch.tensor([[KEY], [VALUE]], device=chosen.device)
+        if scrambled:
+            # The port reshapes (half, image) to (image, half) where it should transpose: image b gets slots 2b and 2b + 1 of
+            # the list [key of every image, then value of every image].
+            slots = torch.arange(2 * batch, device=chosen.device).view(batch, 2).T
+            halves, chosen = slots // batch, chosen.expand(batch)[slots % batch]
+        experts = self.expert[:, halves, chosen].transpose(3, 4)  # (blocks, 2, batch or 1, heads, length, width)
+        general = self.general.transpose(2, 3)[:, :, None]
+        own = zip((*self.general_blocks, *self.expert_blocks), (*general.unbind(0), *experts.unbind(0)), strict=True)
+        return {block: (pair[KEY], pair[VALUE]) for block, pair in own}
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.predict_from(self.frozen_stage(images), lambda: images)
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        """The queries."""
+        return self.backbone(images)
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        return self.head(self.prompted(frozen, images()))
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.prompted(self.frozen_stage(images), images)
+
+    def prompted(self, queries: Tensor, images: Tensor) -> Tensor:
+        keys = self.keys if self.future_experts else self.keys[: self.tasks]
+        chosen = match(similarity(queries, keys), 1, vote=self.vote_test)
+        return self.backbone(images, prefixes=self.prefixes(chosen, len(images), scrambled=self.scrambled))
+
+    # --- gradient projection ------------------------------------------------------------------------------------------
+
+    def projection_sites(self) -> list[ProjectionSite]:
+        """Keys of prefixes meet the queries of attention, head by head; their values meet none."""
+        heads = self.backbone.heads
+        general = [(f"g_prefix.{block}", self.general, (n, KEY)) for n, block in enumerate(self.general_blocks)]
+        expert = [(f"e_prefix.{block}", self.expert, (n, KEY)) for n, block in enumerate(self.expert_blocks)]
+        return [ProjectionSite(name, "prefix", p, index, heads=heads) for name, p, index in general + expert]
+
+    def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
+        """Attention's queries under the prefixes that the task was trained with.
+
+        The released code asks without a query and falls back on the largest value over the tokens, and its task is unknown.
+        """
+        tokens = self.backbone.tokens(images)
+        likeness = similarity(tokens.amax(1) if released else self.backbone(tokens), self.keys)
+        chosen = match(likeness, 1, vote=False) if released else self.of_task(likeness, self.tasks - 1)
+        prefixes = self.prefixes(chosen, len(tokens), scrambled=False)
+        asked = self.backbone.attention_queries(tokens, [*self.general_blocks, *self.expert_blocks], prefixes)
+        names = {b: f"g_prefix.{b}" for b in self.general_blocks} | {b: f"e_prefix.{b}" for b in self.expert_blocks}
+        return {names[block]: queries.transpose(1, 2) for block, queries in asked.items()}

@@ -1,0 +1,91 @@
+"""L2P: a pool of prompts at the input of a frozen transformer, matched to images by keys (Wang et al., CVPR 2022)."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import ProjectionSite, TakesPrompts, require
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake, nearest
+from cil.modules.heads import GrowingLinear
+from cil.modules.prompts import match, pull, similarity, uniform
+from cil.scenario import Task
+
+
+class L2P(Method):
+    """The query of an image is the class token of the backbone without prompts; the `top_k` nearest keys give its prompts."""
+
+    def __init__(
+        self, backbone: nn.Module, *, pool: int, length: int, top_k: int, pull: float, read: str, vote_train: bool,
+        vote_test: bool, future_classes: bool, test_batch: int | None,
+    ) -> None:  # fmt: skip
+        """`read`: the head sees the mean over the `prompts`' places, or the `class` token.
+
+        `vote_train`, `vote_test`: the images of a batch choose their prompts together; a test's answers then depend on
+        `test_batch`. `future_classes`: classes that are yet to come compete in a test.
+        """
+        super().__init__()
+        require(backbone, TakesPrompts, "l2p")
+        if read not in ("prompts", "class"):
+            raise Mistake(f"method.read={read} is not known; {nearest(str(read), ('prompts', 'class'))}")
+        if not 1 <= top_k <= pool:
+            raise Mistake(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
+        self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read
+        self.vote_train, self.vote_test, self.future_classes = vote_train, vote_test, future_classes
+        self.test_batch = test_batch
+        self.prompts = uniform(pool, length, backbone.width)
+        self.keys = uniform(pool, backbone.width)
+        self.head = GrowingLinear(backbone.width)
+
+    def begin_task(self, task: Task) -> None:
+        self.head.grow(task.total if self.future_classes else len(task.seen))
+
+    def scored(self, task: Task) -> int:
+        return len(self.head.weight)
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, task.train, [self.prompts, self.keys, *self.head.parameters()])]
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
+        likeness = similarity(self.backbone(tokens), self.keys)
+        chosen = match(likeness, self.top_k, vote=self.vote_train)
+        logits = self.head(self.prompted(tokens, chosen), slice(classes.start, classes.stop))
+        return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}
+
+    def prompted(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        """(batch, tokens, width) and the prompts' numbers (batch or 1, top_k) → (batch, width)."""
+        return self.backbone(tokens, prompts=self.prompts[chosen].flatten(1, 2), read=self.read)
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.predict_from(self.frozen_stage(images), lambda: images)
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        """The queries."""
+        return self.backbone(images)
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        chosen = match(similarity(frozen, self.keys), self.top_k, vote=self.vote_test)
+        return self.head(self.prompted(self.backbone.tokens(images()), chosen))
+
+    def features(self, images: Tensor) -> Tensor:
+        chosen = match(similarity(self.frozen_stage(images), self.keys), self.top_k, vote=self.vote_test)
+        return self.prompted(self.backbone.tokens(images), chosen)
+
+    # --- gradient projection ------------------------------------------------------------------------------------------
+
+    def projection_sites(self) -> list[ProjectionSite]:
+        return [
+            ProjectionSite("prompts", "token", self.prompts, own=True, sampled="before"),
+            ProjectionSite("keys", "key", self.keys, sampled="before"),
+        ]
+
+    def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
+        """Prompts meet the tokens that enter the first block; the released code takes patches without their positions."""
+        tokens = self.backbone.tokens(images)
+        met = self.backbone.patches(images) if released else tokens
+        return {"prompts": met[:, :, None], "keys": self.backbone(tokens)[:, None, None]}
