@@ -1,0 +1,163 @@
+"""Prompt gradient projection (Qiao et al., ICLR 2024), on any method that names its projection sites.
+
+An update Δp of a prompt leaves what old inputs x make of it alone where x·Δpᵀ = 0. After each task the directions that
+its inputs take up join a basis a site; from the next task on updates are kept out of them.
+"""
+
+import torch
+from torch import Tensor
+
+from cil.capabilities import HasProjectionSites, ProjectionSite, require
+from cil.method import Method, Phase
+from cil.mistakes import Mistake, nearest
+from cil.modifier import Modifier
+from cil.modules.subspace import extend, extend_by_scores, held, projector, scores
+from cil.scenario import Task
+
+BATCH = 32  # images at a time; nothing depends on it
+WORDS = {"space": ("feature", "sample"), "project": ("update", "gradient"), "inputs": ("met", "released"),
+         "sampled": ("after", "released")}  # fmt: skip
+
+
+class PGP(Modifier):
+    """Remembers a basis for each site, and the weights that a task's updates are counted from."""
+
+    def __init__(
+        self, *, space: str, project: str, inputs: str, sampled: str, images: int | None, energy: dict[str, float | None],
+        components: dict[str, int],
+    ) -> None:  # fmt: skip
+        """`images` of the task are looked at (null: as many as the backbone is wide); `energy` of a kind of site is the
+        share that its basis must hold, null leaves the kind alone.
+
+        `space`: `feature`, or the code's `sample` with its principal `components`. `project`: the `update` that the optimizer
+        made of the gradient, or the `gradient` alone. `inputs`: those that the site has `met`, or what the code records.
+        `sampled`: after each task, or when the code does.
+        """
+        for key, words in WORDS.items():
+            if (value := locals()[key]) not in words:
+                raise Mistake(f"modifier.pgp.{key}={value} is not known; {nearest(str(value), words)}")
+        for kind, share in energy.items():
+            if share is not None and not 0 < share <= 1:
+                raise Mistake(f"modifier.pgp.energy.{kind}={share} is no share; type a number up to 1, or null not to project")
+        self.by_samples, self.updates, self.as_released = space == "sample", project == "update", inputs == "released"
+        self.always_after, self.images, self.energy, self.components = sampled == "after", images, energy, components
+        self.bases: dict[str, list[Tensor]] = {}  # of the tasks so far: (width, rank) a head
+        self.used: dict[str, list[Tensor]] = {}  # of the tasks before this one
+        self.anchors: dict[str, Tensor] = {}  # the sites' rows when the task began
+        self.removed: dict[str, Tensor] = {}  # of this task's gradients: squared norm removed, and of all
+        self._projectors: dict[str, Tensor] = {}
+
+    def attach(self, method: Method) -> None:
+        require(method, HasProjectionSites, "pgp")
+
+    def begin_task(self, method: Method, task: Task) -> None:
+        self.used, self._projectors = dict(self.bases), {}
+        sites = self._sites(method)
+        self.anchors = {site.name: self._rows(site.parameter.data, site).clone() for site in sites}
+        self.removed = {site.name: torch.zeros(2, device=site.parameter.device) for site in sites}
+        if not self.always_after:
+            self._collect(method, task, [site for site in sites if site.sampled == "before"])
+
+    def end_task(self, method: Method, task: Task) -> None:
+        self._collect(method, task, [s for s in self._sites(method) if self.always_after or s.sampled == "after"])
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def before_step(self, method: Method, phase: Phase) -> None:
+        """g ← g − g·F·Fᵀ, after clipping and before the optimizer, as the released code has it."""
+        for site, matrix in self._projected(method):
+            if site.parameter.grad is not None:
+                gradient = self._rows(site.parameter.grad, site)
+                out = held(gradient, matrix)
+                self.removed[site.name] += torch.stack([out.square().sum(), gradient.square().sum()])
+                gradient -= out
+
+    def after_step(self, method: Method, phase: Phase) -> None:
+        """Adam scales each entry of a gradient by itself and remembers others: its update has left the subspace.
+
+        The sum of the task's updates is projected, not each of them, so that roundings do not add up.
+        """
+        if self.updates:
+            with torch.no_grad():
+                for site, matrix in self._projected(method):
+                    rows = self._rows(site.parameter.data, site)
+                    rows -= held(rows - self.anchors[site.name], matrix)
+
+    def _projected(self, method: Method) -> list[tuple[ProjectionSite, Tensor]]:
+        """The sites whose basis holds something, with F·Fᵀ."""
+        sites = [site for site in self._sites(method) if any(basis.shape[1] for basis in self.used.get(site.name, ()))]
+        for site in sites:
+            if site.name not in self._projectors:
+                self._projectors[site.name] = projector(self.used[site.name]).to(site.parameter)
+        return [(site, self._projectors[site.name]) for site in sites]
+
+    def _sites(self, method: Method) -> list[ProjectionSite]:
+        return [site for site in method.projection_sites() if self.energy[site.kind] is not None]
+
+    def _rows(self, values: Tensor, site: ProjectionSite) -> Tensor:
+        """A view of the site's slice: (rows, heads, width of a head); in sample space the heads are one."""
+        rows = values[site.index].view(-1, site.heads, values.shape[-1])
+        return rows.flatten(1)[:, None] if self.by_samples else rows
+
+    # --- the inputs of a task -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _collect(self, method: Method, task: Task, sites: list[ProjectionSite]) -> None:
+        if not sites:
+            return
+        wide = method.backbone.width
+        count = min(self.images or wide, len(task.train))
+        if self.by_samples and count != wide:
+            raise Mistake(f"pgp: {count} images are looked at, and modifier.pgp.space=sample multiplies gradients {wide} wide "
+                          f"with a matrix over images; it needs {wide} of them a task (modifier.pgp.images=null)")  # fmt: skip
+        order, random = torch.randperm(len(task.train))[:count], torch.Generator()
+        random.manual_seed(int(torch.randint(2**62, ())))
+        parts = (task.train.batch(rows, sites[0].parameter.device, random).images for rows in order.split(BATCH))
+        collected: dict[str, list[Tensor]] = {}
+        for images in parts:
+            for name, inputs in method.projection_inputs(images, self.as_released).items():
+                collected.setdefault(name, []).append(inputs.flatten(1) if self.by_samples else gram(inputs))
+        for site in sites:
+            update = self._extended_by_scores if self.by_samples else self._extended
+            self.bases[site.name] = update(site, collected.pop(site.name), task)
+
+    def _extended(self, site: ProjectionSite, grams: list[Tensor], task: Task) -> list[Tensor]:
+        """The inputs' directions, and where the site's rows meet one another theirs, each to its share of energy."""
+        empty = [torch.zeros(g.shape[0], 0, dtype=g.dtype, device=g.device) for g in grams[0]]
+        bases, terms = self.bases.get(site.name, empty), [sum(grams)]
+        if site.own:
+            terms.append(gram(self._rows(site.parameter.data, site)[None]))
+        for term in terms:
+            bases = [extend(basis, own, self.energy[site.kind]) for basis, own in zip(bases, term, strict=True)]
+        return bases
+
+    def _extended_by_scores(self, site: ProjectionSite, rows: list[Tensor], task: Task) -> list[Tensor]:
+        """In the released code the site's own rows, transposed, join the sum of scores after the first task."""
+        components = self.components[site.kind]
+        found = scores(torch.cat(rows), components)
+        if site.own and task.index > 0:
+            found = found + scores(self._rows(site.parameter.data, site)[:, 0].T, components)
+        (basis,) = self.bases.get(site.name, [None])
+        return [extend_by_scores(basis, found, self.energy[site.kind])]
+
+    # --- the record ---------------------------------------------------------------------------------------------------
+
+    def facts(self) -> dict:
+        """Ranks after the task, and the share of the squared gradient that was removed in it."""
+        shares = {name: (float(out / total) if total else 0.0) for name, (out, total) in self.removed.items()}
+        ranks = {name: [basis.shape[1] for basis in bases] for name, bases in self.bases.items()}
+        return {"ranks": ranks, "removed": {name: round(share, 6) for name, share in shares.items()}}
+
+    def state_dict(self) -> dict:
+        return {key: getattr(self, key) for key in ("bases", "used", "anchors", "removed")}
+
+    def load_state_dict(self, state: dict) -> None:
+        for key, value in state.items():
+            setattr(self, key, value)
+        self._projectors = {}
+
+
+def gram(inputs: Tensor) -> Tensor:
+    """(batch, rows, heads, width) → (heads, width, width): Σ xᵀx of each head, in double precision."""
+    rows = inputs.flatten(0, -3).transpose(0, 1).double()
+    return rows.transpose(1, 2) @ rows
