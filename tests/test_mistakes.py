@@ -31,7 +31,7 @@ def told(monkeypatch, capfd, data_root, outputs):
     ("words", "line"),
     [
         (["method=finetun"], "error: method=finetun is not known; did you mean finetune?"),
-        (["modifier=pgpp"], "error: modifier=pgpp is not known; there is"),
+        (["modifier=pgpp"], "error: modifier=pgpp is not known; did you mean pgp?"),
         (["method=finetune", "train.epoch=3"], "error: there is no setting train.epoch; did you mean train.epochs?"),
         (["methd=joint"], "error: there is no setting methd; did you mean method?"),
         (["optim.lr"], "error: 'optim.lr' cannot be read; type key=value"),

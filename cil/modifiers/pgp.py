@@ -136,7 +136,11 @@ class PGP(Modifier):
         components = self.components[site.kind]
         found = scores(torch.cat(rows), components)
         if site.own and task.index > 0:
-            found = found + scores(self._rows(site.parameter.data, site)[:, 0].T, components)
+            own = scores(self._rows(site.parameter.data, site)[:, 0].T, components)
+            if own.shape != found.shape:
+                key = f"modifier.pgp.components.{site.kind}"
+                raise Mistake(f"{key}={components}, but {site.name} has {own.shape[1]}; type {key}={own.shape[1]}")
+            found = found + own
         (basis,) = self.bases.get(site.name, [None])
         return [extend_by_scores(basis, found, self.energy[site.kind])]
 

@@ -13,7 +13,8 @@ from cil.modules.prompts import match, pull, similarity
 from tests.reference import WIDTH, close, fill, head, images, transformer
 
 DUAL = dict(general_blocks=[0, 1], general_length=2, expert_blocks=[2, 3, 4], expert_length=3, pool=4, pull=1.0,
-            copy_last=True, vote_train=True, vote_test=True, future_experts=True, future_classes=True, test_batch=None)  # fmt: skip
+            copy_last=True, vote_train=True, vote_test=True, future_experts=True, future_classes=True,
+            test_batch=None)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
