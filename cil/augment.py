@@ -9,6 +9,7 @@ many pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -119,7 +120,7 @@ class View:
         """
         size, how = self.image.size, dict(kind=self.filter, dtype=torch.float32 if self.has_chance else torch.float64)
         if self.crop == "centre":
-            return self._centre(height, width, **how)
+            return centred(height, width, self.resize or size, size, self.filter, how["dtype"])
         if self.crop == "whole":
             top = left = torch.zeros(1)
             tall, wide = torch.tensor([height]), torch.tensor([width])
@@ -131,15 +132,6 @@ class View:
         else:
             top, left, tall, wide = random_boxes(batch, height, width, self.scale, self.ratio, random)
         return coefficients(top, tall, height, size, **how), coefficients(left, wide, width, size, **how)
-
-    def _centre(self, height: int, width: int, **how: object) -> tuple[Tensor, Tensor]:
-        size, pair = self.image.size, []
-        wide, tall = scaled(width, height, self.resize or size)
-        for length, target in ((height, tall), (width, wide)):
-            matrix = coefficients(torch.zeros(1), torch.tensor([length]), length, target, **how)
-            start = round((target - size) / 2)
-            pair.append(matrix[:, start : start + size])
-        return pair[0], pair[1]
 
     def _each(self, photos: list[np.ndarray], random: torch.Generator | None) -> np.ndarray:
         """Photographs of many sizes: (batch, size, size, 3) uint8."""
@@ -158,6 +150,18 @@ class View:
             mirrored = (torch.rand(count, generator=random) < self.flip).numpy()
             levels[mirrored] = levels[mirrored, :, ::-1]
         return levels
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def centred(height: int, width: int, resize: int, size: int, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The matrices of a centre crop; images of one size share them."""
+    pair, (wide, tall) = [], scaled(width, height, resize)
+    for length, target in ((height, tall), (width, wide)):
+        matrix = coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=dtype)
+        start = round((target - size) / 2)
+        pair.append(matrix[:, start : start + size])
+    return pair[0], pair[1]
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:

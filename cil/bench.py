@@ -147,8 +147,8 @@ class Bench:
 
     def floor(self) -> Iterator[dict]:
         """The forward against itself tells how noisy the machine is."""
-        yield self.row("floor", "forward", self.forward)
-        yield self.row("floor", "forward and backward to all weights", self.forward_backward)
+        yield self.row("floor", "forward", self.forward, self.forward)
+        yield self.row("floor", "forward and backward to all weights", self.forward_backward, self.forward_backward)
 
     def step(self) -> Iterator[dict]:
         """A training step as the trainer does it, from the uint8 images to the optimizer."""
@@ -156,15 +156,18 @@ class Bench:
         if not phases:
             yield {"row": "step", "method": self.name, "trains": False}
             return
-        call, images = self.step_of(phases[0])
-        yield self.row("step", f"training step, phase {phases[0].name}", call, images, trains=True)
+        call, model, images = self.step_of(phases[0])
+        yield self.row("step", f"training step, phase {phases[0].name}", call, model, images, trains=True)
 
-    def step_of(self, phase: Phase) -> tuple[Callable[[], object], int]:
-        """The step on as many images as the phase's data and the batch have, and their number."""
+    def step_of(self, phase: Phase) -> tuple[Callable[[], object], Callable[[], object], int]:
+        """The step on as many images as the phase's data and the batch have, its part after the batch is made, their number."""
         optimizer, rows = self.trainer._prepare(phase, None), torch.arange(min(len(phase.data), len(self.images)))
         count = iter(range(10**9))
         rate = self.trainer.recipe.schedule(0, phase.epochs or self.trainer.recipe.epochs)
-        return lambda: self.trainer._step(phase, optimizer, rate, rows, (0, 0, 0, next(count))), len(rows)
+        made = phase.data.batch(rows, self.device, torch.Generator())
+        model = lambda: self.trainer._learn_from(made, phase, optimizer, rate)  # noqa: E731
+        model()  # the optimizer makes its state once
+        return lambda: self.trainer._step(phase, optimizer, rate, rows, (0, 0, 0, next(count))), model, len(rows)
 
     def eval(self) -> Iterator[dict]:
         """A test batch; with a frozen stage also once its results are kept."""
@@ -173,10 +176,18 @@ class Bench:
             self.method.end_task(self.task)
         kept = self.evaluation()
         self.evaluate(kept)
-        state = "cold" if kept.frozen else "every time"
-        yield self.row("eval", f"test batch, {state}", lambda: self.evaluate(self.evaluation()), len(self.task.test))
+        state, images = "cold" if kept.frozen else "every time", len(self.task.test)
+        shown = self.task.test.batch(torch.arange(images), self.device).images
+        known = self.answer(lambda: self.method.frozen_stage(shown)) if kept.frozen else None
+        first = lambda: self.answer(lambda: self.method.predict(shown))  # noqa: E731
+        yield self.row("eval", f"test batch, {state}", lambda: self.evaluate(self.evaluation()), first, images)
         if kept.frozen:
-            yield self.row("eval", "test batch, warm", lambda: self.evaluate(kept), len(self.task.test))
+            again = lambda: self.answer(lambda: self.method.predict_from(known, lambda: shown))  # noqa: E731
+            yield self.row("eval", "test batch, warm", lambda: self.evaluate(kept), again, images)
+
+    def answer(self, call: Callable[[], Tensor]) -> Tensor:
+        with torch.inference_mode(), self.trainer._precision():
+            return call()
 
     def evaluation(self) -> Evaluation:
         return Evaluation(self.method, self.device, len(self.task.test))
@@ -189,8 +200,14 @@ class Bench:
     def name(self) -> str:
         return type(self.method).__module__.rpartition(".")[2]
 
-    def row(self, row: str, what: str, call: Callable[[], object], images: int | None = None, **more: object) -> dict:
-        """Counts and times of `call`, which is about `images` images, beside the bare forward's."""
+    def row(
+        self, row: str, what: str, call: Callable[[], object], model: Callable[[], object], images: int | None = None,
+        **more: object,
+    ) -> dict:  # fmt: skip
+        """Counts and times of `call`, which is about `images` images, beside the bare forward's.
+
+        Kernels are those of `model`, which has its batch: how many tensor operations make a batch depends on the processor.
+        """
         images = images or len(self.images)
         own, bare = cost(call, self.backbone), cost(self.forward, self.backbone)
         times, share = interleaved(call, self.forward, self.rounds, self.device), len(self.images) / images
@@ -199,7 +216,7 @@ class Bench:
             "against": "time of a bare forward of the same images",
             "ratio_cpu": figures(times.ratio_cpu * share), "ratio_wall": figures(times.ratio_wall * share),
             "images_per_second": figures(images / times.seconds), "flops": own.flops,
-            "flops_ratio": figures(own.flops / max(bare.flops, 1) * share), "kernels": own.kernels,
+            "flops_ratio": figures(own.flops / max(bare.flops, 1) * share), "kernels": cost(model, self.backbone).kernels,
             "image_encodes": figures(own.encodes / images), "rounds": self.rounds,
         }  # fmt: skip
 

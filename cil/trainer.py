@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cil.data import LabelledImages
+from cil.data import Batch, LabelledImages
 from cil.evaluate import Evaluation
 from cil.log import Console
 from cil.meter import Meter
@@ -171,11 +171,14 @@ class Trainer:
         return optimizer
 
     def _step(self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, rows: torch.Tensor, where: tuple) -> dict:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["initial_lr"]
         data: LabelledImages = phase.data
         batch = data.batch(rows, self.machine.device, generator(self.seed, "augment", *where))
         seed_everything(self.seed, "step", *where)
+        return self._learn_from(batch, phase, optimizer, rate)
+
+    def _learn_from(self, batch: Batch, phase: Phase, optimizer: torch.optim.Optimizer, rate: float) -> dict:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["initial_lr"]
         with self._precision():
             losses = self.method.training_step(batch, phase)
         optimizer.zero_grad()
