@@ -65,7 +65,7 @@ def extend_by_scores(basis: Tensor | None, scores: Tensor, energy: float) -> Ten
         left, values, _ = torch.linalg.svd(scores, full_matrices=False)
         shares = values.pow(4) / values.pow(4).sum()
         return left[:, : int((shares.cumsum(0) < energy).sum())]
-    total = torch.linalg.svdvals(scores).pow(4).sum()
+    total = (scores.T @ scores).square().sum()  # Σσ(G)², as G and Sᵀ·S share theirs
     outer, upper = torch.linalg.qr(scores - basis @ (basis.T @ scores))
     lower = torch.linalg.qr(scores, mode="r")[1]
     left, values, _ = torch.linalg.svd(upper @ lower.T)  # of G − F·Fᵀ·G = outer · (upper · lowerᵀ) · an orthonormal matrix
