@@ -36,7 +36,7 @@ bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a r
 	$(RUN) scripts/bench.py
 
 tables: setup ## the tables of README.md from the run folders, made where they are missing
-	$(RUN) scripts/tables.py --readme
+	$(RUN) scripts/readme.py results
 
 lock: setup ## resolve pyproject.toml into requirements.lock again
 	$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \

@@ -3,7 +3,8 @@
 import importlib
 import inspect
 from functools import partial
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 import torch
 
@@ -17,6 +18,7 @@ from cil.store import Size
 from cil.trainer import Machine, Recipe, Trainer
 
 ALLOWED = ("cil.", "torch.optim.")
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
 
 
 def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest) -> Trainer:
@@ -114,7 +116,24 @@ def check(target: Any, where: str, arguments: dict, given: tuple, context: dict,
         for key in arguments:
             if key not in known:
                 raise Mistake(f"{where}.{key} is not a setting of {target.__name__}; {nearest(key, known)}")
+    for key, value in arguments.items():
+        parameter = signature.parameters.get(key)
+        if parameter is not None and not fits(value, parameter.annotation):
+            kinds = " or ".join(WORDS[kind] for kind in kinds_of(parameter.annotation))
+            raise Mistake(f"{where}.{key}={value} is not {kinds}")
     try:
         (signature.bind_partial if later else signature.bind)(*given, **context, **arguments)
     except TypeError as error:
         raise Mistake(f"{where}: {error}; write it in the YAML file or on the command line") from None
+
+
+def fits(value: object, annotation: object) -> bool:
+    """Whether a value is of a plain type that a constructor asks for; `true` is no number, and a number no `true`."""
+    kinds = kinds_of(annotation)
+    if not all(kind in WORDS for kind in kinds):
+        return True  # what is no plain type the constructor looks at itself
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def kinds_of(annotation: object) -> tuple:
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)

@@ -21,8 +21,9 @@ WHOLE = {
     "machine.eval_batch_size": 1,
     "scenario.tasks": 1,
     "scenario.first": 1,
+    "method.test_batch": 1,
 }
-MAY_BE_NULL = ("train.clip", "scenario.first")
+MAY_BE_NULL = ("train.clip", "scenario.first", "method.test_batch")
 
 
 def checked(config: dict) -> dict:

@@ -58,7 +58,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["scenario.order=[a,b]"], "error: scenario: a value cannot be used"),
         (["scenario.name=a/b"], "error: scenario.name=a/b becomes a folder"),
         (["dataset.train_per_class=0"], "error: dataset: a value cannot be used"),
-        (["dataset.train_per_class=abc"], "error: dataset: a value cannot be used"),
+        (["dataset.train_per_class=abc"], "error: dataset.train_per_class=abc is not a whole number"),
         (["+dataset.jitter.foo=1"], "error: dataset: a value cannot be used"),
         (["method=finetune", "optim.lr=-1", *FEW], "error: optim: a value cannot be used"),
         (["method=finetune", "+optim.foo=1"], "error: optim.foo is not a setting of SGD"),

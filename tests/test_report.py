@@ -7,9 +7,12 @@ import pytest
 
 from cil.metrics import AccuracyMatrix
 from cil.report.collect import collect, count, doubts, rows, table
+from cil.report.paired import paired
 from cil.report.table import grid, matrix_text, mean_and_spread
 from cil.report.why import differences, explain
+from scripts.readme import differing
 from tests import harness
+from tests.harness import ROOT
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.epochs=1", "optim.lr=0.01")
 
@@ -91,3 +94,32 @@ def test_numbers_in_words():
 def test_the_matrix_fits_eighty_columns(tasks):
     matrix = AccuracyMatrix.of_percents([[100.0] * (t + 1) for t in range(tasks)])
     assert max(map(len, matrix_text(matrix).splitlines())) <= 80
+
+
+def test_a_paired_test_is_the_textbook_one():
+    """Student's sleep data (1908): two drugs on ten patients, t = −4.0621, p = 0.002833."""
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = paired(first, second)
+    assert (found.mean, found.p) == (pytest.approx(1.58), pytest.approx(0.002833, abs=1e-6))
+    assert str(found) == "+1.58 ± 1.23 (p < 0.01)"
+    assert str(paired([1.0], [3.0])) == "+2.00" and str(paired([1.0, 2.0], [1.0, 2.0])) == "+0.00 ± 0.00"
+
+
+def test_two_readings_of_a_method_are_named(finished):
+    outputs, _ = finished
+    groups = json.loads(json.dumps(rows(collect(outputs)[0])))
+    for group, reading in zip(groups, ("paper", "released")):
+        for summary in group:
+            summary["config"]["reading"] = reading
+    first = [line.split("  ")[0] for line in table(groups).splitlines()]
+    assert first[2:] == ["finetune (paper)", "finetune (released)"]
+
+
+def test_the_switches_of_a_method_are_what_its_readings_differ_in():
+    switches = differing(["method=dualprompt", "modifier=pgp"])
+    assert switches["method.scrambled"] == (False, True)
+    assert switches["modifier.pgp.space"] == ("feature", "sample")
+    told = (ROOT / "cil" / "methods" / "README.md").read_text() + (ROOT / "cil" / "modifiers" / "README.md").read_text()
+    for key in {*switches, *differing(["method=l2p"])}:
+        assert f"`{key.split('.')[-1]}`" in told, f"{key} is not explained in a README"

@@ -49,16 +49,27 @@ def rows(summaries: Iterable[dict], addresses: Container[str] | None = None) -> 
 
 
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
-    """One line a configuration: mean ± standard deviation over seeds."""
-    many = len({(g[0]["scenario"], g[0]["method"]) for g in groups}) < len(groups)
+    """One line a configuration: mean ± standard deviation over seeds.
+
+    Of a method in two readings each is named; what differs otherwise is told apart by digest.
+    """
+    readings = defaultdict(set)
+    for group in groups:
+        readings[group[0]["method"]].add(_reading(group))
+    named = [(g[0]["method"], f" ({_reading(g)})" if len(readings[g[0]["method"]]) > 1 else "") for g in groups]
+    many = len({(g[0]["scenario"], *name) for g, name in zip(groups, named)}) < len(groups)
     head = ["method", *(["run"] if many else []), *COLUMNS, "trained", "seconds", "seeds"]
     lines = []
-    for group in groups:
+    for group, name in zip(groups, named):
         numbers = [mean_and_spread([summary[part][key] for summary in group]) for part, key in COLUMNS.values()]
         trained = count(group[0]["trained_parameters"])
         seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
-        lines.append([group[0]["method"], *([group[0]["digest"]] if many else []), *numbers, trained, seconds, str(len(group))])
+        lines.append(["".join(name), *([group[0]["digest"]] if many else []), *numbers, trained, seconds, str(len(group))])
     return grid(head, lines, markdown=markdown)
+
+
+def _reading(group: list[dict]) -> str:
+    return group[0]["config"].get("reading", "paper")
 
 
 def doubts(groups: Iterable[list[dict]]) -> list[str]:
