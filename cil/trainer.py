@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cil.capabilities import HasFrozenStage
 from cil.data import Batch, LabelledImages
 from cil.evaluate import Evaluation
 from cil.log import Console
@@ -61,6 +62,8 @@ class Trainer:
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
         method.backbone.register_forward_pre_hook(self._count)
+        if machine.precision == "bf16" and isinstance(method, HasFrozenStage):
+            in_half(method.backbone)
 
     def fit(self) -> None:
         for modifier in self.modifiers:
@@ -263,3 +266,10 @@ class Trainer:
         inside = state["inside"]
         self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
         return (state["task"], inside) if inside else (state["task"] + 1, None)
+
+
+def in_half(backbone: torch.nn.Module) -> None:
+    """Weights that no phase trains are rounded once, and not in every pass; norms keep theirs."""
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(torch.bfloat16)

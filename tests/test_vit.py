@@ -5,8 +5,10 @@ import timm
 import torch
 
 from cil.backbones.vit import plain, walk
+from cil.bench import cost
 from cil.build import make
 from cil.mistakes import Mistake
+from cil.trainer import in_half
 from tests.harness import compose
 from tests.reference import WIDTH, close, fill, images, transformer
 
@@ -87,3 +89,19 @@ def test_an_unusual_transformer_is_refused_or_the_same(name):
     node = compose("backbone=vit_tiny", f"backbone.architecture={name}", "backbone.weights=null")["backbone"]
     with pytest.raises(Mistake, match=f"backbone.architecture={name} is no plain vision transformer"):
         make(node | {"changes": {}, "image": {"size": trunk.patch_embed.img_size[0], "norm": "unit"}}, "backbone")
+
+
+def test_half_precision_rounds_frozen_weights_once():
+    """To the bit what autocast gives, without a copy of every weight in every pass."""
+    made = make(compose("backbone=vit_tiny")["backbone"], "backbone").eval()
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def features() -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return made(x)
+
+    before, kernels = features(), cost(features, made).kernels
+    in_half(made)
+    assert torch.equal(features(), before)
+    assert cost(features, made).kernels <= kernels - 6 * 8  # weight and bias of four layers a block
+    assert made.trunk.norm.weight.dtype == torch.float32
