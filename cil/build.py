@@ -74,6 +74,8 @@ def make(node: dict, where: str, *given: Any, **context: Any) -> Any:
 
     `where` is the node's place in the configuration, for messages. With `_partial_: true` the call is left to the receiver.
     """
+    if not isinstance(node, dict):
+        raise Mistake(f"{where}={node} has no settings; choose one of its options by name")
     arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     target = find(node.get("_target_"), where)
     later = bool(node.get("_partial_"))

@@ -44,12 +44,18 @@ class HasFrozenStage(Protocol):
 class TakesPrompts(Protocol):
     """takes prompts and prefixes (backbone=vit_b16_in21k, vit_b16_sam, vit_b16_dino or vit_tiny)"""
 
+    width: int
     heads: int
     depth: int
 
     def tokens(self, images: Tensor) -> Tensor: ...
 
+    def patches(self, images: Tensor) -> Tensor: ...
+
     def attention_queries(self, x: Tensor, blocks: list[int], prefixes: dict) -> dict[int, Tensor]: ...
+
+
+Kind = Literal["token", "key", "prefix"]  # of a projection site: looks up energy and components
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class ProjectionSite:
     """
 
     name: str  # "e_prefix.3": unique within the host
-    kind: Literal["token", "key", "prefix"]  # looks up energy and components
+    kind: Kind
     parameter: nn.Parameter
     index: tuple = ()
     heads: int = 1

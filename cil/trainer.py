@@ -256,7 +256,7 @@ class Trainer:
         if missing.unexpected_keys or set(missing.missing_keys) - frozen:
             raise Mistake(f"{file} does not fit this code; delete {self.run.path} to start the run again")
         for modifier, kept in zip(self.modifiers, state["modifiers"], strict=True):
-            modifier.load_state_dict(kept)
+            modifier.load_state_dict(moved(kept, self.machine.device))
         for matrix, correct in zip((self.matrix, self.within), state["correct"], strict=True):
             matrix.correct = correct.numpy()
         self.encodes, self.seconds = state["encodes"], state["seconds"]
@@ -273,3 +273,12 @@ def in_half(backbone: torch.nn.Module) -> None:
     for module in backbone.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             module.to(torch.bfloat16)
+
+
+def moved(state: object, device: torch.device) -> object:
+    """Tensors in dictionaries and lists, on another device."""
+    if isinstance(state, dict):
+        return {key: moved(value, device) for key, value in state.items()}
+    if isinstance(state, list):
+        return [moved(value, device) for value in state]
+    return state.to(device) if isinstance(state, torch.Tensor) else state

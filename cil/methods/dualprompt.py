@@ -11,7 +11,7 @@ from cil.data import Batch
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import match, pull, similarity, uniform
+from cil.modules.prompts import check, match, pull, similarity, uniform
 from cil.scenario import Task
 
 KEY, VALUE = 0, 1
@@ -29,11 +29,13 @@ class DualPrompt(Method):
         a copy of the one before.
 
         `vote_train`, `vote_test`: the images of a batch choose together; `scrambled`: the port's mix-up of keys and values;
-        a test's answers then depend on `test_batch`. `future_experts`, `future_classes`: untrained experts may be chosen
-        in a test, and classes that are yet to come compete.
+        a test's answers then depend on its batch, which is `test_batch`. `future_experts`, `future_classes`: untrained
+        experts may be chosen in a test, and classes that are yet to come compete.
         """
         super().__init__()
         require(backbone, TakesPrompts, "dualprompt")
+        sizes = dict(pool=pool, general_length=general_length, expert_length=expert_length)
+        check(sizes, test_batch is None, dict(vote_test=vote_test, scrambled=scrambled))
         blocks = [*general_blocks, *expert_blocks]
         if len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
             raise Mistake(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at most "

@@ -10,7 +10,7 @@ from cil.data import Batch
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import match, pull, similarity, uniform
+from cil.modules.prompts import check, match, pull, similarity, uniform
 from cil.scenario import Task
 
 
@@ -23,14 +23,15 @@ class L2P(Method):
     ) -> None:  # fmt: skip
         """`read`: the head sees the mean over the `prompts`' places, or the `class` token.
 
-        `vote_train`, `vote_test`: the images of a batch choose their prompts together; a test's answers then depend on
-        `test_batch`. `future_classes`: classes that are yet to come compete in a test.
+        `vote_train`, `vote_test`: the images of a batch choose their prompts together; a test's answers then depend on its
+        batch, which is `test_batch`. `future_classes`: classes that are yet to come compete in a test.
         """
         super().__init__()
         require(backbone, TakesPrompts, "l2p")
         if read not in ("prompts", "class"):
             raise Mistake(f"method.read={read} is not known; {nearest(str(read), ('prompts', 'class'))}")
-        if not 1 <= top_k <= pool:
+        check(dict(pool=pool, length=length, top_k=top_k), test_batch is None, dict(vote_test=vote_test))
+        if top_k > pool:
             raise Mistake(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
         self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read
         self.vote_train, self.vote_test, self.future_classes = vote_train, vote_test, future_classes

@@ -4,10 +4,12 @@ An update Δp of a prompt leaves what old inputs x make of it alone where x·Δp
 its inputs take up join a basis a site; from the next task on updates are kept out of them.
 """
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
-from cil.capabilities import HasProjectionSites, ProjectionSite, require
+from cil.capabilities import HasProjectionSites, Kind, ProjectionSite, require
 from cil.method import Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.modifier import Modifier
@@ -15,6 +17,7 @@ from cil.modules.subspace import extend, extend_by_scores, held, projector, scor
 from cil.scenario import Task
 
 BATCH = 32  # images at a time; nothing depends on it
+KINDS = get_args(Kind)
 WORDS = {"space": ("feature", "sample"), "project": ("update", "gradient"), "inputs": ("met", "released"),
          "sampled": ("after", "released")}  # fmt: skip
 
@@ -36,9 +39,19 @@ class PGP(Modifier):
         for key, words in WORDS.items():
             if (value := locals()[key]) not in words:
                 raise Mistake(f"modifier.pgp.{key}={value} is not known; {nearest(str(value), words)}")
-        for kind, share in energy.items():
-            if share is not None and not 0 < share <= 1:
+        for key, node in (("energy", energy), ("components", components)):
+            if set(node) != set(KINDS):
+                raise Mistake(f"modifier.pgp.{key} has {', '.join(node)}; it needs {', '.join(KINDS)}, each once")
+        for kind in KINDS:
+            share, count = energy[kind], components[kind]
+            if share is not None and (type(share) not in (int, float) or not 0 < share <= 1):
                 raise Mistake(f"modifier.pgp.energy.{kind}={share} is no share; type a number up to 1, or null not to project")
+            if type(count) is not int or count < 1:
+                raise Mistake(f"modifier.pgp.components.{kind}={count} is not a whole number from 1 on")
+        if images is not None and images < 1:
+            raise Mistake(
+                f"modifier.pgp.images={images} is not a whole number from 1 on; null: as many as the backbone is wide"
+            )
         self.by_samples, self.updates, self.as_released = space == "sample", project == "update", inputs == "released"
         self.always_after, self.images, self.energy, self.components = sampled == "after", images, energy, components
         self.bases: dict[str, list[Tensor]] = {}  # of the tasks so far: (width, rank) a head
@@ -49,8 +62,17 @@ class PGP(Modifier):
 
     def attach(self, method: Method) -> None:
         require(method, HasProjectionSites, "pgp")
+        for site in self._sites(method) if self.by_samples else ():
+            rows, key = self._rows(site.parameter.data, site).shape[0], f"modifier.pgp.components.{site.kind}"
+            if site.own and rows < self.components[site.kind]:
+                raise Mistake(f"{key}={self.components[site.kind]}, but {site.name} has {rows} rows; type {key}={rows}")
 
     def begin_task(self, method: Method, task: Task) -> None:
+        wide = method.backbone.width
+        if self.by_samples and min(self.images or wide, len(task.train)) != wide:
+            raise Mistake(f"modifier.pgp.space=sample multiplies gradients {wide} wide with a matrix over images, so it needs "
+                          f"{wide} a task; task {task.index + 1} has {len(task.train)} and modifier.pgp.images={self.images}. "
+                          "Type modifier.pgp.space=feature, or take fewer tasks and modifier.pgp.images=null")  # fmt: skip
         self.used, self._projectors = dict(self.bases), {}
         sites = self._sites(method)
         self.anchors = {site.name: self._rows(site.parameter.data, site).clone() for site in sites}
@@ -69,7 +91,8 @@ class PGP(Modifier):
             if site.parameter.grad is not None:
                 gradient = self._rows(site.parameter.grad, site)
                 out = held(gradient, matrix)
-                self.removed[site.name] += torch.stack([out.square().sum(), gradient.square().sum()])
+                sizes = torch.stack([torch.linalg.vector_norm(part) for part in (out, gradient)])
+                self.removed[site.name] += sizes.square()
                 gradient -= out
 
     def after_step(self, method: Method, phase: Phase) -> None:
@@ -105,11 +128,7 @@ class PGP(Modifier):
     def _collect(self, method: Method, task: Task, sites: list[ProjectionSite]) -> None:
         if not sites:
             return
-        wide = method.backbone.width
-        count = min(self.images or wide, len(task.train))
-        if self.by_samples and count != wide:
-            raise Mistake(f"pgp: {count} images are looked at, and modifier.pgp.space=sample multiplies gradients {wide} wide "
-                          f"with a matrix over images; it needs {wide} of them a task (modifier.pgp.images=null)")  # fmt: skip
+        count = min(self.images or method.backbone.width, len(task.train))
         order, random = torch.randperm(len(task.train))[:count], torch.Generator()
         random.manual_seed(int(torch.randint(2**62, ())))
         parts = (task.train.batch(rows, sites[0].parameter.device, random).images for rows in order.split(BATCH))
@@ -118,10 +137,11 @@ class PGP(Modifier):
             for name, inputs in method.projection_inputs(images, self.as_released).items():
                 collected.setdefault(name, []).append(inputs.flatten(1) if self.by_samples else gram(inputs))
         for site in sites:
-            update = self._extended_by_scores if self.by_samples else self._extended
-            self.bases[site.name] = update(site, collected.pop(site.name), task)
+            found = collected.pop(site.name)
+            extended = self._extended_by_scores(site, found, task) if self.by_samples else self._extended(site, found)
+            self.bases[site.name] = extended
 
-    def _extended(self, site: ProjectionSite, grams: list[Tensor], task: Task) -> list[Tensor]:
+    def _extended(self, site: ProjectionSite, grams: list[Tensor]) -> list[Tensor]:
         """The inputs' directions, and where the site's rows meet one another theirs, each to its share of energy."""
         empty = [torch.zeros(g.shape[0], 0, dtype=g.dtype, device=g.device) for g in grams[0]]
         bases, terms = self.bases.get(site.name, empty), [sum(grams)]
@@ -136,11 +156,7 @@ class PGP(Modifier):
         components = self.components[site.kind]
         found = scores(torch.cat(rows), components)
         if site.own and task.index > 0:
-            own = scores(self._rows(site.parameter.data, site)[:, 0].T, components)
-            if own.shape != found.shape:
-                key = f"modifier.pgp.components.{site.kind}"
-                raise Mistake(f"{key}={components}, but {site.name} has {own.shape[1]}; type {key}={own.shape[1]}")
-            found = found + own
+            found = found + scores(self._rows(site.parameter.data, site)[:, 0].T, components)
         (basis,) = self.bases.get(site.name, [None])
         return [extend_by_scores(basis, found, self.energy[site.kind])]
 

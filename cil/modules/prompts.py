@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.mistakes import Mistake
+
 
 def uniform(*shape: int) -> nn.Parameter:
     """Drawn from U(−1, 1), as the released code does for prompts and keys."""
@@ -36,3 +38,14 @@ def match(likeness: Tensor, count: int, *, vote: bool) -> Tensor:
 def pull(likeness: Tensor, chosen: Tensor) -> Tensor:
     """The mean over images of the summed likeness of their prompts; its gradient reaches the keys of those alone."""
     return likeness.gather(1, chosen.expand(len(likeness), -1)).sum(1).mean()
+
+
+def check(sizes: dict[str, int], alone: bool, depends: dict[str, bool]) -> None:
+    """Refuse pools and lengths below one, and answers that depend on a batch that no setting says (`alone`)."""
+    for key, size in sizes.items():
+        if size < 1:
+            raise Mistake(f"method.{key}={size} is not a whole number from 1 on; type method.{key}=1")
+    for key, does in depends.items():
+        if does and alone:
+            raise Mistake(f"method.{key}=true makes answers depend on which test images are scored together; say how many, "
+                          f"as in method.test_batch=16 method.{key}=true")  # fmt: skip

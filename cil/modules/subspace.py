@@ -11,7 +11,7 @@ from torch import Tensor
 
 def held(rows: Tensor, projector: Tensor) -> Tensor:
     """The part of (rows, heads, width) that `projector` (heads, width, width), F·Fᵀ of each head, holds."""
-    return (rows.unsqueeze(-2) @ projector).squeeze(-2)
+    return (rows.transpose(0, 1) @ projector).transpose(0, 1)
 
 
 def projector(bases: list[Tensor]) -> Tensor:

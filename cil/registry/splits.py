@@ -83,7 +83,7 @@ def _coda(folder: Path) -> tuple[list[str], list[str]]:
         content = _content(
             folder / name,
             f"fetch {' and '.join(CODA)} from datasets/imagenet_r_utils/ of github.com/aimagelab/mammoth into {folder} "
-            "(rows of PGP: dataset.split=random:42)",
+            "(rows of PGP: dataset.split=random:43 or random:59)",
         )
         if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
             raise Mistake(f"{folder / name} has md5 {found}, CODA-Prompt's list has {md5}; fetch it again")

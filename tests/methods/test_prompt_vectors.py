@@ -14,7 +14,7 @@ from tests.reference import WIDTH, close, fill, head, images, transformer
 
 DUAL = dict(general_blocks=[0, 1], general_length=2, expert_blocks=[2, 3, 4], expert_length=3, pool=4, pull=1.0,
             copy_last=True, vote_train=True, vote_test=True, future_experts=True, future_classes=True,
-            test_batch=None)  # fmt: skip
+            test_batch=4)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def with_head(method):
 
 def l2p(backbone, read="prompts") -> L2P:
     made = with_head(L2P(backbone, pool=4, length=2, top_k=2, pull=0.1, read=read, vote_train=True, vote_test=True,
-                         future_classes=True, test_batch=None))  # fmt: skip
+                         future_classes=True, test_batch=4))  # fmt: skip
     made.prompts.data, made.keys.data = fill(101, 4, 2, WIDTH), fill(102, 4, WIDTH)
     return made
 

@@ -196,7 +196,7 @@ def test_released_bases_begin_one_task_earlier_for_l2p(small, tmp_path):
     [
         (["modifier.pgp.space=smaple"], "modifier.pgp.space=smaple is not known; did you mean sample?"),
         (["modifier.pgp.energy.key=97"], "modifier.pgp.energy.key=97 is no share; type a number up to 1, or null"),
-        (["reading=released", "modifier.pgp.images=20"], "20 images are looked at, and modifier.pgp.space=sample multiplies"),
+        (["reading=released", "modifier.pgp.images=20"], "it needs 32 a task; task 1 has 36 and modifier.pgp.images=20"),
     ],
 )
 def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
