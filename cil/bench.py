@@ -127,6 +127,8 @@ class Bench:
         for modifier in trainer.modifiers:
             modifier.attach(self.method)
         trainer._begin(self.task)
+        for moment in ("begin", "end", "begin"):  # as at a second task: a modifier has a first to remember
+            trainer._modify(moment, self.task)
 
     def forward(self) -> Tensor:
         """The floor: the bare backbone, frozen."""

@@ -151,10 +151,13 @@ def test_operations_of_the_prompt_methods(large, method, train, test):
 
 
 @pytest.mark.parametrize("method", ["dualprompt", "l2p"])
+@pytest.mark.parametrize("modifier", ["none", "pgp"])
 @pytest.mark.parametrize("batch", [2, 16])
-def test_kernels_of_the_prompt_methods(large, method, batch):
+def test_kernels_of_the_prompt_methods(large, method, modifier, batch):
     """Twelve blocks of any width launch as many, and so does any batch."""
-    bench = large(method, *NARROW, batch=batch)
+    bench = large(method, f"modifier={modifier}", *NARROW, batch=batch)
+    for used in bench.trainer.modifiers:
+        assert used._projected(bench.method)  # it has something to do
     (step,), (_, warm) = bench.step(), bench.eval()
     assert 400 < step["kernels"] <= 560
     assert 120 < warm["kernels"] <= 160

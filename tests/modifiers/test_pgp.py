@@ -11,6 +11,7 @@ from cil.modifiers.pgp import PGP, gram
 from cil.modules.subspace import extend_by_scores
 from cil.rundir import RunDir
 from cil.signals import StopRequest
+from cil.trainer import moved
 from tests import harness
 from tests.methods.test_contract import StopsAt, fitted
 from tests.methods.test_prompt_vectors import l2p, step
@@ -18,23 +19,8 @@ from tests.modules.test_subspace import TABLE, references
 from tests.reference import close, transformer
 
 HOSTS = ["l2p", "dualprompt"]
-NARROW = (
-    "backbone.changes.embed_dim=32",
-    "train.epochs=2",
-    "train.batch_size=12",
-    "optim.lr=0.01",
-    "machine.checkpoint_seconds=0",
-)
 SWITCHES = dict(space="sample", project="gradient", inputs="released", sampled="released", images=None,
                 energy={"token": 0.5, "key": 0.97, "prefix": 0.5}, components={"token": 9, "key": 5, "prefix": 50})  # fmt: skip
-
-
-@pytest.fixture
-def small(compose, scenario, monkeypatch):
-    """Three tasks of 36 images; the backbone is 32 wide, so that the released code's mix-up of spaces can be made."""
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
-    pool = {"l2p": ("method.pool=5", "method.length=2", "method.top_k=2")}
-    return lambda host, *words: compose(f"method={host}", "modifier=pgp", *NARROW, *pool.get(host, ()), *words)
 
 
 @pytest.mark.parametrize("energy", TABLE)
@@ -182,19 +168,23 @@ def test_a_kind_without_an_energy_is_left_alone(small, tmp_path):
     assert trainer.modifiers[0].bases.keys() == {"keys"}
 
 
-def test_released_bases_begin_one_task_earlier_for_l2p(small, tmp_path):
-    """L2P's inputs are taken before a task is trained, DualPrompt's after it; what a task uses is of earlier tasks."""
-    for host in HOSTS:
-        modifier = fitted(small(host, "reading=released"), tmp_path / host).modifiers[0]
-        for name, (basis,) in modifier.bases.items():
-            assert basis.shape == (32, modifier.facts()["ranks"][name][0])
-            assert modifier.used[name][0].shape[1] <= basis.shape[1]
+def test_a_resumed_state_arrives_on_the_device_of_the_machine():
+    state = {"bases": {"keys": [torch.zeros(3, 1)]}, "anchors": {"keys": torch.zeros(2)}, "used": {}, "kept": 3}
+    there = moved(state, torch.device("meta"))
+    assert there["bases"]["keys"][0].is_meta and there["anchors"]["keys"].is_meta and there["kept"] == 3
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["modifier.pgp.space=smaple"], "modifier.pgp.space=smaple is not known; did you mean sample?"),
+        (["modifier.pgp.energy.key=true"], "modifier.pgp.energy.key=True is no share"),
+        (["~modifier.pgp.energy.key"], "modifier.pgp.energy has token, prefix; it needs token, key, prefix, each once"),
+        (["modifier.pgp.components.token=ab"], "modifier.pgp.components.token=ab is not a whole number from 1 on"),
+        (["modifier.pgp.images=-5"], "modifier.pgp.images=-5 is not a whole number from 1 on"),
+        (["modifier.pgp.images=2.5"], "modifier.pgp.images=2.5 is not a whole number or null"),
+        (["modifier.pgp=null"], "modifier.pgp=None has no settings"),
+        (["reading=released", "method.pool=3"], "modifier.pgp.components.token=9, but prompts has 6 rows"),
         (["modifier.pgp.energy.key=97"], "modifier.pgp.energy.key=97 is no share; type a number up to 1, or null"),
         (["reading=released", "modifier.pgp.images=20"], "it needs 32 a task; task 1 has 36 and modifier.pgp.images=20"),
     ],
