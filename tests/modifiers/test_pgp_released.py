@@ -67,19 +67,24 @@ def test_prompts_of_l2p_belong_to_what_they_meet(small, reading, tmp_path, monke
     assert (basis.T @ own @ basis).trace() >= 0.5 * own.trace() - 1e-9
 
 
-def test_what_the_released_code_records():
-    """8.4 and 8.5: patches without positions; queries of attention under the expert that the largest values choose."""
+@pytest.mark.parametrize("released", [True, False])
+def test_what_is_recorded(released):
+    """Released, 8.4 and 8.5: patches without positions; attention's queries under the expert that the largest values choose.
+
+    Paper: the tokens that enter the first block; attention's queries under the expert of the task.
+    """
     backbone = transformer()
     with torch.no_grad():
-        inputs = l2p(backbone).projection_inputs(images(), True)
-        close(inputs["prompts"][:, :, 0], backbone.trunk.patch_embed(images()), 1e-12)
+        tokens = backbone.tokens(images())
+        inputs = l2p(backbone).projection_inputs(images(), released)
+        close(inputs["prompts"][:, :, 0], backbone.trunk.patch_embed(images()) if released else tokens, 1e-12)
         close(inputs["keys"][:, 0, 0], backbone.bare(images()), 1e-12)
         host = dualprompt(backbone)
-        host.keys.data = host.keys.data.roll(1, 0)  # so that images part in their choice
-        tokens = backbone.tokens(images())
-        recorded = host.projection_inputs(images(), True)
+        host.keys.data = host.keys.data.roll(1, 0)  # so that the fallback does not choose the task's own
+        recorded = host.projection_inputs(images(), released)
         chosen = match(similarity(tokens.amax(1), host.keys), 1, vote=False)[:, 0]
-        for image, expert in enumerate(chosen.tolist()):
+        assert chosen.tolist() != [1] * 4
+        for image, expert in enumerate(chosen.tolist() if released else [1] * 4):
             x, heads = tokens[image : image + 1], (1, 3, -1, 8)
             pairs = {0: host.general[0], 1: host.general[1]} | {2 + n: host.expert[n, :, expert] for n in range(3)}
             for block, pair in pairs.items():
