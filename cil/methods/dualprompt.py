@@ -80,13 +80,14 @@ class DualPrompt(Method):
     def prefixes(self, chosen: Tensor, batch: int, *, scrambled: bool) -> dict[int, tuple[Tensor, Tensor]]:
         """Of each prompted block for experts (batch or 1, 1): keys and values, (batch or 1, heads, length, width)."""
         chosen = chosen[:, 0]
-        halves = torch.tensor([[KEY], [VALUE]], device=chosen.device)
         if scrambled:
             # The port reshapes (half, image) to (image, half) where it should transpose: image b gets slots 2b and 2b + 1 of
             # the list [key of every image, then value of every image].
             slots = torch.arange(2 * batch, device=chosen.device).view(batch, 2).T
-            halves, chosen = slots // batch, chosen.expand(batch)[slots % batch]
-        experts = self.expert[:, halves, chosen].transpose(3, 4)  # (blocks, 2, batch or 1, heads, length, width)
+            experts = self.expert[:, slots // batch, chosen.expand(batch)[slots % batch]]
+        else:
+            experts = self.expert[:, :, chosen]
+        experts = experts.transpose(3, 4)  # (blocks, 2, batch or 1, heads, length, width of a head)
         general = self.general.transpose(2, 3)[:, :, None]
         own = zip((*self.general_blocks, *self.expert_blocks), (*general.unbind(0), *experts.unbind(0)), strict=True)
         return {block: (pair[KEY], pair[VALUE]) for block, pair in own}
