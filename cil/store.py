@@ -184,7 +184,8 @@ def decode(member: Member, name: str, size: Size) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault, not the image's
-        raise Mistake(f"{name} in {member.file} cannot be decoded ({error}); fetch the data set again, nothing of this "
+        why = "no image" if isinstance(error, UnidentifiedImageError) else error  # its text names an object in memory
+        raise Mistake(f"{name} in {member.file} cannot be decoded ({why}); fetch the data set again, nothing of this "
                       "image was kept") from None  # fmt: skip
     if size.side is not None and min(photo.size) > size.side:
         photo = photo.resize(scaled(*photo.size, size.side), PILLOW[size.filter])

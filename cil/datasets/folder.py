@@ -21,12 +21,13 @@ def folder(
     if not isinstance(path, str) or not _number(share, 0, 1) or type(seed) is not int or seed < 0:
         raise Mistake(f"dataset.path={path} share={share} seed={seed}: type a folder below data.root, a share between 0 and 1 "
                       "and a seed from 0 on")  # fmt: skip
+    train, test = (side.strip("/") if isinstance(side, str) else side for side in (train, test))
     place = Path(path).name
     top = place.removesuffix(".zip").removesuffix(".tar")
     found = tree(Path(root) / Path(path).parent, top, {f"{top}.zip": None, f"{top}.tar": None}, "type dataset.path=…")
     if test is None:
         paths, label_of = _images(found, train)
-        rows = _draw([label_of[path] for path in paths], share, seed)
+        rows = _draw([label_of[path] for path in paths], share, seed, path)
     else:
         sides = [_images(found, side) for side in (train, test)]
         paths, label_of = sides[0][0] + sides[1][0], sides[0][1] | sides[1][1]
@@ -58,12 +59,15 @@ def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:
     return [p for paths in classes.values() for p in paths], {p: name for name, paths in classes.items() for p in paths}
 
 
-def _draw(labels: list[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[int], list[int]]:
     random, train, test = np.random.RandomState(seed), [], []
     for name in sorted(set(labels)):
         rows = [row for row, label in enumerate(labels) if label == name]
         order = random.permutation(len(rows))
         count = int(share * len(rows))
+        if not 0 < count < len(rows):
+            raise Mistake(f"{path}: dataset.share={share} of the {len(rows)} images of class {name} leaves none to train or to "
+                          "test; type another share, as in dataset.share=0.5, or name a folder as dataset.test")  # fmt: skip
         train += [rows[k] for k in order[:count]]
         test += [rows[k] for k in order[count:]]
     return sorted(train), sorted(test)

@@ -279,7 +279,7 @@ def test_a_folder_with_lists(tmp_path):
     lists = {f"{name}.txt": "".join(f"train/{place}.jpg\n" for place in places).encode() for name, places in pairs.items()}
     files = birds() | lists
     miniature.lay(files, tmp_path / "birds")
-    listed = ("dataset.path=birds", "dataset.train=a.txt")
+    listed = ("dataset.path=birds", "dataset.train=a.txt/")
     images = read("folder", tmp_path, *listed, "dataset.test=b.txt")
     assert images.test_labels.tolist() == [0, 1]
     with pytest.raises(Mistake, match=r"1 images are in training and test, first train/crow/0.jpg"):
@@ -294,3 +294,5 @@ def test_a_folder_without_a_test_is_divided_the_same_way_each_time(tmp_path):
     images, again, other = (read("folder", tmp_path, *words, f"dataset.seed={seed}") for seed in (0, 0, 1))
     assert images.train_labels.tolist() == [0, 0, 1, 1] and images.test_labels.tolist() == [0, 1]
     assert images.digest == again.digest != other.digest
+    with pytest.raises(Mistake, match=r"dataset.share=0.1 of the 3 images of class crow leaves none to train or to test"):
+        read("folder", tmp_path, "dataset.path=birds", "dataset.test=null", "dataset.share=0.1")
