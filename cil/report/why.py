@@ -30,7 +30,7 @@ RANKS = (
     (("git_commit",), "other code"),
     (("packages", "python", "device", "threads", "config.machine"), "other software or hardware: the last bits"),
 )
-IGNORED = ("config.outputs", "config.data", "config.log", "config.scenario.name", "config.machine.device",
+IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "config.scenario.name", "config.machine.device",
            "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints")  # fmt: skip
 
 
