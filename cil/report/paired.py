@@ -17,7 +17,8 @@ class Paired(NamedTuple):
     runs: int
 
     def __str__(self) -> str:
-        told = f"{self.mean:+.2f}" if self.runs < 2 else f"{self.mean:+.2f} ± {self.spread:.2f}"
+        mean = f"{round(self.mean, 2) + 0.0:+.2f}"  # no minus before a zero
+        told = mean if self.runs < 2 else f"{mean} ± {self.spread:.2f}"
         return told if math.isnan(self.p) else f"{told} (p {self.p:.2f})" if self.p >= 0.01 else f"{told} (p < 0.01)"
 
 
