@@ -136,13 +136,16 @@ def large(compose, tmp_path):
 NARROW = ("+backbone.changes.embed_dim=48", "+backbone.changes.num_heads=3")
 
 
+PUBLISHED = {"dualprompt": (), "l2p": ("method.length=5",)}  # the glyphs' recipe has shorter prompts
+
+
 @pytest.mark.parametrize(("method", "train", "test"), [("dualprompt", 2.85, 1.0), ("l2p", 3.15, 1.07)])
 def test_operations_of_the_prompt_methods(large, method, train, test):
     """A training step is a query pass, a prompted pass and its way back; a test batch with known queries one pass."""
-    bench = large(method)
+    bench = large(method, *PUBLISHED[method])
     bare = cost(bench.forward, bench.backbone)
     step = cost(bench.step_of(bench.method.phases(bench.task)[0])[1], bench.backbone)
-    assert 2.7 < step.flops / bare.flops <= train and step.encodes == 2 * 2
+    assert train - 0.05 < step.flops / bare.flops <= train and step.encodes == 2 * 2
     bench.method.eval()
     evaluation = bench.evaluation()
     bench.evaluate(evaluation)
