@@ -20,6 +20,8 @@ class HasText(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor: ...
 
+    def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor: ...
+
 
 @runtime_checkable
 class HasFeatures(Protocol):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
+from cil.backbones.packed_text import encode
 from cil.backbones.weights import expects, load
 
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
@@ -34,8 +35,25 @@ class CLIP(nn.Module):
         self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
         self.identity: dict = {}
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.trunk.encode_image(images)  # (batch, width)
+    def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
+        """(batch, width) features of images, or of what `tokens` made of them.
+
+        `prompts` (batch or 1, length, width of the image tower) stand between the class token and the patches, without a
+        position, before the first norm (PGP's CLIP).
+        """
+        if prompts is None and images.dim() == 4:
+            return self.trunk.encode_image(images)
+        tower, x = self.trunk.visual, self.tokens(images) if images.dim() == 4 else images
+        if prompts is not None:
+            x = torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], 1)
+        return tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0]) @ tower.proj
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(batch, 1 + patches, width of the image tower): class token and patches with their positions."""
+        tower = self.trunk.visual
+        patches = tower.conv1(images).flatten(2).transpose(1, 2)
+        first = tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        return torch.cat([first, patches], 1) + tower.positional_embedding.to(patches.dtype)
 
     def bare(self, images: Tensor) -> Tensor:
         """The forward of the library: the floor that `make bench` measures against."""
@@ -50,6 +68,11 @@ class CLIP(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.encode_tokens(self.tokenizer(list(texts)).to(self.trunk.text_projection.device))
+
+    def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor:
+        """(sets, length, text width) contexts and class names → (sets, names, width): "context name." each, not normalised."""
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        return encode(self.trunk, contexts, start, [[*self.tokenizer.encode(f"{name}."), end] for name in names])
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """(texts, context) → (texts, width). The tower is causal, so nothing after the last end-of-text is computed."""

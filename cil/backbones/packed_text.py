@@ -1,0 +1,50 @@
+"""A causal text tower over many names that share a context, each prompt paid for once.
+
+What stands before a class name cannot see it, so one sequence [start, context, name 1, name 2, …] with a block mask replaces
+a sequence for each name: names see start, context and their own earlier tokens, at the positions that they would have
+behind the context alone. Nothing after an end of text is computed. Exact but for rounding, gradients included.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from cil.mistakes import Mistake
+
+TOGETHER = 32  # names in one sequence: more would repeat the context less often and spend more on attention
+
+
+def encode(trunk: nn.Module, contexts: Tensor, start: int, names: Sequence[Sequence[int]]) -> Tensor:
+    """(sets, length, text width) contexts, then the tokens of each name up to its end of text → (sets, names, width)."""
+    length, longest, room = contexts.shape[1], max(map(len, names)), len(trunk.positional_embedding)
+    if 1 + length + longest > room:
+        raise Mistake(f"a context of {length} tokens and a class name of {longest} make {1 + length + longest}, the text tower "
+                      f"takes {room}; shorten the context")  # fmt: skip
+    parts = [tuple(map(tuple, names[first : first + TOGETHER])) for first in range(0, len(names), TOGETHER)]
+    return torch.cat([_encode(trunk, contexts, start, part) for part in parts], 1)
+
+
+def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:
+    sets, length, _ = contexts.shape
+    ids, positions, mask, ends = (part.to(contexts.device) for part in layout(length, names))
+    place, table = trunk.positional_embedding, trunk.token_embedding
+    first = table(torch.full((1, 1), start, device=contexts.device)) + place[0]
+    behind = (table(ids) + place[positions])[None]
+    x = torch.cat([first.expand(sets, -1, -1), contexts + place[1 : 1 + length], behind.expand(sets, -1, -1)], 1)
+    x = trunk.ln_final(trunk.transformer(x, attn_mask=mask.to(x.dtype))[:, ends])
+    return x @ trunk.text_projection
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def layout(length: int, names: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids and positions of the names' tokens, the mask over start, context and names, and where each name ends."""
+    sizes = torch.tensor([len(name) for name in names])
+    owner = torch.cat([torch.full((1 + length,), -1), torch.arange(len(names)).repeat_interleave(sizes)])
+    order = torch.arange(len(owner))
+    sees = (order[None] <= order[:, None]) & ((owner[None] == owner[:, None]) | (owner[None] == -1))
+    mask = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)
+    positions = torch.cat([1 + length + torch.arange(size) for size in sizes.tolist()])
+    return torch.tensor([token for name in names for token in name]), positions, mask, length + sizes.cumsum(0)
