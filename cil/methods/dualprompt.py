@@ -11,7 +11,7 @@ from cil.data import Batch
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import check, match, pull, similarity, uniform
+from cil.modules.prompts import check_settings, match, pull, similarity, uniform
 from cil.scenario import Task
 
 KEY, VALUE = 0, 1
@@ -35,7 +35,7 @@ class DualPrompt(Method):
         super().__init__()
         require(backbone, TakesPrompts, "dualprompt")
         sizes = dict(pool=pool, general_length=general_length, expert_length=expert_length)
-        check(sizes, test_batch is None, dict(vote_test=vote_test, scrambled=scrambled))
+        check_settings(sizes, test_batch, dict(vote_test=vote_test, scrambled=scrambled))
         blocks = [*general_blocks, *expert_blocks]
         if len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
             raise Mistake(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at most "

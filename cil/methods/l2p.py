@@ -10,7 +10,7 @@ from cil.data import Batch
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import check, match, pull, similarity, uniform
+from cil.modules.prompts import check_settings, match, pull, similarity, uniform
 from cil.scenario import Task
 
 
@@ -30,7 +30,7 @@ class L2P(Method):
         require(backbone, TakesPrompts, "l2p")
         if read not in ("prompts", "class"):
             raise Mistake(f"method.read={read} is not known; {nearest(str(read), ('prompts', 'class'))}")
-        check(dict(pool=pool, length=length, top_k=top_k), test_batch is None, dict(vote_test=vote_test))
+        check_settings(dict(pool=pool, length=length, top_k=top_k), test_batch, dict(vote_test=vote_test))
         if top_k > pool:
             raise Mistake(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
         self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read

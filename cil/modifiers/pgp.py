@@ -132,19 +132,24 @@ class PGP(Modifier):
         order, random = torch.randperm(len(task.train))[:count], torch.Generator()
         random.manual_seed(int(torch.randint(2**62, ())))
         parts = (task.train.batch(rows, sites[0].parameter.device, random).images for rows in order.split(BATCH))
-        collected: dict[str, list[Tensor]] = {}
+        rows_by_image: dict[str, list[Tensor]] = {}
+        grams: dict[str, Tensor] = {}
         for images in parts:
             for name, inputs in method.projection_inputs(images, self.as_released).items():
-                collected.setdefault(name, []).append(inputs.flatten(1) if self.by_samples else gram(inputs))
+                if self.by_samples:
+                    rows_by_image.setdefault(name, []).append(inputs.flatten(1))
+                else:
+                    grams[name] = grams.get(name, 0) + gram(inputs)
         for site in sites:
-            found = collected.pop(site.name)
-            extended = self._extended_by_scores(site, found, task) if self.by_samples else self._extended(site, found)
-            self.bases[site.name] = extended
+            if self.by_samples:
+                self.bases[site.name] = self._extended_by_scores(site, rows_by_image.pop(site.name), task)
+            else:
+                self.bases[site.name] = self._extended(site, grams[site.name])
 
-    def _extended(self, site: ProjectionSite, grams: list[Tensor]) -> list[Tensor]:
+    def _extended(self, site: ProjectionSite, total: Tensor) -> list[Tensor]:
         """The inputs' directions, and where the site's rows meet one another theirs, each to its share of energy."""
-        empty = [torch.zeros(g.shape[0], 0, dtype=g.dtype, device=g.device) for g in grams[0]]
-        bases, terms = self.bases.get(site.name, empty), [sum(grams)]
+        empty = [own.new_zeros(len(own), 0) for own in total]
+        bases, terms = self.bases.get(site.name, empty), [total]
         if site.own:
             terms.append(gram(self._rows(site.parameter.data, site)[None]))
         for term in terms:

@@ -40,12 +40,12 @@ def pull(likeness: Tensor, chosen: Tensor) -> Tensor:
     return likeness.gather(1, chosen.expand(len(likeness), -1)).sum(1).mean()
 
 
-def check(sizes: dict[str, int], alone: bool, depends: dict[str, bool]) -> None:
-    """Refuse pools and lengths below one, and answers that depend on a batch that no setting says (`alone`)."""
+def check_settings(sizes: dict[str, int], test_batch: int | None, batchwise: dict[str, bool]) -> None:
+    """Refuse pools and lengths below one, and `batchwise` switches that are on while no `test_batch` is said."""
     for key, size in sizes.items():
         if size < 1:
             raise Mistake(f"method.{key}={size} is not a whole number from 1 on; type method.{key}=1")
-    for key, does in depends.items():
-        if does and alone:
+    for key, on in batchwise.items():
+        if on and test_batch is None:
             raise Mistake(f"method.{key}=true makes answers depend on which test images are scored together; say how many, "
                           f"as in method.test_batch=16 method.{key}=true")  # fmt: skip

@@ -129,3 +129,11 @@ def photo(split, row: int) -> np.ndarray:
     """(height, width, 3), whatever the split is kept in."""
     (one,) = split[torch.tensor([row])]
     return one.permute(0, 2, 1).numpy() if isinstance(one, torch.Tensor) else one
+
+
+def put(files: dict[str, bytes], folder: Path, archive: str | None) -> None:
+    """Unpacked into `folder`, or as a gzipped tar of that name in it."""
+    if archive is None:
+        lay(files, folder)
+    else:
+        tarred(files, folder / archive, "w:gz")

@@ -136,10 +136,7 @@ def test_the_real_tinyimagenet(tmp_path):
 @pytest.mark.parametrize("packed", [True, False])
 def test_cub200(tmp_path, packed):
     files = miniature.cub200()
-    if packed:
-        miniature.tarred(files, tmp_path / "CUB_200_2011.tgz", "w:gz")
-    else:
-        miniature.lay(files, tmp_path)
+    miniature.put(files, tmp_path, "CUB_200_2011.tgz" if packed else None)
     images = read("cub200", tmp_path, *FREE)
     assert images.class_names == ("Black footed Albatross", "Laysan Albatross")
     assert images.train_labels.tolist() == [0, 1, 1] and images.test_labels.tolist() == [0, 1]
@@ -213,10 +210,7 @@ def test_imagenet_r_in_folders_as_pilot_has_it(tmp_path):
 @pytest.mark.parametrize("packed", [True, False])
 def test_cifar100(tmp_path, packed):
     files = miniature.cifar100()
-    if packed:
-        miniature.tarred(files, tmp_path / "cifar-100-python.tar.gz", "w:gz")
-    else:
-        miniature.lay(files, tmp_path)
+    miniature.put(files, tmp_path, "cifar-100-python.tar.gz" if packed else None)
     images = read("cifar100", tmp_path, *FREE)
     assert images.class_names == ("apple", "aquarium fish")
     assert images.train_labels.tolist() == [1, 0, 1, 0]
@@ -245,7 +239,7 @@ def test_fashion_mnist(tmp_path):
         read("fashion_mnist", tmp_path, *free)
 
 
-@pytest.mark.skipif(not Path(PLACES[-1]).is_dir(), reason="no dataset-fashion-mnist here")
+@pytest.mark.skipif(not Path(PLACES[-1]).is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debian_s_fashion_mnist(tmp_path):
     images = read("fashion_mnist", tmp_path)
     assert (len(images.train), len(images.test)) == (60_000, 10_000)
