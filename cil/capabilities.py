@@ -3,7 +3,7 @@
 The docstring of each protocol finishes the sentence "… needs a host that …".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,6 +17,11 @@ class HasText(Protocol):
     """encodes class names as well as images (backbone=clip_tiny, clip_vit_b16 or clip_vit_l14)"""
 
     logit_scale: Tensor
+    text_width: int
+
+    def text_parameters(self) -> Iterable[nn.Parameter]: ...
+
+    def embed(self, word: str) -> Tensor: ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor: ...
 

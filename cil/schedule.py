@@ -24,3 +24,8 @@ def cosine(done: float, epochs: int, *, every: str) -> float:
 def milestones(done: float, epochs: int, *, at: Sequence[int], factor: float) -> float:
     """Multiply by `factor` at each epoch of `at`."""
     return factor ** sum(done >= epoch for epoch in at)
+
+
+def cosine_above(done: float, epochs: int, *, every: str, least: float) -> float:
+    """From 1 to `least` over the phase (AttriCLIP: to a thousandth)."""
+    return least + (1 - least) * cosine(done, epochs, every=every)

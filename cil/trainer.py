@@ -106,6 +106,8 @@ class Trainer:
         with self._precision():
             self.method.end_task(task)
         self._modify("end", task)
+        if facts := self.method.facts():
+            self.run.event(task=task.index, method=type(self.method).__name__, **facts)
         for modifier in self.modifiers:
             if facts := modifier.facts():
                 self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)

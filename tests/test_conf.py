@@ -20,7 +20,7 @@ FROM_THE_RUNNER = {  # arguments that no file names
 
 @pytest.mark.parametrize(("group", "name"), EVERY)
 def test_every_option_composes(group, name):
-    extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine")]
+    extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine", "cosine_above")]
     assert compose(f"{group}={name}", *extra)
 
 
@@ -34,7 +34,7 @@ def test_every_method_composes_with_every_scenario(method, scenario):
 
 def targets():
     for group, name in EVERY:
-        extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine")]
+        extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine", "cosine_above")]
         node = compose(f"{group}={name}", *extra)[group]
         for part, inner in node.items() if group == "modifier" else [(None, node)]:
             if inner.get("_target_"):

@@ -62,6 +62,21 @@ class CLIP(nn.Module):
     def image_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.visual.parameters()
 
+    def text_parameters(self) -> Iterator[nn.Parameter]:
+        """All that the texts pass, with the scale of the logits, but for the table of tokens."""
+        trunk = self.trunk
+        yield from (trunk.positional_embedding, trunk.text_projection, trunk.logit_scale)
+        yield from (*trunk.transformer.parameters(), *trunk.ln_final.parameters())
+
+    @property
+    def text_width(self) -> int:
+        return self.trunk.token_embedding.embedding_dim
+
+    def embed(self, word: str) -> Tensor:
+        """(tokens, text width) of a word, without positions."""
+        ids = torch.tensor(self.tokenizer.encode(word), device=self.trunk.text_projection.device)
+        return self.trunk.token_embedding(ids)
+
     @property
     def logit_scale(self) -> Tensor:
         return self.trunk.logit_scale.exp()

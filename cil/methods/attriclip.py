@@ -1,0 +1,135 @@
+"""AttriCLIP: a bank of attributes, each a key and a text prompt, chosen by the image (Wang et al., CVPR 2023)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import HasText, require
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake, nearest
+from cil.scenario import Task
+
+KEY_LOSSES = ("cosine", "triplet", "mse")
+
+
+class AttriCLIP(Method):
+    """An image's classifier is the text "prompt prompt prompt name." of the `top_k` keys nearest to its feature."""
+
+    def __init__(
+        self, backbone: nn.Module, *, bank: int, length: int, top_k: int, key_loss: str, margin: float, key_weight: float,
+        diversity_weight: float, cosine_choice: bool, train_text: bool, sum_keys: bool, ordered_pairs: bool,
+        placeholders: bool, underscores: bool,
+    ) -> None:  # fmt: skip
+        """`key_loss` pulls the chosen keys towards the image: `cosine` distance, `triplet` (with `margin`, against the keys
+        that were not chosen) or `mse`; `key_weight` and `diversity_weight` are λ_k and λ_p.
+
+        `cosine_choice`: keys are normalised before they are compared; `train_text`: the text tower learns, from its initial
+        weights in each task; `sum_keys`: over the chosen keys, not their mean; `ordered_pairs`: diversity is the mean over
+        ordered pairs, twice the printed one; `placeholders`: a prompt is encoded alone before the words that held the
+        others' places; `underscores`: stand in names instead of spaces.
+        """
+        super().__init__()
+        require(backbone, HasText, "attriclip")
+        if key_loss not in KEY_LOSSES:
+            raise Mistake(f"method.key_loss={key_loss} is not known; {nearest(key_loss, KEY_LOSSES)}")
+        if not 1 <= top_k <= bank or length < 1:
+            raise Mistake(f"method.top_k={top_k} of a bank of {bank} prompts of length {length} cannot be chosen; type "
+                          "method.top_k=3 method.bank=10 method.length=12")  # fmt: skip
+        self.backbone, self.top_k, self.key_loss, self.margin = backbone, top_k, key_loss, margin
+        self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
+        self.train_text, self.sum_keys, self.ordered_pairs = train_text, sum_keys, ordered_pairs
+        self.placeholders, self.underscores = placeholders, underscores
+        self.keys = nn.Parameter(0.02 * torch.randn(bank, backbone.width))
+        self.prompts = nn.Parameter(0.02 * torch.randn(bank, length, backbone.text_width))
+        self.register_buffer("picks", torch.zeros(bank, dtype=torch.long))  # of each key in this task's training
+        self.names: list[str] = []
+        self._initial = [p.detach().clone() for p in backbone.text_parameters()] if train_text else []
+        self._texts: dict[tuple[int, ...], Tensor] = {}  # of the names seen, by the prompts before them; for a test
+
+    def begin_task(self, task: Task) -> None:
+        self.names += [name.replace(" ", "_") if self.underscores else name for name in task.names]
+        self.picks.zero_()
+        for parameter, initial in zip(self.backbone.text_parameters(), self._initial):
+            parameter.data.copy_(initial)
+
+    def phases(self, task: Task) -> list[Phase]:
+        text = self.backbone.text_parameters() if self.train_text else ()
+        return [Phase("train", task, task.train, [self.keys, self.prompts, *text])]
+
+    def facts(self) -> dict:
+        """How often training chose each key; the released form falls to a few of them."""
+        return {"picks": self.picks.tolist()}
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        self._texts.clear()
+        classes = phase.task.classes
+        features = self.frozen_stage(batch.images).detach()
+        chosen = self.choose(features)
+        self.picks += torch.bincount(chosen.flatten(), minlength=len(self.picks))
+        tuples, which = chosen.unique(dim=0, return_inverse=True)
+        texts = self.texts(tuples, self.names[classes.start : classes.stop])
+        logits = self.backbone.logit_scale * torch.einsum("bd,bkd->bk", features, texts[which])
+        return {
+            "ce": F.cross_entropy(logits, batch.labels - classes.start),
+            "keys": self.key_weight * self.distance(features, chosen),
+            "diversity": self.diversity_weight * self.likeness(),
+        }
+
+    def choose(self, features: Tensor) -> Tensor:
+        """(batch, top_k) numbers of keys, the nearest first."""
+        keys = F.normalize(self.keys, dim=1) if self.cosine_choice else self.keys
+        return (features @ keys.T).detach().topk(self.top_k, 1).indices
+
+    def texts(self, tuples: Tensor, names: list[str]) -> Tensor:
+        """(sets, top_k) numbers of prompts and names → (sets, names, width), normalised."""
+        return F.normalize(self.backbone.encode_contexts(self.prompts[tuples].flatten(1, 2), names), dim=2)
+
+    def distance(self, features: Tensor, chosen: Tensor) -> Tensor:
+        """L_k (Eq. 9): between each image and its keys, the mean over images."""
+        near = self.keys[chosen]  # (batch, top_k, width)
+        if self.key_loss == "mse":
+            each = (features[:, None] - near).square().mean(2)
+        else:
+            each = 1 - torch.einsum("bd,bkd->bk", features, F.normalize(near, dim=2))
+        if self.key_loss == "triplet":
+            far = 1 - features @ F.normalize(self.keys, dim=1).T  # (batch, bank)
+            others = torch.ones_like(far).scatter(1, chosen, 0)
+            each = (each - (far * others).sum(1, keepdim=True) / others.sum(1, keepdim=True) + self.margin).clamp_min(0)
+        return (each.sum(1) if self.sum_keys else each.mean(1)).mean()
+
+    def likeness(self) -> Tensor:
+        """L_p (Eq. 10): the mean absolute cosine between the prompts, each encoded alone."""
+        contexts, bank = self.prompts, len(self.prompts)
+        if self.placeholders:
+            rest = self.backbone.embed("x")[None].expand(bank, (self.top_k - 1) * self.prompts.shape[1], -1)
+            contexts = torch.cat([contexts, rest], 1)
+        alone = F.normalize(self.backbone.encode_contexts(contexts, [""])[:, 0], dim=1)
+        pairs = (alone @ alone.T).abs().triu(1).sum() / (bank * (bank - 1))
+        return 2 * pairs if self.ordered_pairs else pairs
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.predict_from(self.frozen_stage(images), lambda: images)
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        return F.normalize(self.backbone(images).float(), dim=1)
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        tuples, which = self.choose(frozen).unique(dim=0, return_inverse=True)
+        texts = torch.stack([self.known(tuple(row)) for row in tuples.tolist()])
+        return self.backbone.logit_scale * torch.einsum("bd,bkd->bk", frozen, texts[which])
+
+    def known(self, chosen: tuple[int, ...]) -> Tensor:
+        """(names seen, width): encoded once for each prompt set and name between two steps of training."""
+        before = self._texts.get(chosen)
+        have = 0 if before is None else len(before)
+        if have < len(self.names):
+            new = self.texts(torch.tensor([chosen], device=self.keys.device), self.names[have:])[0]
+            self._texts[chosen] = new if before is None else torch.cat([before, new])
+        return self._texts[chosen]
