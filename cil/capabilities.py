@@ -18,6 +18,7 @@ class HasText(Protocol):
 
     logit_scale: Tensor
     text_width: int
+    image_width: int
 
     def text_parameters(self) -> Iterable[nn.Parameter]: ...
 
@@ -62,15 +63,14 @@ class TakesPrompts(Protocol):
     def attention_queries(self, x: Tensor, blocks: list[int], prefixes: dict) -> dict[int, Tensor]: ...
 
 
-Kind = Literal["token", "key", "prefix"]  # of a projection site: looks up energy and components
+Kind = Literal["token", "key", "prefix", "image"]  # of a projection site: looks up energy and components
 
 
 @dataclass(frozen=True)
 class ProjectionSite:
     """A slice of a parameter whose update must leave old inputs undisturbed.
 
-    `parameter[index]` is made of rows that old inputs are multiplied with: as wide as the backbone, in `heads` parts of
-    which each meets its own inputs.
+    `parameter[index]` is made of rows that old inputs are multiplied with, in `heads` parts of which each meets its own.
     """
 
     name: str  # "e_prefix.3": unique within the host
@@ -79,12 +79,18 @@ class ProjectionSite:
     index: tuple = ()
     heads: int = 1
     own: bool = False  # its rows also meet one another, so that they belong to the inputs
+    own_from: int = 0  # the first task after which released code counts them in
     sampled: Literal["before", "after"] = "after"  # when released code collects inputs, relative to training the task
+
+    @property
+    def width(self) -> int:
+        """Of a whole row."""
+        return self.heads * self.parameter.shape[-1]
 
 
 @runtime_checkable
 class HasProjectionSites(Protocol):
-    """has projection sites (method=l2p or dualprompt)"""
+    """has projection sites (method=l2p, dualprompt or clip_prompt)"""
 
     def projection_sites(self) -> list[ProjectionSite]: ...
 

@@ -1,6 +1,6 @@
 """The contract of a method: it answers questions (which data? which loss? which score?); the trainer owns the loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Phase:
     data: LabelledImages
     parameters: Sequence  # parameters, or groups as torch's optimizers take them
     epochs: int | None = None  # None: the recipe's
+    batch_size: int | None = None
+    schedule: Callable | None = None
 
 
 class Method(nn.Module):

@@ -126,7 +126,8 @@ class Trainer:
 
     def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> None:
         optimizer = self._prepare(phase, inside)
-        epochs, size = phase.epochs or self.recipe.epochs, self.recipe.batch_size
+        epochs, size = phase.epochs or self.recipe.epochs, phase.batch_size or self.recipe.batch_size
+        schedule = phase.schedule or self.recipe.schedule
         steps = -(-len(phase.data) // size)
         first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
         title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
@@ -137,7 +138,7 @@ class Trainer:
             before = meter.images
             order = torch.randperm(len(phase.data), generator=generator(self.seed, "order", *where))
             for step in range(first_step, steps):
-                rate = self.recipe.schedule(epoch + step / steps, epochs)
+                rate = schedule(epoch + step / steps, epochs)
                 rows = order[step * size : (step + 1) * size]
                 losses = self._step(phase, optimizer, rate, rows, (*where, step))
                 meter.add(step, phase.data.rows[rows], losses)

@@ -72,6 +72,11 @@ class CLIP(nn.Module):
     def text_width(self) -> int:
         return self.trunk.token_embedding.embedding_dim
 
+    @property
+    def image_width(self) -> int:
+        """Of a token of the image tower."""
+        return len(self.trunk.visual.class_embedding)
+
     def embed(self, word: str) -> Tensor:
         """(tokens, text width) of a word, without positions."""
         ids = torch.tensor(self.tokenizer.encode(word), device=self.trunk.text_projection.device)

@@ -81,7 +81,7 @@ class L2P(Method):
 
     def projection_sites(self) -> list[ProjectionSite]:
         return [
-            ProjectionSite("prompts", "token", self.prompts, own=True, sampled="before"),
+            ProjectionSite("prompts", "token", self.prompts, own=True, own_from=1, sampled="before"),
             ProjectionSite("keys", "key", self.keys, sampled="before"),
         ]
 

@@ -68,7 +68,7 @@ class PGP(Modifier):
                 raise Mistake(f"{key}={self.components[site.kind]}, but {site.name} has {rows} rows; type {key}={rows}")
 
     def begin_task(self, method: Method, task: Task) -> None:
-        wide = method.backbone.width
+        wide = method.projection_sites()[0].width
         if self.by_samples and min(self.images or wide, len(task.train)) != wide:
             raise Mistake(f"modifier.pgp.space=sample multiplies gradients {wide} wide with a matrix over images, so it needs "
                           f"{wide} a task; task {task.index + 1} has {len(task.train)} and modifier.pgp.images={self.images}. "
@@ -128,7 +128,7 @@ class PGP(Modifier):
     def _collect(self, method: Method, task: Task, sites: list[ProjectionSite]) -> None:
         if not sites:
             return
-        count = min(self.images or method.backbone.width, len(task.train))
+        count = min(self.images or sites[0].width, len(task.train))
         order, random = torch.randperm(len(task.train))[:count], torch.Generator()
         random.manual_seed(int(torch.randint(2**62, ())))
         parts = (task.train.batch(rows, sites[0].parameter.device, random).images for rows in order.split(BATCH))
@@ -160,7 +160,7 @@ class PGP(Modifier):
         """In the released code the site's own rows, transposed, join the sum of scores after the first task."""
         components = self.components[site.kind]
         found = scores(torch.cat(rows), components)
-        if site.own and task.index > 0:
+        if site.own and task.index >= site.own_from:
             found = found + scores(self._rows(site.parameter.data, site)[:, 0].T, components)
         (basis,) = self.bases.get(site.name, [None])
         return [extend_by_scores(basis, found, self.energy[site.kind])]

@@ -20,7 +20,8 @@ from tests.reference import close, transformer
 
 HOSTS = ["l2p", "dualprompt"]
 SWITCHES = dict(space="sample", project="gradient", inputs="released", sampled="released", images=None,
-                energy={"token": 0.5, "key": 0.97, "prefix": 0.5}, components={"token": 9, "key": 5, "prefix": 50})  # fmt: skip
+                energy={"token": 0.5, "key": 0.97, "prefix": 0.5, "image": 0.9},
+                components={"token": 9, "key": 5, "prefix": 50, "image": 5})  # fmt: skip
 
 
 @pytest.mark.parametrize("energy", TABLE)
@@ -179,7 +180,10 @@ def test_a_resumed_state_arrives_on_the_device_of_the_machine():
     [
         (["modifier.pgp.space=smaple"], "modifier.pgp.space=smaple is not known; did you mean sample?"),
         (["modifier.pgp.energy.key=true"], "modifier.pgp.energy.key=True is no share"),
-        (["~modifier.pgp.energy.key"], "modifier.pgp.energy has token, prefix; it needs token, key, prefix, each once"),
+        (
+            ["~modifier.pgp.energy.key"],
+            "modifier.pgp.energy has token, prefix, image; it needs token, key, prefix, image, each once",
+        ),
         (["modifier.pgp.components.token=ab"], "modifier.pgp.components.token=ab is not a whole number from 1 on"),
         (["modifier.pgp.images=-5"], "modifier.pgp.images=-5 is not a whole number from 1 on"),
         (["modifier.pgp.images=2.5"], "modifier.pgp.images=2.5 is not a whole number or null"),
@@ -195,7 +199,7 @@ def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
 
 
 def test_a_host_without_sites_is_refused(small, tmp_path):
-    line = r"pgp needs a method that has projection sites \(method=l2p or dualprompt\); Finetune does not"
+    line = r"pgp needs a method that has projection sites \(method=l2p, dualprompt or clip_prompt\); Finetune does not"
     with pytest.raises(Mistake, match=line):
         fitted(small("finetune"), tmp_path)
 

@@ -1,0 +1,64 @@
+"""Prompts on both towers of CLIP: one image prompt for all tasks, a text context a task (the CLIP of PGP, ICLR 2024)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import HasText, ProjectionSite, require
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.scenario import Task
+
+
+class CLIPPrompt(Method):
+    """A class is read as "context name." with the context of its task; images pass with the image prompt before the patches."""
+
+    def __init__(
+        self, backbone: nn.Module, *, text_length: int, image_length: int, first: dict[str, float] | None
+    ) -> None:  # fmt: skip
+        """`first`: settings of the optimizer that differ in the first task."""
+        super().__init__()
+        require(backbone, HasText, "clip_prompt")
+        self.backbone, self.text_length, self.first = backbone, text_length, first or {}
+        bound = 1 / math.sqrt(backbone.image_width)  # Kaiming's, of a linear layer
+        self.image_prompt = nn.Parameter(torch.empty(image_length, backbone.image_width).uniform_(-bound, bound))
+        self.contexts = nn.ParameterList()
+        self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
+
+    def begin_task(self, task: Task) -> None:
+        self.contexts.append(nn.Parameter(0.02 * torch.randn(self.text_length, self.backbone.text_width)))
+        self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
+
+    def phases(self, task: Task) -> list[Phase]:
+        own = {} if task.old else self.first
+        return [Phase("train", task, task.train, [{"params": [self.contexts[task.index], self.image_prompt], **own}])]
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        texts = self.encoded(phase.task)
+        logits = self.backbone.logit_scale * self.features(batch.images) @ texts.T
+        return {"ce": F.cross_entropy(logits, batch.labels - phase.task.classes.start)}
+
+    def encoded(self, task: Task) -> Tensor:
+        """(classes of the task, width), normalised."""
+        return F.normalize(self.backbone.encode_contexts(self.contexts[task.index][None], task.names)[0].float(), dim=1)
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        self.texts[task.classes.start : task.classes.stop] = self.encoded(task)
+
+    def features(self, images: Tensor) -> Tensor:
+        return F.normalize(self.backbone(images, prompts=self.image_prompt[None]).float(), dim=1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.backbone.logit_scale * self.features(images) @ self.texts.T
+
+    # --- gradient projection ------------------------------------------------------------------------------------------
+
+    def projection_sites(self) -> list[ProjectionSite]:
+        return [ProjectionSite("image_prompt", "image", self.image_prompt, own=True)]
+
+    def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
+        """Class token and patches with their positions, before the first norm, in both readings."""
+        return {"image_prompt": self.backbone.tokens(images)[:, :, None]}
