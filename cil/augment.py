@@ -8,7 +8,7 @@ many pixels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -57,7 +57,22 @@ class View:
 
     @property
     def has_chance(self) -> bool:
-        return self.flip > 0 or self.crop in ("padded", "random_resized")
+        return self.flip > 0 or self.crops_by_chance
+
+    @property
+    def crops_by_chance(self) -> bool:
+        return self.crop in ("padded", "random_resized")
+
+    @property
+    def variants(self) -> tuple["View", ...]:
+        """All that an image can become: itself, or itself and its mirror; none where the crop is drawn."""
+        if self.crops_by_chance:
+            return ()
+        return tuple(replace(self, flip=flip) for flip in ((0.0, 1.0) if self.flip else (0.0,)))
+
+    def coins(self, count: int, random: torch.Generator) -> Tensor:
+        """(count,) which images are mirrored."""
+        return torch.rand(count, generator=random) < self.flip
 
     def words(self) -> str:
         """The transform as a sentence, for the run's identity."""
@@ -102,7 +117,7 @@ class View:
             return finish(pixels.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format))
         down, across = self._matrices(batch, height, width, random)
         if self.flip:
-            mirrored = torch.rand(batch, generator=random) < self.flip
+            mirrored = self.coins(batch, random)
             across = torch.where(mirrored[:, None, None], across.flip(1), across)
         down, across = down.to(pixels.device), across.to(pixels.device)
         out = room(batch, 3, size, size, device=pixels.device)
@@ -116,9 +131,9 @@ class View:
     def _matrices(self, batch: int, height: int, width: int, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """One (1 or batch, size, height) and one (1 or batch, size, width) matrix.
 
-        Without chance they are float64, which makes the result exact; with it float32, twice as fast.
+        Without chance in the crop they are float64, which makes the result exact; with it float32, twice as fast.
         """
-        size, how = self.image.size, dict(kind=self.filter, dtype=torch.float32 if self.has_chance else torch.float64)
+        size, how = self.image.size, dict(kind=self.filter, dtype=torch.float32 if self.crops_by_chance else torch.float64)
         if self.crop == "centre":
             return centred(height, width, self.resize or size, size, self.filter, how["dtype"])
         if self.crop == "whole":
@@ -147,7 +162,7 @@ class View:
                 boxes = random_boxes(count, tall, wide, self.scale, self.ratio, random)
             levels = each(boxed, photos, [(box, self.filter) for box in zip(*(b.int().tolist() for b in boxes))], size)
         if self.flip:
-            mirrored = (torch.rand(count, generator=random) < self.flip).numpy()
+            mirrored = self.coins(count, random).numpy()
             levels[mirrored] = levels[mirrored, :, ::-1]
         return levels
 

@@ -126,7 +126,7 @@ class Bench:
         self.images = self.task.train_plain.batch(torch.arange(len(self.task.train_plain)), self.device).images
         for modifier in trainer.modifiers:
             modifier.attach(self.method)
-        trainer._begin(self.task)
+        trainer.begin(self.task)
         for moment in ("begin", "end", "begin"):  # as at a second task: a modifier has a first to remember
             trainer._modify(moment, self.task)
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from cil.frozen import Known
 from cil.mistakes import Mistake
 
 
@@ -23,6 +24,8 @@ class HasText(Protocol):
     def text_parameters(self) -> Iterable[nn.Parameter]: ...
 
     def embed(self, word: str) -> Tensor: ...
+
+    def context(self, count: int, length: int, phrase: str | None) -> Tensor: ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor: ...
 
@@ -46,6 +49,35 @@ class HasFrozenStage(Protocol):
     def frozen_stage(self, images: Tensor) -> Tensor: ...
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor: ...
+
+
+@runtime_checkable
+class LearnsFromFrozen(HasFrozenStage, Protocol):
+    """learns from what its frozen stage gives alone
+
+    training_step(batch, phase) equals losses_from(Known(frozen_stage(batch.images), batch.labels), phase).
+    """
+
+    def losses_from(self, known: Known, phase: object) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class ChoosesPrompts(Protocol):
+    """chooses text prompts by the image (method=attriclip)"""
+
+    def frozen_stage(self, images: Tensor) -> Tensor: ...
+
+    def choose(self, features: Tensor) -> Tensor: ...
+
+    def alone(self) -> Tensor: ...
+
+
+@runtime_checkable
+class HasCamLayer(Protocol):
+    """has a layer of patches in front of its last attention (backbone=clip_tiny, clip_vit_b16 or clip_vit_l14)"""
+
+    cam_layer: nn.Module
+    logit_scale: Tensor
 
 
 @runtime_checkable

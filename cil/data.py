@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,21 +23,60 @@ class Batch(NamedTuple):
     indices: Tensor  # (batch,) position in the dataset it came from
 
 
+class Stacked:
+    """Splits of several data sets as one, whatever the sizes of their images."""
+
+    def __init__(self, parts: Sequence["Tensor | Pixels | Photos"]) -> None:
+        self.parts = tuple(parts)
+        self.starts = torch.tensor([0, *map(len, parts)]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        _, heights, _, widths = zip(*(part.shape for part in self.parts))
+        return len(self), max(heights), 3, max(widths)
+
+    def __getitem__(self, which: Tensor | slice) -> Tensor | list[np.ndarray]:
+        """A tensor where all that is asked for have one size, else a list of (height, width, 3) arrays."""
+        rows = torch.arange(len(self))[which] if isinstance(which, slice) else which
+        owner = torch.bucketize(rows, self.starts[1:], right=True)
+        found = {n: self.parts[n][rows[owner == n] - self.starts[n]] for n in owner.unique().tolist()}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if all(isinstance(part, Tensor) for part in found.values()) and len({part.shape[1:] for part in found.values()}) == 1:
+            order = torch.cat([(owner == n).nonzero()[:, 0] for n in found])
+            return torch.cat(list(found.values()))[order.argsort()]
+        single = {n: iter(part.permute(0, 1, 3, 2).numpy() if isinstance(part, Tensor) else part) for n, part in found.items()}
+        return [next(single[n]) for n in owner.tolist()]
+
+    def decoded(self, needed: Size) -> "Stacked":
+        return Stacked([part.decoded(needed) if isinstance(part, Photos) else part for part in self.parts])
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(b"".join(hashlib.sha256(content(part)).digest() for part in self.parts)).digest()
+
+
+Pictures = Tensor | Pixels | Stacked  # indexed by rows
+
+
 @dataclass(frozen=True)
 class Images:
     """What a dataset function returns: two splits, in the dataset's own numbering of classes."""
 
     name: str  # of the data set, for class orders that are published for it
-    train: Tensor | Pixels | Photos  # (n, height, 3, width) uint8; Photos until `decoded`
+    train: Pictures | Photos  # (n, height, 3, width) uint8; Photos until `decoded`
     train_labels: Tensor  # (n,) int64
-    test: Tensor | Pixels | Photos
+    test: Pictures | Photos
     test_labels: Tensor
     class_names: tuple[str, ...]
+    parts: tuple[tuple[str, int], ...] = ()  # names of data sets that are learned one after another, and their classes
 
     def decoded(self, needed: Size) -> "Images":
         """With pixels where there were photographs; `needed` is the size at which the transform is exact."""
-        split = {key: value.decoded(needed) for key in ("train", "test") if isinstance(value := getattr(self, key), Photos)}
-        return replace(self, **split)
+        stored = {key: getattr(self, key) for key in ("train", "test")}
+        return replace(self, **{key: s.decoded(needed) for key, s in stored.items() if isinstance(s, Photos | Stacked)})
 
     @cached_property
     def digest(self) -> str:
@@ -44,15 +84,20 @@ class Images:
         sha = hashlib.sha256("\n".join(self.class_names).encode())
         for part in (self.train, self.train_labels, self.test, self.test_labels):
             sha.update(repr(tuple(part.shape)).encode())
-            sha.update(part.digest() if isinstance(part, Pixels) else part.contiguous().numpy())
+            sha.update(content(part))
         return sha.hexdigest()[:16]
+
+
+def content(pixels: Pictures) -> bytes | np.ndarray:
+    """What a digest is taken of."""
+    return pixels.contiguous().numpy() if isinstance(pixels, Tensor) else pixels.digest()
 
 
 @dataclass(frozen=True)
 class LabelledImages:
     """Some rows of one split, with their labels in arrival order, seen through one view."""
 
-    pixels: Tensor | Pixels  # (n, height, 3, width) uint8: the whole split, shared
+    pixels: Pictures  # (n, height, 3, width) uint8: the whole split, shared
     rows: Tensor  # (m,) int64: which of them
     labels: Tensor  # (m,) int64
     view: View

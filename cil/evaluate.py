@@ -1,5 +1,6 @@
-"""Class-incremental and task-incremental accuracies from one pass over the tests of the tasks seen."""
+"""Every way of counting right answers, from one pass over the tests of the tasks seen."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +11,7 @@ from cil.data import LabelledImages
 from cil.frozen import FrozenResults
 from cil.method import Method
 from cil.mistakes import Mistake
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class Evaluation:
@@ -20,25 +21,52 @@ class Evaluation:
         self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
         self.frozen = FrozenResults(method.frozen_stage, device) if isinstance(method, HasFrozenStage) else None
 
+    def kinds(self, scenario: Scenario) -> list[str]:
+        """What is counted: right among all classes seen, among the task's own and, where there is a difference, among those of
+        its data set and among those that a released evaluation lets compete."""
+        more = {"dataset_il": len(scenario.datasets) > 1, "leaky_il": self.method.leaky_batch is not None}
+        return ["class_il", "task_il", *(name for name, wanted in more.items() if wanted)]
+
     @torch.inference_mode()
-    def __call__(self, tasks: Iterable[Task]) -> tuple[list[int], list[int]]:
-        """Correct answers on each task: among all classes seen, and among the task's own."""
+    def __call__(self, tasks: Iterable[Task]) -> dict[str, list[int]]:
+        """Correct answers on each task, by the way of counting."""
         tasks = list(tasks)
         wanted = self.method.scored(tasks[-1])
         self.method.eval()
-        among_all, among_own = [], []
+        correct, rivals, first = defaultdict(list), self._leaky(tasks), 0
         for task in tasks:
-            right = torch.zeros(2, dtype=torch.long, device=self.device)
-            own = slice(task.classes.start, task.classes.stop)
+            right: dict[str, int | Tensor] = defaultdict(int)
             for scores, labels in self._scores(task.test):
                 if scores.shape[1] != wanted:
                     raise Mistake(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
                                   f"score exactly {wanted} classes")  # fmt: skip
-                right[0] += (scores.argmax(1) == labels).sum()
-                right[1] += (scores[:, own].argmax(1) + own.start == labels).sum()
-            among_all.append(int(right[0]))
-            among_own.append(int(right[1]))
-        return among_all, among_own
+                for name, classes in self._among(task, wanted):
+                    best = scores[:, classes.start : classes.stop].argmax(1) + classes.start
+                    right[name] += (best == labels).sum()
+                if rivals is not None:
+                    barred = torch.arange(wanted)[None] >= rivals[first : first + len(labels), None]
+                    right["leaky_il"] += (scores.masked_fill(barred.to(scores.device), -torch.inf).argmax(1) == labels).sum()
+                first += len(labels)
+            for name, count in right.items():
+                correct[name].append(int(count))
+        return correct
+
+    def _among(self, task: Task, wanted: int) -> Iterable[tuple[str, range]]:
+        yield "class_il", range(wanted)
+        yield "task_il", task.classes
+        if len(task.dataset) < task.total:
+            yield "dataset_il", task.dataset
+
+    def _leaky(self, tasks: list[Task]) -> Tensor | None:
+        """For each test image, the classes up to its batch's last task: what compete where the task is read off a batch.
+
+        The tests of all tasks lie one after another, so nearly every batch holds one task alone and old ones gain no rivals.
+        """
+        if (size := self.method.leaky_batch) is None:
+            return None
+        stops = torch.cat([torch.full((len(task.test),), task.classes.stop) for task in tasks])
+        last = (torch.arange(len(stops)) // size + 1) * size - 1
+        return stops[last.clamp_max(len(stops) - 1)]
 
     def _scores(self, test: LabelledImages) -> Iterable[tuple[Tensor, Tensor]]:
         if self.frozen is None:

@@ -4,7 +4,7 @@ import shlex
 import sys
 
 from cil.identity import peak_memory_mib
-from cil.metrics import DEFINITIONS
+from cil.metrics import COUNTS, DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
 from cil.report.table import matrix_text, one_line
 from cil.rundir import address, digest, names
@@ -22,9 +22,8 @@ def finish(trainer: Trainer, config: dict) -> None:
         "digest": digest(config),
         "address": address(config),
         "command": shlex.join(["python", *sys.argv]),
-        "class_il": trainer.matrix.summary(),
-        "task_il": trainer.within.summary(),
-        "definitions": DEFINITIONS,
+        **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
+        "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "identity": {**trainer.identity, **trainer.processes[-1]},
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
@@ -34,8 +33,8 @@ def finish(trainer: Trainer, config: dict) -> None:
         "config": config,
     }
     pictures = run.path / "pictures"
-    draw_curve(pictures / "accuracy.png", {"all classes seen": trainer.matrix, "the task's own classes": trainer.within},
-               f"{method} on {scenario}, seed {config['seed']}")  # fmt: skip
+    curves = {COUNTS[name].removeprefix("among "): matrix for name, matrix in trainer.matrices.items()}
+    draw_curve(pictures / "accuracy.png", curves, f"{method} on {scenario}, seed {config['seed']}")
     draw_matrix(pictures / "matrix.png", trainer.matrix, f"{method} on {scenario}, seed {config['seed']}: percent correct")
     run.finish(summary)
     log.say(matrix_text(trainer.matrix))

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from cil.data import LabelledImages, join
 from cil.mistakes import Mistake
+from cil.scenario import Task
 
 
 class Memory(nn.Module):
-    """At most `total` images, as many of each class seen: the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp).
+    """At most `total` images, as many of each class: the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp).
 
     What is kept are rows and labels, so that a checkpoint has no images.
     """
@@ -26,17 +27,19 @@ class Memory(nn.Module):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def of(self, like: LabelledImages) -> LabelledImages:
-        """What is kept, seen through the view of `like`."""
-        return replace(like, rows=self.rows.cpu(), labels=self.labels.cpu())
+    def of(self, task: Task) -> LabelledImages:
+        """What is kept of the classes that the task may remember, seen through its view."""
+        rows, labels = self.rows.cpu(), self.labels.cpu()
+        chosen = (labels >= task.remembered.start) & (labels < task.remembered.stop)
+        return replace(task.train, rows=rows[chosen], labels=labels[chosen])
 
-    def joined(self, images: LabelledImages) -> LabelledImages:
-        """`images` and what is kept."""
-        return join([images, self.of(images)])
+    def joined(self, task: Task) -> LabelledImages:
+        """The task's images and what is kept."""
+        return join([task.train, self.of(task)])
 
-    def after(self, images: LabelledImages, seen: int) -> LabelledImages:
-        """What will be kept once `images` have been met and `seen` classes are: the first total // seen of each."""
-        both, each = join([self.of(images), images]), self.total // seen
+    def after(self, task: Task) -> LabelledImages:
+        """What will be kept once the task has been met: the same number of each class, the first of them."""
+        both, each = join([self.of(task), task.train]), self.total // len(task.remembered)
         first = torch.cat([(both.labels == label).nonzero()[:each, 0] for label in both.labels.unique()])
         return both.take(first)
 

@@ -32,6 +32,7 @@ class Method(nn.Module):
 
     backbone: nn.Module
     test_batch: int | None = None  # test images that must be scored together; None: their answers do not depend on it
+    leaky_batch: int | None = None  # test images a batch where released code reads the task off the batch; counted beside
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         """The losses of one batch. Required of a method that has phases."""

@@ -140,6 +140,12 @@ def impossible(acc: float, forgetting: float, tasks: int, tolerance: float = 0.0
     return f"ACC {acc:.2f} is impossible: forgetting {forgetting:.2f} over {tasks} tasks leaves at most {ceiling:.2f}"
 
 
+COUNTS = {
+    "class_il": "among all classes seen",
+    "task_il": "among the task's own classes",
+    "dataset_il": "among the classes of its data set",
+    "leaky_il": "among those up to the last task in its batch",
+}
 DEFINITIONS = {
     "acc": "mean of the last row over tasks (L2P, DualPrompt, PGP, AttriCLIP)",
     "acc_pooled": "correct over seen on the union of test sets after the last task (PyCIL, PILOT)",

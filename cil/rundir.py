@@ -147,16 +147,17 @@ class RunDir:
                 raise Mistake(f"{self.events} is shorter than its checkpoint says; delete {self.path} to start the run again")
             file.truncate(size)
 
-    def write_matrix(self, matrix: AccuracyMatrix, within: AccuracyMatrix) -> None:
-        """accuracy.csv: one line for each pair of (tasks learned, task tested), in both settings."""
+    def write_matrices(self, matrices: dict[str, AccuracyMatrix]) -> None:
+        """accuracy.csv: one line for each pair of (tasks learned, task tested), with every way of counting."""
+        first = next(iter(matrices.values()))
         with replace_file(self.path / "accuracy.csv") as temporary, temporary.open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["after_task", "on_task", "images", "correct_class_il", "correct_task_il", "class_il", "task_il"])
-            for after in range(matrix.learned):
-                for on in range(after + 1 if math.isfinite(matrix.correct[after, 0]) else 0):
-                    total, right, own = matrix.totals[on], matrix.correct[after, on], within.correct[after, on]
-                    percents = [f"{100 * count / total:.4f}" for count in (right, own)]
-                    rows.writerow([after + 1, on + 1, int(total), int(right), int(own), *percents])
+            rows.writerow(["after_task", "on_task", "images", *(f"correct_{name}" for name in matrices), *matrices])
+            for after in range(first.learned):
+                for on in range(after + 1 if math.isfinite(first.correct[after, 0]) else 0):
+                    total, right = first.totals[on], [matrix.correct[after, on] for matrix in matrices.values()]
+                    percents = [f"{100 * count / total:.4f}" for count in right]
+                    rows.writerow([after + 1, on + 1, int(total), *map(int, right), *percents])
 
     def finish(self, summary: dict) -> None:
         write_json(self.path / "summary.json", summary)
@@ -166,15 +167,15 @@ class RunDir:
         return json.loads((self.path / "summary.json").read_text())
 
 
-def read_matrices(path: Path) -> tuple[AccuracyMatrix, AccuracyMatrix]:
-    """Class-incremental and task-incremental accuracies of a run folder's accuracy.csv."""
+def read_matrices(path: Path) -> dict[str, AccuracyMatrix]:
+    """What a run folder's accuracy.csv holds: "class_il", "task_il" and what else was counted."""
     with (path / "accuracy.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     last = int(rows[-1]["after_task"])
     totals = [row["images"] for row in rows if int(row["after_task"]) == last]
-    pair = AccuracyMatrix(totals), AccuracyMatrix(totals)
+    matrices = {key.removeprefix("correct_"): AccuracyMatrix(totals) for key in rows[0] if key.startswith("correct_")}
     for task in range(last):
         own = [row for row in rows if int(row["after_task"]) == task + 1]  # empty where nothing was measured
-        for matrix, key in zip(pair, ("correct_class_il", "correct_task_il"), strict=True):
-            matrix.set_row(task, [row[key] for row in own])
-    return pair
+        for name, matrix in matrices.items():
+            matrix.set_row(task, [row[f"correct_{name}"] for row in own])
+    return matrices

@@ -8,7 +8,7 @@ import torch
 
 from cil.augment import View
 from cil.data import Images, LabelledImages
-from cil.mistakes import Mistake
+from cil.mistakes import Mistake, nearest
 from cil.registry.listfile import digest
 from cil.registry.orders import class_order
 
@@ -25,6 +25,9 @@ class Task:
     test: LabelledImages
     last: bool  # nothing follows; for upper bounds, since a learner cannot know
     total: int  # classes of the whole scenario; for heads that have them all from the start, as released code does
+    dataset: range  # classes of its data set: all, unless several are learned one after another
+    rivals: range  # classes that its own are told apart from in training: those seen, of all data sets or of its own
+    remembered: range  # classes of which old images may be kept
 
     @property
     def seen(self) -> range:
@@ -48,6 +51,7 @@ class Scenario:
         # order[k] is the dataset's label of the class that arrives as number k
         self.order = class_order(order, count, getattr(images, "name", None))
         self._arrival = np.argsort(self.order)
+        self.datasets = [range(count)]  # classes of each, by arrival
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -67,8 +71,12 @@ class Scenario:
             self._pick(self.images.train, self.images.train_labels, classes, test),
             self._pick(self.images.test, self.images.test_labels, classes, test),
         )
-        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick,
-                    last=index + 1 == len(self), total=sum(self.sizes))  # fmt: skip
+        return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick, index + 1 == len(self),
+                    sum(self.sizes), **self._ranges(classes))  # fmt: skip
+
+    def _ranges(self, classes: range) -> dict[str, range]:
+        seen = range(classes.stop)
+        return {"dataset": self.datasets[0], "rivals": seen, "remembered": seen}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -86,6 +94,36 @@ class Scenario:
         arrival = torch.from_numpy(self._arrival)[labels]
         rows = ((arrival >= classes.start) & (arrival < classes.stop)).nonzero()[:, 0]
         return LabelledImages(pixels, rows, arrival[rows], view)
+
+
+class InTurn(Scenario):
+    """Data sets learned one after another, each in `tasks` tasks: cross-dataset continual learning (AttriCLIP, section 4.3)."""
+
+    def __init__(
+        self, images: Images, views: tuple[View, View], *, name: str, tasks: int, order: str | Sequence[int], heads: str,
+        exemplars: str,
+    ) -> None:  # fmt: skip
+        """`order` is that of each data set. The paper's suffixes: -1 has `heads: separate` (the loss of a later data set leaves
+        the classes of earlier ones out) and `exemplars: own` (of earlier ones none are kept), -2 has `joint` and `all`."""
+        for value, known, key in ((heads, ("joint", "separate"), "heads"), (exemplars, ("all", "own"), "exemplars")):
+            if value not in known:
+                raise Mistake(f"scenario.{key}={value} is not known; {nearest(value, known)}")
+        if (heads, exemplars) == ("separate", "all"):
+            raise Mistake("scenario.heads=separate leaves old exemplars without a loss; type scenario.exemplars=own too")
+        self.name, self.images, self.views, self.heads, self.exemplars = name, images, views, heads, exemplars
+        parts = images.parts or ((images.name, len(images.class_names)),)
+        self.sizes = [size for part, count in parts for size in split(count, tasks, None, f"{name}: {part}")]
+        ends = np.cumsum([count for _, count in parts]).tolist()
+        self.datasets = [range(end - count, end) for end, (_, count) in zip(ends, parts)]
+        orders = [class_order(order, count, part) for part, count in parts]
+        self.order = [span.start + label for span, own in zip(self.datasets, orders) for label in own]
+        self._arrival = np.argsort(self.order)
+
+    def _ranges(self, classes: range) -> dict[str, range]:
+        own = next(span for span in self.datasets if classes.start in span)
+        met = {"joint": 0, "separate": own.start}[self.heads]
+        kept = {"all": 0, "own": own.start}[self.exemplars]
+        return {"dataset": own, "rivals": range(met, classes.stop), "remembered": range(kept, classes.stop)}
 
 
 def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:

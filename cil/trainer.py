@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from cil.capabilities import HasFrozenStage
+from cil import checkpoint
+from cil.capabilities import HasFrozenStage, LearnsFromFrozen
 from cil.data import Batch, LabelledImages
 from cil.evaluate import Evaluation
+from cil.frozen import FrozenResults, Known
 from cil.log import Console
 from cil.meter import Meter
 from cil.method import Method, Phase
 from cil.metrics import AccuracyMatrix
-from cil.mistakes import Mistake
 from cil.modifier import Modifier
 from cil.rundir import RunDir
 from cil.scenario import Scenario, Task
@@ -54,11 +55,12 @@ class Trainer:
         self.recipe, self.machine, self.seed = recipe, machine, seed
         self.run, self.log, self.stop, self.identity = run, log, stop, identity
         totals = [len(task.test) for task in scenario]
-        self.matrix, self.within = AccuracyMatrix(totals), AccuracyMatrix(totals)  # class- and task-incremental
         self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size)
+        self.frozen = FrozenResults(method.frozen_stage, machine.device) if isinstance(method, LearnsFromFrozen) else None
+        self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
         self.encodes, self.seconds, self._since = 0, 0.0, time.perf_counter()
         self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
-        self._trained: set[str] = set()  # backbone parameters that some phase so far could change
+        self.trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
         method.backbone.register_forward_pre_hook(self._count)
@@ -68,10 +70,10 @@ class Trainer:
     def fit(self) -> None:
         for modifier in self.modifiers:
             modifier.attach(self.method)
-        first, inside = self._restore()
+        first, inside = self.restore()
         for task in self.scenario[first:]:
             if inside is None:
-                self._begin(task)
+                self.begin(task)
                 self._modify("begin", task)
             self._learn(task, inside)
             inside = None
@@ -83,7 +85,12 @@ class Trainer:
 
     # --- one task -------------------------------------------------------------------------------------------------
 
-    def _begin(self, task: Task) -> None:
+    @property
+    def matrix(self) -> AccuracyMatrix:
+        """Among all classes seen."""
+        return self.matrices["class_il"]
+
+    def begin(self, task: Task) -> None:
         """Shapes and initial values of what the task adds."""
         seed_everything(self.seed, "begin", task.index)
         self.method.begin_task(task)
@@ -108,17 +115,20 @@ class Trainer:
         self._modify("end", task)
         if facts := self.method.facts():
             self.run.event(task=task.index, method=type(self.method).__name__, **facts)
+        if facts := self.method.facts():
+            self.run.event(task=task.index, method=type(self.method).__name__, **facts)
+            self.log.say(f"task {task.index + 1}/{len(self.scenario)}  {told(facts)}")
         for modifier in self.modifiers:
             if facts := modifier.facts():
                 self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)
 
     def _evaluate(self, task: Task) -> None:
         with self._precision():
-            among_all, among_own = self.evaluation(self.scenario[: task.index + 1])
-        self.matrix.set_row(task.index, among_all)
-        self.within.set_row(task.index, among_own)
-        self.run.write_matrix(self.matrix, self.within)
-        self.run.event(task=task.index, class_il=among_all, task_il=among_own)
+            correct = self.evaluation(self.scenario[: task.index + 1])
+        for name, matrix in self.matrices.items():
+            matrix.set_row(task.index, correct[name])
+        self.run.write_matrices(self.matrices)
+        self.run.event(task=task.index, **{name: correct[name] for name in self.matrices})
         own, old = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
         self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {old:.1f} % on all seen")
 
@@ -168,7 +178,7 @@ class Trainer:
             parameter.requires_grad_(True)
         trained = {name for name, p in self.method.named_parameters() if id(p) in chosen and name.startswith("backbone.")}
         self.method.backbone.train(bool(trained))  # a frozen backbone keeps its statistics
-        self._trained |= trained
+        self.trained |= trained
         optimizer = self.recipe.optimizer(listed)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -177,16 +187,23 @@ class Trainer:
         return optimizer
 
     def _step(self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, rows: torch.Tensor, where: tuple) -> dict:
-        data: LabelledImages = phase.data
-        batch = data.batch(rows, self.machine.device, generator(self.seed, "augment", *where))
+        data, random = phase.data, generator(self.seed, "augment", *where)
+        known = self.frozen and data.view.variants
+        batch = self._known(data, rows, random) if known else data.batch(rows, self.machine.device, random)
         seed_everything(self.seed, "step", *where)
         return self._learn_from(batch, phase, optimizer, rate)
 
-    def _learn_from(self, batch: Batch, phase: Phase, optimizer: torch.optim.Optimizer, rate: float) -> dict:
+    def _known(self, data: LabelledImages, rows: torch.Tensor, random: torch.Generator) -> Known:
+        """What the frozen stage gives for a batch; it is computed once an image and variant (the image and its mirror)."""
+        with torch.no_grad(), self._precision():
+            return self.frozen.batch(data, rows, random)
+
+    def _learn_from(self, batch: Batch | Known, phase: Phase, optimizer: torch.optim.Optimizer, rate: float) -> dict:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["initial_lr"]
         with self._precision():
-            losses = self.method.training_step(batch, phase)
+            ask = self.method.training_step if isinstance(batch, Batch) else self.method.losses_from
+            losses = ask(batch, phase)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         if self.recipe.clip is not None:
@@ -212,59 +229,22 @@ class Trainer:
         self._save(phase.task, {**place, "meter": kept, "optimizer": optimizer.state_dict()})
 
     def _save(self, task: Task, inside: dict | None) -> None:
-        """Backbone weights that no phase could change are left out: the weights' file has them, and its sha256 is checked."""
-        state, left_out = (
-            self.method.state_dict(),
-            {name for name, _ in self.method.backbone.named_parameters(prefix="backbone")},
-        )
         self.seconds += time.perf_counter() - self._since
         self._since = time.perf_counter()
-        checkpoint = {
-            "identity": self.identity,
-            "task": task.index,
-            "inside": inside,
-            "method": {key: value for key, value in state.items() if key not in left_out - self._trained},
-            "trained": sorted(self._trained),
-            "modifiers": [modifier.state_dict() for modifier in self.modifiers],
-            "correct": [torch.from_numpy(m.correct) for m in (self.matrix, self.within)],
-            "encodes": self.encodes,
-            "trained_parameters": self.trained_parameters,
-            "processes": self.processes,
-            "seconds": self.seconds,
-            "events": self.run.events_size(),
-        }
-        keep_all = self.machine.keep_checkpoints == "all"
-        self.run.save(checkpoint, task=task.index, inside=inside is not None, keep_all=keep_all)
+        state = {"task": task.index, "inside": inside, **checkpoint.of(self)}
+        self.run.save(state, task=task.index, inside=inside is not None, keep_all=self.machine.keep_checkpoints == "all")
         self._saved_at = time.perf_counter()
 
-    def _restore(self) -> tuple[int, dict | None]:
+    def restore(self) -> tuple[int, dict | None]:
         """The task to begin or go on with, and where inside it."""
         file = self.run.newest
         if file is None:
             self.run.cut_events(0)
             return 0, None
         state = self.run.load(file)
-        for key, value in self.identity.items():
-            if state["identity"].get(key) != value:
-                raise Mistake(f"{file} was made with {key} {state['identity'].get(key)}, now it is {value}; restore it, or "
-                              f"delete {self.run.path} to start the run again")  # fmt: skip
         for task in self.scenario[: state["task"] + 1]:
-            self._begin(task)
-        try:
-            missing = self.method.load_state_dict(state["method"], strict=False)
-        except RuntimeError as error:
-            raise Mistake(f"{file} does not fit this code ({error}); delete {self.run.path} to start the run again") from None
-        self._trained = set(state["trained"])
-        frozen = {name for name, _ in self.method.backbone.named_parameters(prefix="backbone")} - self._trained
-        if missing.unexpected_keys or set(missing.missing_keys) - frozen:
-            raise Mistake(f"{file} does not fit this code; delete {self.run.path} to start the run again")
-        for modifier, kept in zip(self.modifiers, state["modifiers"], strict=True):
-            modifier.load_state_dict(moved(kept, self.machine.device))
-        for matrix, correct in zip((self.matrix, self.within), state["correct"], strict=True):
-            matrix.correct = correct.numpy()
-        self.encodes, self.seconds = state["encodes"], state["seconds"]
-        self.trained_parameters = state["trained_parameters"]
-        self.processes = [kept for kept in state["processes"] if kept != self.processes[-1]] + self.processes
+            self.begin(task)
+        checkpoint.into(self, state, file)
         self.run.cut_events(state["events"])
         inside = state["inside"]
         self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
@@ -278,10 +258,6 @@ def in_half(backbone: torch.nn.Module) -> None:
             module.to(torch.bfloat16)
 
 
-def moved(state: object, device: torch.device) -> object:
-    """Tensors in dictionaries and lists, on another device."""
-    if isinstance(state, dict):
-        return {key: moved(value, device) for key, value in state.items()}
-    if isinstance(state, list):
-        return [moved(value, device) for value in state]
-    return state.to(device) if isinstance(state, torch.Tensor) else state
+def told(facts: dict) -> str:
+    """For the screen: each fact by its name, lists spelled out."""
+    return "  ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in facts.items())

@@ -36,7 +36,9 @@ def losses(run: RunDir) -> list[dict]:
 def assert_same_bits(one: RunDir, two: RunDir) -> None:
     """Accuracies, logged losses and weights of two finished runs."""
     assert losses(one) == losses(two)
-    for left, right in zip(read_matrices(one.path), read_matrices(two.path), strict=True):
+    first, second = read_matrices(one.path), read_matrices(two.path)
+    assert first.keys() == second.keys()
+    for left, right in ((first[name], second[name]) for name in first):
         assert (torch.from_numpy(left.correct).nan_to_num(-1) == torch.from_numpy(right.correct).nan_to_num(-1)).all()
     left, right = (run.load(run.newest)["method"] for run in (one, two))
     assert left.keys() == right.keys()

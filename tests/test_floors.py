@@ -15,8 +15,8 @@ FLOORS = (
     {"datasets", "backbones", "modules", "memory", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
-    {"trainer", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench", "bench_data",
-     "bench_subspace"},  # engine
+    {"trainer", "checkpoint", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
+     "bench_data", "bench_subspace"},  # engine
 )  # fmt: skip
 ONLY_IN = {
     "timm": ("cil/backbones/",),

@@ -82,6 +82,18 @@ class CLIP(nn.Module):
         ids = torch.tensor(self.tokenizer.encode(word), device=self.trunk.text_projection.device)
         return self.trunk.token_embedding(ids)
 
+    def context(self, count: int, length: int, phrase: str | None) -> Tensor:
+        """(count, length, text width) contexts to begin with: N(0, 0.02²), around the words of a phrase, over and over."""
+        noise = 0.02 * torch.randn(count, length, self.text_width, device=self.trunk.text_projection.device)
+        if phrase is None:
+            return noise
+        words = self.embed(phrase).detach()
+        return noise + words[torch.arange(length) % len(words)]
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        return self.trunk.visual.transformer.resblocks[-1].ln_1
+
     @property
     def logit_scale(self) -> Tensor:
         return self.trunk.logit_scale.exp()

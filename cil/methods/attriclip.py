@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.data import Batch
+from cil.frozen import Known
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.scenario import Task
@@ -19,17 +20,20 @@ class AttriCLIP(Method):
     """An image's classifier is the text "prompt prompt prompt name." of the `top_k` keys nearest to its feature."""
 
     def __init__(
-        self, backbone: nn.Module, *, bank: int, length: int, top_k: int, key_loss: str, margin: float, key_weight: float,
-        diversity_weight: float, cosine_choice: bool, train_text: bool, sum_keys: bool, ordered_pairs: bool,
-        placeholders: bool, underscores: bool,
+        self, backbone: nn.Module, *, bank: int, length: int, phrase: str | None, top_k: int, key_loss: str, margin: float,
+        key_weight: float, diversity_weight: float, cosine_choice: bool, train_text: bool, sum_keys: bool, ordered_pairs: bool,
+        placeholders: bool, underscores: bool, half_bank: bool,
     ) -> None:  # fmt: skip
-        """`key_loss` pulls the chosen keys towards the image: `cosine` distance, `triplet` (with `margin`, against the keys
+        """`bank` prompts of `length` words each, random or, with a `phrase`, near its words.
+
+        `key_loss` pulls the chosen keys towards the image: `cosine` distance, `triplet` (with `margin`, against the keys
         that were not chosen) or `mse`; `key_weight` and `diversity_weight` are λ_k and λ_p.
 
         `cosine_choice`: keys are normalised before they are compared; `train_text`: the text tower learns, from its initial
         weights in each task; `sum_keys`: over the chosen keys, not their mean; `ordered_pairs`: diversity is the mean over
         ordered pairs, twice the printed one; `placeholders`: a prompt is encoded alone before the words that held the
-        others' places; `underscores`: stand in names instead of spaces.
+        others' places; `underscores`: stand in names instead of spaces; `half_bank`: keys and prompts are half-precision
+        numbers, so that small steps round to nothing.
         """
         super().__init__()
         require(backbone, HasText, "attriclip")
@@ -42,8 +46,9 @@ class AttriCLIP(Method):
         self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
         self.train_text, self.sum_keys, self.ordered_pairs = train_text, sum_keys, ordered_pairs
         self.placeholders, self.underscores = placeholders, underscores
-        self.keys = nn.Parameter(0.02 * torch.randn(bank, backbone.width))
-        self.prompts = nn.Parameter(0.02 * torch.randn(bank, length, backbone.text_width))
+        kind = torch.float16 if half_bank else torch.float32
+        self.keys = nn.Parameter((0.02 * torch.randn(bank, backbone.width)).to(kind))
+        self.prompts = nn.Parameter(backbone.context(bank, length, phrase).to(kind))
         self.register_buffer("picks", torch.zeros(bank, dtype=torch.long))  # of each key in this task's training
         self.names: list[str] = []
         self._initial = [p.detach().clone() for p in backbone.text_parameters()] if train_text else []
@@ -60,57 +65,70 @@ class AttriCLIP(Method):
         return [Phase("train", task, task.train, [self.keys, self.prompts, *text])]
 
     def facts(self) -> dict:
-        """How often training chose each key; the released form falls to a few of them."""
-        return {"picks": self.picks.tolist()}
+        """Percent of the images of this task's training that chose each key, and the mean cosine between the chosen keys.
+
+        The bank can fall to `top_k` keys, which every image then chooses.
+        """
+        used = F.normalize(self.keys[self.picks > 0].detach().float(), dim=1)
+        cosine = (used @ used.T).triu(1).sum() / max(1, len(used) * (len(used) - 1) / 2)
+        percent = 100 * self.picks * self.top_k / self.picks.sum()
+        return {"chosen %": percent.round().int().tolist(), "key cosine": round(float(cosine), 4)}
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
+
+    def losses_from(self, known: Known, phase: Phase) -> Losses:
         self._texts.clear()
-        classes = phase.task.classes
-        features = self.frozen_stage(batch.images).detach()
+        classes, features = phase.task.classes, known.frozen
         chosen = self.choose(features)
         self.picks += torch.bincount(chosen.flatten(), minlength=len(self.picks))
         tuples, which = chosen.unique(dim=0, return_inverse=True)
         texts = self.texts(tuples, self.names[classes.start : classes.stop])
         logits = self.backbone.logit_scale * torch.einsum("bd,bkd->bk", features, texts[which])
         return {
-            "ce": F.cross_entropy(logits, batch.labels - classes.start),
+            "ce": F.cross_entropy(logits, known.labels - classes.start),
             "keys": self.key_weight * self.distance(features, chosen),
             "diversity": self.diversity_weight * self.likeness(),
         }
 
     def choose(self, features: Tensor) -> Tensor:
         """(batch, top_k) numbers of keys, the nearest first."""
-        keys = F.normalize(self.keys, dim=1) if self.cosine_choice else self.keys
+        keys = F.normalize(self.keys.float(), dim=1) if self.cosine_choice else self.keys.float()
         return (features @ keys.T).detach().topk(self.top_k, 1).indices
 
     def texts(self, tuples: Tensor, names: list[str]) -> Tensor:
         """(sets, top_k) numbers of prompts and names → (sets, names, width), normalised."""
-        return F.normalize(self.backbone.encode_contexts(self.prompts[tuples].flatten(1, 2), names), dim=2)
+        return F.normalize(self.backbone.encode_contexts(self.prompts[tuples].flatten(1, 2).float(), names).float(), dim=2)
 
     def distance(self, features: Tensor, chosen: Tensor) -> Tensor:
         """L_k (Eq. 9): between each image and its keys, the mean over images."""
-        near = self.keys[chosen]  # (batch, top_k, width)
+        keys = self.keys.float()
+        near = keys[chosen]  # (batch, top_k, width)
         if self.key_loss == "mse":
             each = (features[:, None] - near).square().mean(2)
         else:
             each = 1 - torch.einsum("bd,bkd->bk", features, F.normalize(near, dim=2))
         if self.key_loss == "triplet":
-            far = 1 - features @ F.normalize(self.keys, dim=1).T  # (batch, bank)
+            far = 1 - features @ F.normalize(keys, dim=1).T  # (batch, bank)
             others = torch.ones_like(far).scatter(1, chosen, 0)
             each = (each - (far * others).sum(1, keepdim=True) / others.sum(1, keepdim=True) + self.margin).clamp_min(0)
         return (each.sum(1) if self.sum_keys else each.mean(1)).mean()
 
     def likeness(self) -> Tensor:
         """L_p (Eq. 10): the mean absolute cosine between the prompts, each encoded alone."""
-        contexts, bank = self.prompts, len(self.prompts)
-        if self.placeholders:
-            rest = self.backbone.embed("x")[None].expand(bank, (self.top_k - 1) * self.prompts.shape[1], -1)
-            contexts = torch.cat([contexts, rest], 1)
-        alone = F.normalize(self.backbone.encode_contexts(contexts, [""])[:, 0], dim=1)
+        bank, alone = len(self.prompts), self.alone()
         pairs = (alone @ alone.T).abs().triu(1).sum() / (bank * (bank - 1))
         return 2 * pairs if self.ordered_pairs else pairs
+
+    def alone(self) -> Tensor:
+        """g(P_i): (bank, width) encodings of the prompts without a name, normalised."""
+        contexts = self.prompts.float()
+        if self.placeholders:
+            rest = self.backbone.embed("x")[None].expand(len(contexts), (self.top_k - 1) * contexts.shape[1], -1)
+            contexts = torch.cat([contexts, rest], 1)
+        return F.normalize(self.backbone.encode_contexts(contexts, [""])[:, 0].float(), dim=1)
 
     # --- tests --------------------------------------------------------------------------------------------------------
 

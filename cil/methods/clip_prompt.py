@@ -16,19 +16,29 @@ class CLIPPrompt(Method):
     """A class is read as "context name." with the context of its task; images pass with the image prompt before the patches."""
 
     def __init__(
-        self, backbone: nn.Module, *, text_length: int, image_length: int, first: dict[str, float] | None
+        self, backbone: nn.Module, *, text_length: int, phrase: str | None, image_length: int, first: dict[str, float] | None,
+        leaky_batch: int | None,
     ) -> None:  # fmt: skip
-        """`first`: settings of the optimizer that differ in the first task."""
+        """A text context starts at random or, with a `phrase`, near its words.
+
+        `first`: settings of the optimizer that differ in the first task. `leaky_batch`: test images a batch in the released
+        evaluation, which lets an image compete with no class past the last task in its batch; counted beside the genuine."""
         super().__init__()
         require(backbone, HasText, "clip_prompt")
-        self.backbone, self.text_length, self.first = backbone, text_length, first or {}
+        self.backbone, self.text_length, self.phrase, self.first, self.leaky_batch = (
+            backbone,
+            text_length,
+            phrase,
+            first or {},
+            leaky_batch,
+        )
         bound = 1 / math.sqrt(backbone.image_width)  # Kaiming's, of a linear layer
         self.image_prompt = nn.Parameter(torch.empty(image_length, backbone.image_width).uniform_(-bound, bound))
         self.contexts = nn.ParameterList()
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
 
     def begin_task(self, task: Task) -> None:
-        self.contexts.append(nn.Parameter(0.02 * torch.randn(self.text_length, self.backbone.text_width)))
+        self.contexts.append(nn.Parameter(self.backbone.context(1, self.text_length, self.phrase)[0]))
         self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
 
     def phases(self, task: Task) -> list[Phase]:

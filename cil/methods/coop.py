@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.data import Batch
+from cil.frozen import Known
 from cil.memory import Memory
 from cil.method import Losses, Method, Phase
 from cil.scenario import Task
@@ -15,13 +16,15 @@ from cil.schedule import constant
 
 
 class CoOp(Method):
-    """One context for all classes seen, "context name."; logits = exp(logit_scale) · cos(image, text)."""
+    """One context for all classes seen: a class is the text "context name."."""
 
     def __init__(
-        self, backbone: nn.Module, *, length: int, fresh: bool, memory: int, tune_epochs: int, tune_batch: int,
-        underscores: bool,
+        self, backbone: nn.Module, *, length: int, phrase: str | None, fresh: bool, memory: int, tune_epochs: int,
+        tune_batch: int, underscores: bool,
     ) -> None:  # fmt: skip
-        """`fresh`: a new random context in each task, so that nothing but the `memory` (images in all) is carried over.
+        """`length` words, random or, with a `phrase`, near its words.
+
+        `fresh`: a new random context in each task, so that nothing but the `memory` (images in all) is carried over.
 
         After a later task the context is tuned on the memory alone, `tune_epochs` for each task so far, at a constant rate.
         """
@@ -29,7 +32,8 @@ class CoOp(Method):
         require(backbone, HasText, "coop")
         self.backbone, self.length, self.fresh, self.underscores = backbone, length, fresh, underscores
         self.tune_epochs, self.tune_batch = tune_epochs, tune_batch
-        self.context = nn.Parameter(0.02 * torch.randn(length, backbone.text_width))
+        self.phrase = phrase
+        self.context = nn.Parameter(backbone.context(1, length, phrase)[0])
         self.memory = Memory(memory)
         self.names: list[str] = []
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised, for tests
@@ -38,27 +42,32 @@ class CoOp(Method):
         self.names += [name.replace(" ", "_") if self.underscores else name for name in task.names]
         self.texts = self.texts.new_zeros(len(task.seen), self.texts.shape[1])
         if self.fresh and task.index:
-            self.context.data.copy_(0.02 * torch.randn(self.context.shape))
+            self.context.data.copy_(self.backbone.context(1, self.length, self.phrase)[0])
 
     def phases(self, task: Task) -> list[Phase]:
-        train = Phase("train", task, self.memory.joined(task.train), [self.context])
+        train = Phase("train", task, self.memory.joined(task), [self.context])
         if not task.old or not self.memory.total or not self.tune_epochs:
             return [train]
-        kept, epochs = self.memory.after(task.train, len(task.seen)), self.tune_epochs * (task.index + 1)
+        kept, epochs = self.memory.after(task), self.tune_epochs * (task.index + 1)
         return [train, Phase("tune", task, kept, [self.context], epochs, self.tune_batch, constant)]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        logits = self.backbone.logit_scale * self.frozen_stage(batch.images).detach() @ self.encoded().T
-        return {"ce": F.cross_entropy(logits, batch.labels)}
+        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
 
-    def encoded(self) -> Tensor:
-        """(classes seen, width), normalised."""
-        return F.normalize(self.backbone.encode_contexts(self.context[None], self.names)[0].float(), dim=1)
+    def losses_from(self, known: Known, phase: Phase) -> Losses:
+        among = phase.task.rivals
+        texts = self.encoded(self.names[among.start : among.stop])
+        logits = self.backbone.logit_scale * known.frozen @ texts.T
+        return {"ce": F.cross_entropy(logits, known.labels - among.start)}
+
+    def encoded(self, names: list[str]) -> Tensor:
+        """(names, width), normalised."""
+        return F.normalize(self.backbone.encode_contexts(self.context[None], names)[0].float(), dim=1)
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        self.memory.keep(self.memory.after(task.train, len(task.seen)))
-        self.texts = self.encoded()
+        self.memory.keep(self.memory.after(task))
+        self.texts = self.encoded(self.names)
 
     # --- tests --------------------------------------------------------------------------------------------------------
 

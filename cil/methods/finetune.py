@@ -32,7 +32,7 @@ class Finetune(Method):
         return [Phase("train", task, task.train, [*body, *self.head.parameters()])]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        first = phase.task.classes.start if self.columns == "new" else 0
+        first = (phase.task.classes if self.columns == "new" else phase.task.rivals).start
         logits = self.head(self.features(batch.images))
         return {"ce": F.cross_entropy(logits[:, first:], batch.labels - first)}
 

@@ -57,6 +57,8 @@ def one_line(summary: dict) -> str:
     got, own = summary["class_il"], summary["task_il"]
     parts = [f"ACC {number(got['acc'])}", f"forgetting {number(got['forgetting'])}", f"BT {number(got['backward_transfer'])}"]
     parts += [f"avg inc {number(got['incremental_average'])}", f"task-IL ACC {number(own['acc'])}"]
+    if leaky := summary.get("leaky_il"):
+        parts.append(f"ACC of the leaky evaluation {number(leaky['acc'])}")
     return " · ".join(parts)
 
 

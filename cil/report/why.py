@@ -75,7 +75,7 @@ def first_other_loss(first: Path, second: Path) -> str | None:
 def explain(first: Path, second: Path) -> Iterator[str]:
     """The whole answer, a line at a time."""
     summaries = [json.loads((path / "summary.json").read_text()) for path in (first, second)]
-    matrices = [read_matrices(path)[0] for path in (first, second)]
+    matrices = [read_matrices(path)["class_il"] for path in (first, second)]
     names = [summary["address"] for summary in summaries]
     accuracies = [matrix.average() for matrix in matrices]
     yield f"A  {names[0]}  ACC {accuracies[0]:.2f}"

@@ -54,8 +54,9 @@ def clip() -> CLIP:
 
 
 def method(clip, train_text: bool = False, **switches) -> AttriCLIP:
-    made = AttriCLIP(clip, bank=5, length=4, top_k=2, key_loss="cosine", margin=0.2, key_weight=0.7, diversity_weight=0.3,
-                     train_text=train_text, underscores=False, **RELEASED | switches)  # fmt: skip
+    made = AttriCLIP(clip, bank=5, length=4, phrase=None, top_k=2, key_loss="cosine", margin=0.2, key_weight=0.7,
+                     diversity_weight=0.3, train_text=train_text, underscores=False, half_bank=False,
+                     **RELEASED | switches)  # fmt: skip
     made.keys.data, made.prompts.data = 0.03 * u(29, 5, 64), 0.03 * u(30, 5, 4, 64)
     made.names = list(NAMES)
     return made

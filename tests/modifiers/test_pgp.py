@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from cil.build import device_of, experiment
+from cil.checkpoint import moved
 from cil.mistakes import Mistake
 from cil.modifiers.pgp import PGP, gram
 from cil.modules.subspace import extend_by_scores
 from cil.rundir import RunDir
 from cil.signals import StopRequest
-from cil.trainer import moved
 from tests import harness
 from tests.methods.test_contract import StopsAt, fitted
 from tests.methods.test_prompt_vectors import l2p, step
