@@ -3,11 +3,15 @@
 import importlib
 import inspect
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType, UnionType
 from typing import Any, get_args
 
 import torch
+import yaml
 
+from cil import checkpoint
 from cil.identity import of_inputs, of_machine
 from cil.mistakes import Mistake, nearest
 from cil.rundir import RunDir, names
@@ -41,6 +45,20 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     log.open(run.path)
     return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop,
                    identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"]))  # fmt: skip
+
+
+def reopened(path: Path) -> Trainer:
+    """The trainer of a finished run, as it was after the last task; nothing is written there."""
+    config, done = yaml.safe_load((path / "config.yaml").read_text()), RunDir(path)
+    with TemporaryDirectory() as folder:
+        trainer = experiment(config, RunDir(Path(folder)), device_of(config["machine"]["device"]), StopRequest())
+        trainer.log.close()
+        state = done.load(done.newest)
+        for task in trainer.scenario[: state["task"] + 1]:
+            trainer.begin(task)
+        checkpoint.into(trainer, state, done.newest)
+    trainer.method.eval().requires_grad_(False)
+    return trainer
 
 
 def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
@@ -77,6 +95,9 @@ def make(node: dict, where: str, *given: Any, **context: Any) -> Any:
     if not isinstance(node, dict):
         raise Mistake(f"{where}={node} has no settings; choose one of its options by name")
     arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    for key, value in arguments.items():
+        if isinstance(value, dict) and "_target_" in value:  # a node inside: a call without arguments is handed over
+            arguments[key] = partial(make, value, f"{where}.{key}", **context)
     target = find(node.get("_target_"), where)
     later = bool(node.get("_partial_"))
     check(target, where, arguments, given, context, later)

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cil.data import Images
 from cil.files import keep_or_make
+from cil.mistakes import Mistake
 
 HERE = Path(__file__).parent
 TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Italic")
@@ -40,8 +41,22 @@ class Jitter:
 
 def glyphs(root: str, *, train_per_class: int, test_per_class: int, jitter: dict, seed: int) -> Images:
     """The benchmark: 100 classes, `train_per_class` images in nine faces and `test_per_class` in three others."""
+    return _drawn("glyphs", code_points("classes"), root, train_per_class, test_per_class, jitter, seed)
+
+
+def alphabet(
+    root: str, *, script: str, classes: int, train_per_class: int, test_per_class: int, jitter: dict, seed: int
+) -> Images:
+    """The first `classes` of the benchmark's characters whose names begin with `script`."""
+    points = tuple(point for point in code_points("classes") if name(point).startswith(f"{script} "))
+    if not 0 < classes <= len(points):
+        raise Mistake(f"{classes} characters that are {script} are asked for, Split-Glyphs has {len(points)}; type "
+                      "dataset.script=latin dataset.classes=30")  # fmt: skip
+    return _drawn(f"glyphs_{script}", points[:classes], root, train_per_class, test_per_class, jitter, seed)
+
+
+def _drawn(title: str, points: tuple[int, ...], root: str, train_per_class: int, test_per_class: int, jitter: dict, seed: int):
     size = dict(train=train_per_class, test=test_per_class)
-    points = code_points("classes")
     recipe = repr((points, size, asdict(Jitter(**jitter)), seed, TRAIN_FACES, TEST_FACES, CANVAS, EM, SIZE, versions()))
     file = Path(root) / "glyphs" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"
 
@@ -58,7 +73,7 @@ def glyphs(root: str, *, train_per_class: int, test_per_class: int, jitter: dict
         return made
 
     made = keep_or_make(file, make)
-    return Images("glyphs", made["train"], made["train_labels"], made["test"], made["test_labels"], tuple(map(name, points)))
+    return Images(title, made["train"], made["train_labels"], made["test"], made["test_labels"], tuple(map(name, points)))
 
 
 @cache

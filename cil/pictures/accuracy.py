@@ -20,7 +20,7 @@ def figure(width: float, height: float):
 
 def save(drawing, file: Path) -> None:
     with replace_file(file) as temporary:
-        drawing.savefig(temporary, format="png")
+        drawing.savefig(temporary, format=file.suffix[1:])
 
 
 def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:
