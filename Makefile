@@ -35,6 +35,9 @@ lint: setup ## style of the code
 bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a row
 	$(RUN) scripts/bench.py
 
+pictures: setup ## which prompts a run's images choose, and where they look: make pictures RUN=outputs/…/seed0
+	$(RUN) scripts/pictures.py $(or $(RUN_FOLDER),$(RUN))
+
 tables: setup ## the tables of README.md from the run folders, made where they are missing
 	$(RUN) scripts/readme.py results
 
@@ -46,4 +49,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test lint bench tables lock clean
+.PHONY: help setup demo data weights test lint bench tables pictures lock clean
