@@ -115,8 +115,6 @@ class Trainer:
         self._modify("end", task)
         if facts := self.method.facts():
             self.run.event(task=task.index, method=type(self.method).__name__, **facts)
-        if facts := self.method.facts():
-            self.run.event(task=task.index, method=type(self.method).__name__, **facts)
             self.log.say(f"task {task.index + 1}/{len(self.scenario)}  {told(facts)}")
         for modifier in self.modifiers:
             if facts := modifier.facts():

@@ -6,7 +6,8 @@ python scripts/bench.py floor eval method=continual_clip --batch 16 --rounds 5
 
 floor: the bare backbone, forward and backward · step: a training step · eval: a test batch, cold and warm ·
 data: batches of images against Pillow, image by image; of photographs also the way from the files to the first batch,
-before and after decoding · subspace: gradient projection's basis update. Words with = go to Hydra.
+before and after decoding · subspace: gradient projection's basis update · text: AttriCLIP's text tower on the shapes of
+CLIP ViT-B/16. Words with = go to Hydra.
 """
 
 import argparse
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cil.mistakes import Mistake, nearest
 from scripts.compose import compose, guarded
 
-ROWS = ("floor", "step", "eval", "data", "subspace")
+ROWS = ("floor", "step", "eval", "data", "subspace", "text")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -58,12 +59,14 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
     from cil.bench import Bench
     from cil.bench_data import archive, data
     from cil.bench_subspace import subspace
+    from cil.bench_text import text
     from cil.build import device_of, experiment
     from cil.rundir import RunDir
     from cil.signals import StopRequest
     from cil.store import Pixels
 
     torch.set_num_threads(asked.threads)
+    alone = {"subspace": subspace, "text": text}  # of no configured method
     with tempfile.TemporaryDirectory() as folder:
         trainer = experiment(config, RunDir(Path(folder)), device_of(config["machine"]["device"]), StopRequest())
         try:
@@ -74,8 +77,8 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
                     if isinstance(first.pixels, Pixels):
                         yield from archive(config, trainer.method.backbone)
                     continue
-                if word == "subspace":
-                    yield from subspace(asked.rounds)
+                if word in alone:
+                    yield from alone[word](asked.rounds)
                     continue
                 prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
                 yield from getattr(prepared, word)()

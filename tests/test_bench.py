@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cil import bench_text
 from cil.augment import ImageSpec
 from cil.bench import Bench, clock, cost, interleaved
 from cil.bench_data import FIRST_BATCH, archive, first_batch
 from cil.build import device_of, experiment, make
+from cil.data import Batch
 from cil.rundir import RunDir
 from cil.signals import StopRequest
 from scripts import bench as script
@@ -224,14 +226,48 @@ def test_an_archive_is_decoded_once_on_the_way_to_the_first_batch(tmp_path):
     assert not (tmp_path / "decoded").exists()
 
 
-def test_the_command_prints_one_json_object_a_line(data_root, capsys):
+SHAPES = dict(
+    architecture=None, image={"size": 32, "norm": "half"}, changes=harness.compose("backbone=clip_tiny")["backbone"]["changes"]
+)
+
+
+def test_the_plain_form_of_the_text_bench_has_the_same_losses_and_gradients():
+    method = bench_text.example(SHAPES)
+    images, labels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 9, 1])
+    batch, phase = Batch(images, labels, labels), SimpleNamespace(task=SimpleNamespace(classes=range(10)))
+    gradients = []
+    for losses in (lambda: method.training_step(batch, phase), lambda: bench_text.plain_step(method, batch, 10)):
+        bench_text.learn(method, losses)
+        gradients.append((*losses().values(), method.keys.grad, method.prompts.grad))
+    for own, plain in zip(*gradients, strict=True):
+        assert (own - plain).norm() <= 1e-5 * plain.norm()
+    features = method.frozen_stage(images).detach()
+    scores = bench_text.plain_scores(method, features, method.names)
+    torch.testing.assert_close(method.predict_from(features, None), scores, atol=1e-5, rtol=1e-5)
+
+
+def test_text_tokens_of_a_training_step(monkeypatch):
+    """Each prompt set passes once with all names behind it, and each prompt alone: four images, but three sets of prompts."""
+    method = bench_text.example(SHAPES)
+    method.choose = lambda features: torch.tensor([[0, 1, 2], [0, 1, 2], [1, 0, 2], [4, 5, 6]])
+    passed = []
+    method.backbone.trunk.transformer.register_forward_pre_hook(lambda _, given: passed.append(given[0].shape[:2].numel()))
+    phase = SimpleNamespace(task=SimpleNamespace(classes=range(10)))
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    method.training_step(Batch(images, labels, labels), phase)
+    names = sum(len(method.backbone.tokenizer.encode(f"{name}.")) + 1 for name in method.names[:10])
+    assert passed == [3 * (1 + 36 + names), 10 * (1 + 12 + 2)]
+
+
+def test_the_command_prints_one_json_object_a_line(data_root, capsys, monkeypatch):
     words = [f"data.root={data_root}", *harness.SMALL, "method=finetune"]
+    monkeypatch.setattr(bench_text, "SHAPES", SHAPES)
     assert script.main(["--rounds", "1", "--batch", "8", *words]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["row"] for row in rows] == ["floor", "floor", "step", "eval", "data", "data", "data", "subspace"]
-    for row in rows[:-1]:
+    assert [row["row"] for row in rows] == ["floor", "floor", "step", "eval", *["data"] * 3, "subspace", *["text"] * 3]
+    for row in rows[:-4]:
         assert row["ratio_cpu"] > 0 and row["ratio_wall"] > 0 and row["images_per_second"] > 0
-    assert rows[-2]["first_batch_ms"] > 0
+    assert rows[-5]["first_batch_ms"] > 0
     assert not Path("outputs/bench").exists()
 
 
