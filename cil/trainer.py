@@ -21,6 +21,8 @@ from cil.scenario import Scenario, Task
 from cil.seeding import generator, seed_everything
 from cil.signals import Stopped, StopRequest
 
+SHORT = 12  # numbers that a line has room for
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -257,5 +259,12 @@ def in_half(backbone: torch.nn.Module) -> None:
 
 
 def told(facts: dict) -> str:
-    """For the screen: each fact by its name, lists spelled out."""
-    return "  ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in facts.items())
+    """For the screen: each fact by its name, short lists spelled out."""
+
+    def text(value: object) -> str:
+        if not isinstance(value, list):
+            return str(value)
+        few = len(value) <= SHORT
+        return " ".join(map(str, value)) if few else f"{sum(v != 0 for v in value)} of {len(value)}, at most {max(value)}"
+
+    return "  ".join(f"{name} {text(value)}" for name, value in facts.items())

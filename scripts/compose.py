@@ -9,8 +9,9 @@ sys.path.insert(0, str(ROOT))
 
 from hydra import compose as hydra_compose  # noqa: E402
 from hydra import initialize_config_dir  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
 
-from cil.mistakes import ELSEWHERE, explain  # noqa: E402
+from cil.mistakes import ELSEWHERE, Mistake, explain, nearest  # noqa: E402
 from run import plain  # noqa: E402
 
 
@@ -22,6 +23,16 @@ def compose(*words: str) -> dict:
 def options(group: str) -> list[str]:
     """The files of a group."""
     return sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def swept(experiment: str) -> dict[str, list[str]]:
+    """The settings that an experiment's file sweeps over, with their values."""
+    file = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
+    if not file.is_file():
+        known = [str(path.relative_to(file.parents[1]).with_suffix("")) for path in file.parents[1].glob("*/*.yaml")]
+        raise Mistake(f"experiment={experiment} is not known; {nearest(experiment, known)}")
+    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {}
+    return {key: str(values).split(",") for key, values in params.items()}
 
 
 def guarded(work: Callable[[], int | None], elsewhere: str = ELSEWHERE) -> int:

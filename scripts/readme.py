@@ -2,6 +2,8 @@
 
 python scripts/readme.py results                        # every method on Split-Glyphs, five seeds, both readings
 python scripts/readme.py switches                       # each switch between a paper and its code, one at a time
+python scripts/readme.py across                         # two alphabets, one after the other: FT, BT, the union
+python scripts/readme.py sweeps                         # AttriCLIP's tables 6, 7 and 8 on Split-Glyphs
 python scripts/readme.py photographs dataset.md5=…      # the TinyImageNet rows
 """
 
@@ -11,29 +13,35 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.mistakes import Mistake
+from cil.report.across import Across, across
 from cil.report.collect import MEANING, collect, rows, table
 from cil.report.paired import paired
-from cil.report.table import fill, grid, number
+from cil.report.table import fill, grid, mean_and_spread, number
 from cil.rundir import address
 from scripts.compose import ROOT, compose, guarded, options
+from scripts.tables import sweep
 
 OUTPUTS, PAGE, METHODS = ROOT / "outputs", ROOT / "README.md", ROOT / "cil" / "methods" / "README.md"
-HOSTS, READINGS, SCENARIO = ("l2p", "dualprompt"), ("paper", "released"), "scenario=glyphs_10tasks"
+READINGS, SCENARIO, TWIN = ("paper", "released"), "scenario=glyphs_10tasks", "scenario=latin_to_greek"
+HOSTS, TWO_FORMS = ("l2p", "dualprompt", "clip_prompt"), ("l2p", "dualprompt", "clip_prompt", "attriclip")
 SEEDS, FEWER = range(5), range(3)
 ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can move after the first task
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("results", "switches", "photographs"))
+    parser.add_argument("table", choices=("results", "switches", "across", "sweeps", "photographs"))
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
-    make = {"results": results, "switches": switches, "photographs": photographs}[asked.table]
+    make = {"results": results, "switches": switches, "across": across_alphabets, "sweeps": sweeps, "photographs": photographs}[
+        asked.table
+    ]
     return guarded(lambda: make(asked.settings))
 
 
@@ -49,6 +57,12 @@ def found(*words: str, seeds: range) -> list[dict]:
     return [json.loads((place / "summary.json").read_text()) for place in places]
 
 
+def spelled(sweep: list[str]) -> list[list[str]]:
+    """The command lines that a sweep stands for."""
+    keys, values = zip(*(word.split("=", 1) for word in sweep))
+    return [[f"{key}={value}" for key, value in zip(keys, chosen)] for chosen in product(*(v.split(",") for v in values))]
+
+
 def listed(values: object) -> str:
     return ",".join(map(str, values))
 
@@ -57,24 +71,22 @@ def listed(values: object) -> str:
 
 
 def results(settings: list[str]) -> None:
-    others, every = [method for method in options("method") if method not in HOSTS], f"seed={listed(SEEDS)}"
+    others, every = [method for method in options("method") if method not in TWO_FORMS], f"seed={listed(SEEDS)}"
     sweeps = [
         [f"method={listed(others)}", SCENARIO, every],
         [f"method={listed(HOSTS)}", "modifier=none,pgp", f"reading={listed(READINGS)}", SCENARIO, every],
+        ["method=attriclip", f"reading={listed(READINGS)}", SCENARIO, every],
     ]
-    for sweep in sweeps:
-        run(*sweep, *settings)
-    for energy in ENERGIES:
-        run(f"method={listed(HOSTS)}", "modifier=pgp", SCENARIO, f"seed={listed(FEWER)}", *of_energy(energy))
-    wanted = {address(compose(f"method={m}", SCENARIO, f"seed={seed}")) for m in others for seed in SEEDS}
-    wanted |= {
-        address(compose(f"method={host}", f"modifier={modifier}", f"reading={reading}", SCENARIO, f"seed={seed}"))
-        for host in HOSTS for modifier in ("none", "pgp") for reading in READINGS for seed in SEEDS
-    }  # fmt: skip
+    for words in sweeps:
+        run(*words, *settings)
+    for host, energy in product(HOSTS, ENERGIES):
+        run(f"method={host}", "modifier=pgp", SCENARIO, f"seed={listed(FEWER)}", *of_energy(host, energy))
+    wanted = {address(compose(*words)) for asked in sweeps for words in spelled(asked)}
     text = table(rows(collect(OUTPUTS)[0], wanted), markdown=True)
     commands = "\n".join(f"python run.py -m {' '.join(sweep)}" for sweep in sweeps)
     fill(PAGE, "results", f"{text}\n\n{MEANING} `make tables` made it, from\n\n```\n{commands}\n```")
     fill(PAGE, "projection", projection())
+    fill(PAGE, "clip", clip())
     fill(PAGE, "pretraining", pretraining())
     print(text)
 
@@ -92,7 +104,7 @@ def projection() -> str:
         for energy in ENERGIES:
             words = [f"method={host}", SCENARIO]
             plain = found(*words, seeds=FEWER)
-            projected = found(*words, "modifier=pgp", *of_energy(energy), seeds=FEWER)
+            projected = found(*words, "modifier=pgp", *of_energy(host, energy), seeds=FEWER)
             removed = ", ".join(f"{kind} {100 * share:.0f} %" for kind, (_, _, share) in bases(projected).items())
             energies.append([host, f"{energy:g}", *moved(plain, projected), removed, str(len(FEWER))])
     change = ["ACC, with PGP less without", "forgetting", "forgetting, task told"]
@@ -115,8 +127,32 @@ def moved(before: list[dict], after: list[dict]) -> list[str]:
     return [str(paired(*([run[part][name] for run in runs] for runs in (before, after)))) for part, name in metrics]
 
 
-def of_energy(energy: float) -> list[str]:
-    return [f"modifier.pgp.energy.{kind}={energy}" for kind in ("token", "key", "prefix")]
+def of_energy(host: str, energy: float) -> list[str]:
+    kinds = ("image",) if host == "clip_prompt" else ("token", "key", "prefix")
+    return [f"modifier.pgp.energy.{kind}={energy}" for kind in kinds]
+
+
+def clip() -> str:
+    """All rows on one backbone, against its zero-shot answers; and what a leaky evaluation adds."""
+    rows_of = {
+        "continual_clip": ["method=continual_clip"],
+        "coop": ["method=coop"],
+        "attriclip (paper)": ["method=attriclip", "reading=paper"],
+        "attriclip (released)": ["method=attriclip", "reading=released"],
+        "clip_prompt": ["method=clip_prompt"],
+        "clip_prompt+pgp": ["method=clip_prompt", "modifier=pgp"],
+        "joint": ["method=joint", "backbone=clip_tiny"],
+    }
+    run(*rows_of["joint"], SCENARIO, f"seed={listed(FEWER)}")
+    lines, zero = [], [run["class_il"]["acc"] for run in found("method=continual_clip", SCENARIO, seeds=FEWER)]
+    for name, words in rows_of.items():
+        runs = found(*words, SCENARIO, seeds=FEWER)
+        acc, *rest = ([run["class_il"][key] for run in runs] for key in ("acc", "forgetting", "backward_transfer"))
+        leaky = [run["leaky_il"]["acc"] for run in runs if "leaky_il" in run]
+        numbers = [mean_and_spread(values) for values in (acc, *rest, leaky)]
+        lines.append([name, *numbers, str(paired(zero, acc)) if acc != zero else "–", str(len(runs))])
+    head = ["method", "ACC", "forgetting", "BT", "ACC, leaky", "ACC less zero-shot's", "seeds"]
+    return grid(head, lines, markdown=True)
 
 
 def bases(runs: list[dict]) -> dict[str, tuple[float, float, float]]:
@@ -162,6 +198,41 @@ def photographs(settings: list[str]) -> None:
     print(text)
 
 
+def across_alphabets(settings: list[str]) -> None:
+    """The offline twin of AttriCLIP's tables 3 to 5."""
+    every, lines = f"seed={listed(FEWER)}", []
+    table = {
+        "continual_clip": ["method=continual_clip"],
+        "coop (-1)": ["method=coop", "scenario.exemplars=own"],
+        "coop (-2)": ["method=coop"],
+        "attriclip (paper)": ["method=attriclip", "reading=paper"],
+        "attriclip (released)": ["method=attriclip", "reading=released"],
+        "clip_prompt": ["method=clip_prompt"],
+        "clip_prompt+pgp": ["method=clip_prompt", "modifier=pgp"],
+        "joint": ["method=joint", "backbone=clip_tiny"],
+    }
+    for name, words in table.items():
+        alone = [word for word in words if not word.startswith("scenario.")]
+        run(TWIN, *words, every, *settings)
+        run(TWIN, *alone, every, f"dataset.only={'first,second' if name == 'joint' else 'second'}", *settings)
+        both = found(TWIN, *words, seeds=FEWER)
+        second = found(TWIN, *alone, "dataset.only=second", seeds=FEWER)
+        first = found(TWIN, *alone, "dataset.only=first", seeds=FEWER) if name == "joint" else [None] * len(both)
+        told = [across(OUTPUTS, *three) for three in zip(both, second, first, strict=True)]
+        old = [run["class_il"] for run in both]
+        within = [mean_and_spread([one[key] for one in old]) for key in ("forgetting", "backward_transfer")]
+        for names in ("own", "all"):
+            numbers = [mean_and_spread([getattr(one[names], field) for one in told]) for field in Across._fields]
+            lines.append([name, names, *numbers, *(within if names == "all" else ("", ""))])
+    head = ["method", "names", "Greek alone", "Greek", "FT", "Latin alone", "Latin", "BT", "both", "forgetting", "BT within"]
+    fill(
+        PAGE,
+        "across",
+        f"{grid(head, lines, markdown=True)}\n\n`python scripts/readme.py across` made it, from {len(FEWER)} seeds.",
+    )
+    print(grid(head, lines))
+
+
 # --- cil/methods/README.md ----------------------------------------------------------------------------------------------
 
 
@@ -189,6 +260,17 @@ def switches(settings: list[str]) -> None:
     )
     fill(METHODS, "switches", f"{grid(head, lines, markdown=True)}\n\n{note}")
     print(grid(head, lines))
+
+
+def sweeps(settings: list[str]) -> None:
+    """AttriCLIP's tables 6 to 8: one command each."""
+    parts = []
+    for which in (6, 7, 8):
+        name = f"attriclip_table{which}/glyphs_10tasks"
+        run(f"experiment={name}", *settings)
+        lines = sweep(name, collect(OUTPUTS)[0], markdown=True)
+        parts.append(f"Table {which}, `python run.py -m experiment={name}`:\n\n{lines}")
+    fill(METHODS, "sweeps", "\n\n".join([*parts, "`python scripts/readme.py sweeps` made them."]))
 
 
 def differing(words: list[str]) -> dict[str, tuple[object, object]]:

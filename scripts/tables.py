@@ -2,27 +2,35 @@
 
 python scripts/tables.py                                # every configuration found below outputs/
 python scripts/tables.py --scenario glyphs_10tasks --markdown
+python scripts/tables.py --experiment attriclip_table7/glyphs_10tasks      # a line for each value of a sweep
 
 The tables of the READMEs are made by scripts/readme.py.
 """
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.report.collect import collect, doubts, rows, table
-from scripts.compose import ROOT
+from cil.mistakes import Mistake
+from cil.report.collect import COLUMNS, collect, doubts, rows, table
+from cil.report.table import grid, mean_and_spread
+from cil.rundir import address
+from scripts.compose import ROOT, compose, guarded, swept
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     parser.add_argument("--scenario", default="glyphs_10tasks")
+    parser.add_argument("--experiment", help="the lines of a sweep, as attriclip_table7/glyphs_10tasks")
     parser.add_argument("--markdown", action="store_true")
     asked = parser.parse_args()
     found, passed_over = collect(asked.outputs)
+    if asked.experiment:
+        return guarded(lambda: print(sweep(asked.experiment, found, asked.markdown)))
     groups = rows(s for s in found if s["scenario"] == asked.scenario)
     for line in passed_over:
         print(f"passed over: {line}", file=sys.stderr)
@@ -33,6 +41,22 @@ def main() -> int:
     for line in doubts(groups):
         print(f"impossible row: {line}", file=sys.stderr)
     return 0
+
+
+def sweep(experiment: str, found: list[dict], markdown: bool) -> str:
+    """A line for each value that an experiment sweeps over, in its order."""
+    axes = swept(experiment)
+    seeds, keys = axes.pop("seed", ["0"]), list(axes)
+    by_address, lines = {summary["address"]: summary for summary in found}, []
+    for values in product(*axes.values()):
+        words = [f"experiment={experiment}", *(f"{key}={value}" for key, value in zip(keys, values))]
+        wanted = [address(compose(*words, f"seed={seed}")) for seed in seeds]
+        runs = [by_address[place] for place in wanted if place in by_address]
+        numbers = [mean_and_spread([run[part][name] for run in runs], 2) for part, name in COLUMNS.values()]
+        lines.append([*values, *numbers, str(len(runs))])
+    if not any(line[-1] != "0" for line in lines):
+        raise Mistake(f"no finished run of {experiment}; type python run.py -m experiment={experiment}")
+    return grid([*(key.removeprefix("method.") for key in keys), *COLUMNS, "seeds"], lines, markdown=markdown)
 
 
 if __name__ == "__main__":

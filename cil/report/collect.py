@@ -1,7 +1,7 @@
 """From run folders to the rows of a table."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +15,8 @@ COLUMNS = {
     "avg inc": ("class_il", "incremental_average"),
     "task-IL": ("task_il", "acc"),
 }
+NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine"}  # make no other configuration
+ROOM = 45  # characters, before a digest tells more
 MEANING = (
     "ACC: mean over tasks of the accuracy after the last one, among all classes; forgetting: mean over old tasks of best "
     "earlier accuracy minus last; BT: last accuracy minus that right after learning; avg inc: mean of ACC over the tasks; "
@@ -51,21 +53,43 @@ def rows(summaries: Iterable[dict], addresses: Container[str] | None = None) -> 
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
     """One line a configuration: mean ± standard deviation over seeds.
 
-    Of a method in two readings each is named; what differs otherwise is told apart by digest.
+    Of a method in two readings each is named; what differs otherwise is told apart by the settings that few of them have.
     """
     readings = defaultdict(set)
     for group in groups:
         readings[group[0]["method"]].add(_reading(group))
     named = [(g[0]["method"], f" ({_reading(g)})" if len(readings[g[0]["method"]]) > 1 else "") for g in groups]
     many = len({(g[0]["scenario"], *name) for g, name in zip(groups, named)}) < len(groups)
-    head = ["method", *(["run"] if many else []), *COLUMNS, "trained", "seconds", "seeds"]
+    apart = dict(zip(map(id, groups), told_apart(groups))) if many else {}
+    head = ["method", *(["settings"] if many else []), *COLUMNS, "trained", "seconds", "seeds"]
     lines = []
     for group, name in zip(groups, named):
         numbers = [mean_and_spread([summary[part][key] for summary in group]) for part, key in COLUMNS.values()]
         trained = count(group[0]["trained_parameters"])
         seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
-        lines.append(["".join(name), *([group[0]["digest"]] if many else []), *numbers, trained, seconds, str(len(group))])
+        lines.append(["".join(name), *([apart[id(group)]] if many else []), *numbers, trained, seconds, str(len(group))])
     return grid(head, lines, markdown=markdown)
+
+
+def told_apart(groups: Sequence[list[dict]]) -> list[str]:
+    """The settings in which each configuration leaves the most of its method and reading; its digest where they are many."""
+    kin = defaultdict(list)
+    for group in groups:
+        kin[group[0]["scenario"], group[0]["method"], _reading(group)].append(_flat(group[0]["config"]))
+    told = []
+    for group in groups:
+        own, others = _flat(group[0]["config"]), kin[group[0]["scenario"], group[0]["method"], _reading(group)]
+        values = {key: Counter(str(other.get(key)) for other in others) for key in {key for other in others for key in other}}
+        usual = {key: counts.most_common(1)[0][0] for key, counts in values.items() if key.split(".")[0] not in NO_SETTING}
+        words = " ".join(f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key])
+        told.append(words if len(words) <= ROOM else group[0]["digest"])
+    return told if len(set(told)) == len(told) or len(kin) > 1 else [group[0]["digest"] for group in groups]
+
+
+def _flat(node: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {key: value for name, inner in node.items() for key, value in _flat(inner, f"{prefix}.{name}".strip(".")).items()}
 
 
 def _reading(group: list[dict]) -> str:
