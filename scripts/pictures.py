@@ -44,8 +44,8 @@ def draw(path: Path, count: int, kind: str) -> None:
     files = tuple(folder / f"{name}.{kind}" for name in ("prompts_of_images", "images_of_prompts", "keys"))
     draw_prompts(files[:2], trainer.method, torch.cat([batch.images for batch in singles]), names)
     events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
-    shares = [event["chosen %"] for event in events if "chosen %" in event]
-    draw_usage(files[2], shares, "keys chosen in training")
+    shares = {event["task"]: event["chosen %"] for event in events if "chosen %" in event}
+    draw_usage(files[2], list(shares.values()), "how many images chose each key in training")
     for file in files:
         print(file)
 

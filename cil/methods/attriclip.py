@@ -11,6 +11,7 @@ from cil.data import Batch
 from cil.frozen import Known
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake, nearest
+from cil.modules.names import written
 from cil.scenario import Task
 
 KEY_LOSSES = ("cosine", "triplet", "mse")
@@ -55,7 +56,7 @@ class AttriCLIP(Method):
         self._texts: dict[tuple[int, ...], Tensor] = {}  # of the names seen, by the prompts before them; for a test
 
     def begin_task(self, task: Task) -> None:
-        self.names += [name.replace(" ", "_") if self.underscores else name for name in task.names]
+        self.names += written(task.names, self.underscores)
         self.picks.zero_()
         for parameter, initial in zip(self.backbone.text_parameters(), self._initial):
             parameter.data.copy_(initial)

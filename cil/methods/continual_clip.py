@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.backbones.templates import templates as named
 from cil.capabilities import HasText, require
 from cil.method import Method, Phase
-from cil.mistakes import Mistake
+from cil.modules.names import written
 from cil.scenario import Task
 
 
@@ -19,13 +20,11 @@ class ContinualCLIP(Method):
     also AttriCLIP's zero-shot class); with one it is that encoding.
     """
 
-    def __init__(self, backbone: nn.Module, *, templates: Sequence[str]) -> None:
+    def __init__(self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool) -> None:
+        """`templates`: texts with {} where the name goes, or the name of a set; `underscores`: in names, instead of spaces."""
         super().__init__()
         require(backbone, HasText, "continual_clip")
-        if not templates or any(template.count("{}") != 1 for template in templates):
-            raise Mistake("method.templates wants at least one text with one {} where the name goes, as in "
-                          "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
-        self.backbone, self.templates = backbone, tuple(templates)
+        self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
 
     def begin_task(self, task: Task) -> None:
@@ -36,7 +35,7 @@ class ContinualCLIP(Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        texts = [template.format(name) for name in task.names for template in self.templates]
+        texts = [template.format(name) for name in written(task.names, self.underscores) for template in self.templates]
         encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1)
         mean = encoded.view(len(task.names), len(self.templates), -1).mean(1)
         self.texts[task.classes.start : task.classes.stop] = F.normalize(mean, dim=1)

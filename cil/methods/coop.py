@@ -11,6 +11,7 @@ from cil.data import Batch
 from cil.frozen import Known
 from cil.memory import Memory
 from cil.method import Losses, Method, Phase
+from cil.modules.names import written
 from cil.scenario import Task
 from cil.schedule import constant
 
@@ -39,7 +40,7 @@ class CoOp(Method):
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised, for tests
 
     def begin_task(self, task: Task) -> None:
-        self.names += [name.replace(" ", "_") if self.underscores else name for name in task.names]
+        self.names += written(task.names, self.underscores)
         self.texts = self.texts.new_zeros(len(task.seen), self.texts.shape[1])
         if self.fresh and task.index:
             self.context.data.copy_(self.backbone.context(1, self.length, self.phrase)[0])

@@ -19,8 +19,12 @@ def figure(width: float, height: float):
 
 
 def save(drawing, file: Path) -> None:
-    with replace_file(file) as temporary:
-        drawing.savefig(temporary, format=file.suffix[1:])
+    """PNG or SVG, by the name; the same bytes for the same drawing."""
+    import matplotlib
+
+    kind = file.suffix[1:]
+    with replace_file(file) as temporary, matplotlib.rc_context({"svg.hashsalt": file.name, "image.composite_image": False}):
+        drawing.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:

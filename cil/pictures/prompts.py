@@ -70,10 +70,13 @@ def draw_grid(file: Path, rows: Sequence[Sequence[tuple]], labels: Sequence[str]
     for row, label, axes in zip(rows, labels, cells, strict=True):
         for cell, place in zip(row, axes):
             image, heat, title = cell
-            place.imshow(image, interpolation="nearest")
-            if heat is not None:
-                place.imshow(heat, cmap="jet", alpha=0.45, vmin=0, vmax=1, interpolation="bilinear")
-            place.set_title(folded(title, 14), fontsize=7, pad=2)
+            if heat is None:
+                place.imshow(image, interpolation="nearest")
+            else:  # grey, so that colours are the map's alone
+                place.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                place.imshow(heat, cmap="turbo", alpha=0.5, vmin=0, vmax=1, interpolation="nearest")
+            nowhere = ["nowhere"] if heat is not None and not heat.any() else []
+            place.set_title(folded(", ".join([title] * bool(title) + nowhere), 16), fontsize=7, pad=2)
         for place in axes:
             place.set(xticks=[], yticks=[])
             place.spines[:].set_visible(False)
@@ -90,9 +93,9 @@ def folded(text: str, width: int) -> str:
 def draw_usage(file: Path, percents: Sequence[Sequence[float]], title: str) -> None:
     """How often each key was chosen: a row a task, a column a key."""
     share = np.array(percents, dtype=float)
-    drawing = figure(max(4.0, 0.22 * share.shape[1] + 1.6), max(2.2, 0.2 * share.shape[0] + 1.2))
+    drawing = figure(max(4.0, 0.09 * share.shape[1] + 1.8), max(2.2, 0.13 * share.shape[0] + 1.2))
     axes = drawing.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    image = axes.imshow(share, cmap="Blues", vmin=0, aspect="auto")
     tasks, keys = range(share.shape[0]), range(0, share.shape[1], max(1, share.shape[1] // 10))
     axes.set(title=title, xlabel="key", ylabel="task")
     axes.title.set_fontsize("small")

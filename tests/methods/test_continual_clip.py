@@ -1,12 +1,20 @@
-import torch
+import re
 
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cil.backbones.templates import templates
 from cil.build import make
 from cil.methods.continual_clip import ContinualCLIP
+from cil.mistakes import Mistake
 from tests.harness import compose
 
 
 def learn(scenario, *templates: str) -> ContinualCLIP:
-    method = ContinualCLIP(make(compose("backbone=clip_tiny")["backbone"], "backbone"), templates=templates).eval()
+    method = ContinualCLIP(
+        make(compose("backbone=clip_tiny")["backbone"], "backbone"), templates=templates, underscores=False
+    ).eval()
     for task in scenario:
         method.begin_task(task)
         method.end_task(task)
@@ -34,3 +42,28 @@ def test_several_templates_are_the_normalised_mean_of_normalised_texts(scenario)
 
 def test_nothing_is_trained(scenario):
     assert all(learn(scenario, "{}").phases(task) == [] for task in scenario)
+
+
+def test_the_sets_of_the_release():
+    """80 texts for ImageNet, 18 for CIFAR, each once and with a place for the name."""
+    for name, count, some in (("imagenet80", 80, "a tattoo of the {}."), ("cifar18", 18, "a low contrast photo of the {}.")):
+        texts = templates(name)
+        assert len(texts) == len(set(texts)) == count and some in texts and all(text.count("{}") == 1 for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "line"), [("cifar81", "did you mean cifar18"), ([], "at least one text"), (["a {} {}"], "one {}")]
+)
+def test_a_slip_in_the_templates(wanted, line):
+    with pytest.raises(Mistake, match=re.escape(line)):
+        templates(wanted)
+
+
+def test_names_with_underscores(scenario):
+    backbone = make(compose("backbone=clip_tiny")["backbone"], "backbone")
+    method = ContinualCLIP(backbone, templates=["a {}."], underscores=True)
+    method.begin_task(scenario[0])
+    method.end_task(scenario[0])
+    with torch.no_grad():
+        encoded = F.normalize(backbone.encode_text([f"a {name.replace(' ', '_')}." for name in scenario[0].names]), dim=1)
+    torch.testing.assert_close(method.texts, encoded, atol=1e-5, rtol=1e-5)
