@@ -8,9 +8,12 @@ from cil.augment import ImageSpec, views
 from cil.build import make
 from cil.data import Images, Stacked
 from cil.mistakes import Mistake
+from cil.registry.classes import class_list
 from cil.report.across import across
+from cil.rundir import read_matrices
 from cil.scenario import InTurn
 from tests import harness
+from tests.datasets import miniature
 from tests.methods.test_contract import trainer_of
 
 SMALL = ("scenario=latin_to_greek", "scenario.tasks=2", "train.epochs=1", *(
@@ -111,8 +114,6 @@ def test_what_a_data_set_counts_against(twin, method, tmp_path):
             labels, own = task.test.labels, task.dataset
             right["class_il"].append(int((scores.argmax(1) == labels).sum()))
             right["dataset_il"].append(int((scores[:, own.start : own.stop].argmax(1) + own.start == labels).sum()))
-        from cil.rundir import read_matrices
-
         found = read_matrices(runs[0].path)
         for name, wanted in right.items():
             assert found[name].correct[3].tolist() == wanted
@@ -140,3 +141,21 @@ def test_an_alphabet_that_is_too_short(twin, data_root):
     node = twin("dataset.second.classes=50")["dataset"]
     with pytest.raises(Mistake, match="50 characters that are greek are asked for, Split-Glyphs has 20"):
         make(node, "dataset", root=str(data_root))
+
+
+@pytest.mark.parametrize("method", ["continual_clip", "coop"])
+def test_photographs_then_small_images(method, tmp_path):
+    """ImageNet100 and CIFAR100 in miniature, as they lie on the disk; CoOp's memory mixes both in a batch."""
+    train, val = miniature.imagenet(class_list("imagenet100_cmc").wnids)
+    miniature.lay(train | val, tmp_path / "imagenet")
+    miniature.lay(miniature.cifar100(), tmp_path)
+    free = ["dataset.first.test_per_class=null", "dataset.second.md5=null", "dataset.second.images=null"]
+    words = ("scenario=imagenet100_to_cifar100", "scenario.tasks=2", f"method={method}", "backbone=clip_tiny", "train.epochs=1")
+    config = harness.compose(
+        *words, *free, f"data.root={tmp_path}", f"outputs={tmp_path}/outputs", "machine=cpu", "log.live=false"
+    )
+    run = harness.execute(config)
+    summary = run.summary()
+    assert summary["datasets"] == [{"name": "imagenet100_cmc", "tasks": 2}, {"name": "cifar100", "tasks": 2}]
+    assert read_matrices(run.path)["dataset_il"].totals.tolist() == [50, 50, 2, 2]
+    assert "mirror p=0.5" in summary["identity"]["train_transform"]
