@@ -4,6 +4,7 @@ python scripts/readme.py results                        # every method on Split-
 python scripts/readme.py switches                       # each switch between a paper and its code, one at a time
 python scripts/readme.py across                         # two alphabets, one after the other: FT, BT, the union
 python scripts/readme.py sweeps                         # AttriCLIP's tables 6, 7 and 8 on Split-Glyphs
+python scripts/readme.py text                           # what packed text saves
 python scripts/readme.py photographs dataset.md5=…      # the TinyImageNet rows
 """
 
@@ -18,53 +19,36 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake
-from cil.report.across import Across, across
 from cil.report.collect import MEANING, collect, rows, table
 from cil.report.paired import paired
-from cil.report.table import fill, grid, mean_and_spread, number
+from cil.report.table import fill, grid, number
 from cil.rundir import address
 from scripts.compose import ROOT, compose, guarded, options
-from scripts.tables import sweep
+from scripts.readme_clip import alphabets, clip, pictures, sweeps
+from scripts.runs import OUTPUTS, found, listed, run, spelled
 
-OUTPUTS, PAGE, METHODS = ROOT / "outputs", ROOT / "README.md", ROOT / "cil" / "methods" / "README.md"
-READINGS, SCENARIO, TWIN = ("paper", "released"), "scenario=glyphs_10tasks", "scenario=latin_to_greek"
+PAGE, METHODS = ROOT / "README.md", ROOT / "cil" / "methods" / "README.md"
+READINGS, SCENARIO = ("paper", "released"), "scenario=glyphs_10tasks"
 HOSTS, TWO_FORMS = ("l2p", "dualprompt", "clip_prompt"), ("l2p", "dualprompt", "clip_prompt", "attriclip")
+SWITCHED = ("l2p", "dualprompt")
 SEEDS, FEWER = range(5), range(3)
 ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can move after the first task
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("results", "switches", "across", "sweeps", "photographs"))
+    parser.add_argument("table", choices=("results", "switches", "across", "sweeps", "photographs", "text"))
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
-    make = {"results": results, "switches": switches, "across": across_alphabets, "sweeps": sweeps, "photographs": photographs}[
-        asked.table
-    ]
+    make = {
+        "results": results,
+        "switches": switches,
+        "across": lambda settings: fill(PAGE, "across", alphabets(settings)),
+        "sweeps": lambda settings: fill(METHODS, "sweeps", sweeps(settings)),
+        "photographs": photographs,
+        "text": text,
+    }[asked.table]
     return guarded(lambda: make(asked.settings))
-
-
-def run(*words: str) -> None:
-    """A sweep; what is finished is not repeated."""
-    if subprocess.run([sys.executable, ROOT / "run.py", "-m", *words], cwd=ROOT).returncode:
-        raise Mistake(f"a run failed; type python run.py -m {' '.join(words)} to see why")
-
-
-def found(*words: str, seeds: range) -> list[dict]:
-    """The summaries of one configuration, by seed."""
-    places = [OUTPUTS / address(compose(*words, f"seed={seed}")) for seed in seeds]
-    return [json.loads((place / "summary.json").read_text()) for place in places]
-
-
-def spelled(sweep: list[str]) -> list[list[str]]:
-    """The command lines that a sweep stands for."""
-    keys, values = zip(*(word.split("=", 1) for word in sweep))
-    return [[f"{key}={value}" for key, value in zip(keys, chosen)] for chosen in product(*(v.split(",") for v in values))]
-
-
-def listed(values: object) -> str:
-    return ",".join(map(str, values))
 
 
 # --- README.md ----------------------------------------------------------------------------------------------------------
@@ -87,6 +71,7 @@ def results(settings: list[str]) -> None:
     fill(PAGE, "results", f"{text}\n\n{MEANING} `make tables` made it, from\n\n```\n{commands}\n```")
     fill(PAGE, "projection", projection())
     fill(PAGE, "clip", clip())
+    pictures()
     fill(PAGE, "pretraining", pretraining())
     print(text)
 
@@ -132,29 +117,6 @@ def of_energy(host: str, energy: float) -> list[str]:
     return [f"modifier.pgp.energy.{kind}={energy}" for kind in kinds]
 
 
-def clip() -> str:
-    """All rows on one backbone, against its zero-shot answers; and what a leaky evaluation adds."""
-    rows_of = {
-        "continual_clip": ["method=continual_clip"],
-        "coop": ["method=coop"],
-        "attriclip (paper)": ["method=attriclip", "reading=paper"],
-        "attriclip (released)": ["method=attriclip", "reading=released"],
-        "clip_prompt": ["method=clip_prompt"],
-        "clip_prompt+pgp": ["method=clip_prompt", "modifier=pgp"],
-        "joint": ["method=joint", "backbone=clip_tiny"],
-    }
-    run(*rows_of["joint"], SCENARIO, f"seed={listed(FEWER)}")
-    lines, zero = [], [run["class_il"]["acc"] for run in found("method=continual_clip", SCENARIO, seeds=FEWER)]
-    for name, words in rows_of.items():
-        runs = found(*words, SCENARIO, seeds=FEWER)
-        acc, *rest = ([run["class_il"][key] for run in runs] for key in ("acc", "forgetting", "backward_transfer"))
-        leaky = [run["leaky_il"]["acc"] for run in runs if "leaky_il" in run]
-        numbers = [mean_and_spread(values) for values in (acc, *rest, leaky)]
-        lines.append([name, *numbers, str(paired(zero, acc)) if acc != zero else "–", str(len(runs))])
-    head = ["method", "ACC", "forgetting", "BT", "ACC, leaky", "ACC less zero-shot's", "seeds"]
-    return grid(head, lines, markdown=True)
-
-
 def bases(runs: list[dict]) -> dict[str, tuple[float, float, float]]:
     """Of each kind of site: mean rank after the first and last task, mean share removed."""
     ranks, removed = defaultdict(lambda: ([], [])), defaultdict(list)
@@ -183,6 +145,14 @@ def pretraining() -> str:
     return f"{grid(head, lines, markdown=True)}\n\n{text}"
 
 
+def text(settings: list[str]) -> None:
+    """`scripts/bench.py text` as a table."""
+    told = subprocess.run([sys.executable, ROOT / "scripts" / "bench.py", "text"], capture_output=True, text=True, check=True)
+    found = map(json.loads, told.stdout.splitlines())
+    lines = [[row["what"], f"{row['times_faster']:.1f}", f"{row['seconds']:.2f}"] for row in found]
+    fill(PAGE, "text", grid(["what", "times faster", "seconds"], lines, markdown=True))
+
+
 def photographs(settings: list[str]) -> None:
     """experiment=tinyimagenet_small, with its identity."""
     words = ["experiment=tinyimagenet_small", *settings]
@@ -198,48 +168,13 @@ def photographs(settings: list[str]) -> None:
     print(text)
 
 
-def across_alphabets(settings: list[str]) -> None:
-    """The offline twin of AttriCLIP's tables 3 to 5."""
-    every, lines = f"seed={listed(FEWER)}", []
-    table = {
-        "continual_clip": ["method=continual_clip"],
-        "coop (-1)": ["method=coop", "scenario.exemplars=own"],
-        "coop (-2)": ["method=coop"],
-        "attriclip (paper)": ["method=attriclip", "reading=paper"],
-        "attriclip (released)": ["method=attriclip", "reading=released"],
-        "clip_prompt": ["method=clip_prompt"],
-        "clip_prompt+pgp": ["method=clip_prompt", "modifier=pgp"],
-        "joint": ["method=joint", "backbone=clip_tiny"],
-    }
-    for name, words in table.items():
-        alone = [word for word in words if not word.startswith("scenario.")]
-        run(TWIN, *words, every, *settings)
-        run(TWIN, *alone, every, f"dataset.only={'first,second' if name == 'joint' else 'second'}", *settings)
-        both = found(TWIN, *words, seeds=FEWER)
-        second = found(TWIN, *alone, "dataset.only=second", seeds=FEWER)
-        first = found(TWIN, *alone, "dataset.only=first", seeds=FEWER) if name == "joint" else [None] * len(both)
-        told = [across(OUTPUTS, *three) for three in zip(both, second, first, strict=True)]
-        old = [run["class_il"] for run in both]
-        within = [mean_and_spread([one[key] for one in old]) for key in ("forgetting", "backward_transfer")]
-        for names in ("own", "all"):
-            numbers = [mean_and_spread([getattr(one[names], field) for one in told]) for field in Across._fields]
-            lines.append([name, names, *numbers, *(within if names == "all" else ("", ""))])
-    head = ["method", "names", "Greek alone", "Greek", "FT", "Latin alone", "Latin", "BT", "both", "forgetting", "BT within"]
-    fill(
-        PAGE,
-        "across",
-        f"{grid(head, lines, markdown=True)}\n\n`python scripts/readme.py across` made it, from {len(FEWER)} seeds.",
-    )
-    print(grid(head, lines))
-
-
 # --- cil/methods/README.md ----------------------------------------------------------------------------------------------
 
 
 def switches(settings: list[str]) -> None:
     """The paper's reading with one switch at a time set as the released code has it."""
     lines = []
-    for host in HOSTS:
+    for host in SWITCHED:
         for modifier in ("none", "pgp"):
             words = [f"method={host}", f"modifier={modifier}", SCENARIO]
             run(*words, f"seed={listed(FEWER)}", *settings)
@@ -260,17 +195,6 @@ def switches(settings: list[str]) -> None:
     )
     fill(METHODS, "switches", f"{grid(head, lines, markdown=True)}\n\n{note}")
     print(grid(head, lines))
-
-
-def sweeps(settings: list[str]) -> None:
-    """AttriCLIP's tables 6 to 8: one command each."""
-    parts = []
-    for which in (6, 7, 8):
-        name = f"attriclip_table{which}/glyphs_10tasks"
-        run(f"experiment={name}", *settings)
-        lines = sweep(name, collect(OUTPUTS)[0], markdown=True)
-        parts.append(f"Table {which}, `python run.py -m experiment={name}`:\n\n{lines}")
-    fill(METHODS, "sweeps", "\n\n".join([*parts, "`python scripts/readme.py sweeps` made them."]))
 
 
 def differing(words: list[str]) -> dict[str, tuple[object, object]]:
