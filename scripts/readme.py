@@ -29,8 +29,7 @@ from scripts.runs import OUTPUTS, found, listed, run, spelled
 
 PAGE, METHODS = ROOT / "README.md", ROOT / "cil" / "methods" / "README.md"
 READINGS, SCENARIO = ("paper", "released"), "scenario=glyphs_10tasks"
-HOSTS, TWO_FORMS = ("l2p", "dualprompt", "clip_prompt"), ("l2p", "dualprompt", "clip_prompt", "attriclip")
-SWITCHED = ("l2p", "dualprompt")
+HOSTS, ON_CLIP = ("l2p", "dualprompt"), ("coop", "attriclip", "clip_prompt")
 SEEDS, FEWER = range(5), range(3)
 ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can move after the first task
 
@@ -55,16 +54,20 @@ def main() -> int:
 
 
 def results(settings: list[str]) -> None:
-    others, every = [method for method in options("method") if method not in TWO_FORMS], f"seed={listed(SEEDS)}"
+    five, three = f"seed={listed(SEEDS)}", f"seed={listed(FEWER)}"
+    others = [method for method in options("method") if method not in (*HOSTS, *ON_CLIP)]
+    both = f"reading={listed(READINGS)}"
     sweeps = [
-        [f"method={listed(others)}", SCENARIO, every],
-        [f"method={listed(HOSTS)}", "modifier=none,pgp", f"reading={listed(READINGS)}", SCENARIO, every],
-        ["method=attriclip", f"reading={listed(READINGS)}", SCENARIO, every],
+        [f"method={listed(others)}", SCENARIO, five],
+        [f"method={listed(HOSTS)}", "modifier=none,pgp", both, SCENARIO, five],
+        ["method=coop", SCENARIO, three],
+        ["method=attriclip", both, SCENARIO, three],
+        ["method=clip_prompt", "modifier=none,pgp", both, SCENARIO, three],
     ]
     for words in sweeps:
         run(*words, *settings)
-    for host, energy in product(HOSTS, ENERGIES):
-        run(f"method={host}", "modifier=pgp", SCENARIO, f"seed={listed(FEWER)}", *of_energy(host, energy))
+    for energy in ENERGIES:
+        run(f"method={listed(HOSTS)}", "modifier=pgp", SCENARIO, three, *of_energy(energy))
     wanted = {address(compose(*words)) for asked in sweeps for words in spelled(asked)}
     text = table(rows(collect(OUTPUTS)[0], wanted), markdown=True)
     commands = "\n".join(f"python run.py -m {' '.join(sweep)}" for sweep in sweeps)
@@ -79,19 +82,20 @@ def results(settings: list[str]) -> None:
 def projection() -> str:
     """What PGP does to its hosts, and why: ranks of its bases, shares of the gradient that it removes, other energies."""
     effects, reasons, energies = [], [], []
-    for host in HOSTS:
+    for host in (*HOSTS, "clip_prompt"):
+        seeds = SEEDS if host in HOSTS else FEWER
         for reading in READINGS:
             words = [f"method={host}", f"reading={reading}", SCENARIO]
-            plain, projected = (found(*words, f"modifier={modifier}", seeds=SEEDS) for modifier in ("none", "pgp"))
-            effects.append([host, reading, *moved(plain, projected), str(len(SEEDS))])
+            plain, projected = (found(*words, f"modifier={modifier}", seeds=seeds) for modifier in ("none", "pgp"))
+            effects.append([host, reading, *moved(plain, projected), str(len(seeds))])
             for site, (first, last, removed) in bases(projected).items():
                 reasons.append([host, reading, site, f"{first:.1f}", f"{last:.1f}", f"{100 * removed:.1f} %"])
-        for energy in ENERGIES:
-            words = [f"method={host}", SCENARIO]
-            plain = found(*words, seeds=FEWER)
-            projected = found(*words, "modifier=pgp", *of_energy(host, energy), seeds=FEWER)
-            removed = ", ".join(f"{kind} {100 * share:.0f} %" for kind, (_, _, share) in bases(projected).items())
-            energies.append([host, f"{energy:g}", *moved(plain, projected), removed, str(len(FEWER))])
+    for host, energy in product(HOSTS, ENERGIES):
+        words = [f"method={host}", SCENARIO]
+        plain = found(*words, seeds=FEWER)
+        projected = found(*words, "modifier=pgp", *of_energy(energy), seeds=FEWER)
+        removed = ", ".join(f"{kind} {100 * share:.0f} %" for kind, (_, _, share) in bases(projected).items())
+        energies.append([host, f"{energy:g}", *moved(plain, projected), removed, str(len(FEWER))])
     change = ["ACC, with PGP less without", "forgetting", "forgetting, task told"]
     tables = [
         grid(["host", "reading", *change, "seeds"], effects, markdown=True),
@@ -112,9 +116,8 @@ def moved(before: list[dict], after: list[dict]) -> list[str]:
     return [str(paired(*([run[part][name] for run in runs] for runs in (before, after)))) for part, name in metrics]
 
 
-def of_energy(host: str, energy: float) -> list[str]:
-    kinds = ("image",) if host == "clip_prompt" else ("token", "key", "prefix")
-    return [f"modifier.pgp.energy.{kind}={energy}" for kind in kinds]
+def of_energy(energy: float) -> list[str]:
+    return [f"modifier.pgp.energy.{kind}={energy}" for kind in ("token", "key", "prefix")]
 
 
 def bases(runs: list[dict]) -> dict[str, tuple[float, float, float]]:
@@ -174,7 +177,7 @@ def photographs(settings: list[str]) -> None:
 def switches(settings: list[str]) -> None:
     """The paper's reading with one switch at a time set as the released code has it."""
     lines = []
-    for host in SWITCHED:
+    for host in HOSTS:
         for modifier in ("none", "pgp"):
             words = [f"method={host}", f"modifier={modifier}", SCENARIO]
             run(*words, f"seed={listed(FEWER)}", *settings)
