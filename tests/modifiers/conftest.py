@@ -3,7 +3,6 @@
 import pytest
 
 NARROW = (
-    "backbone.changes.embed_dim=32",
     "train.epochs=2",
     "train.batch_size=12",
     "optim.lr=0.01",
@@ -15,5 +14,11 @@ NARROW = (
 def small(compose, scenario, monkeypatch):
     """Three tasks of 36 images; the backbone is 32 wide, so that the released code's mix-up of spaces can be made."""
     monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
-    pool = {"l2p": ("method.pool=5", "method.length=2", "method.top_k=2")}
-    return lambda host, *words: compose(f"method={host}", "modifier=pgp", *NARROW, *pool.get(host, ()), *words)
+    clip = ("backbone.changes.vision_cfg.width=32", "optim.lr=0.5", "method.first=null", "method.text_length=2")
+    own = {"l2p": ("method.pool=5", "method.length=2", "method.top_k=2"), "clip_prompt": clip}
+
+    def composed(host: str, *words: str) -> dict:
+        width = () if host == "clip_prompt" else ("backbone.changes.embed_dim=32",)
+        return compose(f"method={host}", "modifier=pgp", *NARROW, *width, *own.get(host, ()), *words)
+
+    return composed

@@ -13,7 +13,7 @@ from tests.methods.test_contract import trainer_of
 from tests.methods.test_prompt_vectors import dualprompt, l2p
 from tests.reference import close, images, transformer
 
-HOSTS = ["l2p", "dualprompt"]
+HOSTS = ["l2p", "dualprompt", "clip_prompt"]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -65,6 +65,32 @@ def test_prompts_of_l2p_belong_to_what_they_meet(small, reading, tmp_path, monke
         return
     (basis,), own = modifier.bases["prompts"], gram(trainer.method.prompts.detach().view(1, -1, 1, 32))[0]
     assert (basis.T @ own @ basis).trace() >= 0.5 * own.trace() - 1e-9
+
+
+def test_the_image_prompt_of_clip_belongs_to_what_it_meets_from_the_first_task_on(small, tmp_path, monkeypatch):
+    """9.3: class token and patches with positions, before the prompts and the first norm; S = R + P after every task."""
+    trainer, told = trainer_of(small("clip_prompt", "reading=released"), tmp_path), []
+    modifier, method = trainer.modifiers[0], trainer.method
+    monkeypatch.setattr(
+        "cil.modifiers.pgp.extend_by_scores", lambda basis, s, energy: told.append(s) or extend_by_scores(basis, s, energy)
+    )
+    extended, wanted = modifier._extended_by_scores, []
+
+    def watch(site, rows, task):
+        own = method.image_prompt.detach()
+        wanted.append(scores(torch.cat(rows), 5) + scores(own.T, 5))
+        return extended(site, rows, task)
+
+    modifier._extended_by_scores = watch
+    trainer.fit()
+    assert len(told) == 3
+    for found, sums in zip(told, wanted, strict=True):
+        close(found, sums, 1e-6)
+    seen, tower = trainer.scenario[0].test.batch(torch.arange(2)).images, method.backbone.trunk.visual
+    with torch.no_grad():
+        patches = tower.conv1(seen).flatten(2).transpose(1, 2)
+        whole = torch.cat([tower.class_embedding.expand(2, 1, -1), patches], 1) + tower.positional_embedding
+        close(method.projection_inputs(seen, True)["image_prompt"][:, :, 0], whole, 1e-6)
 
 
 @pytest.mark.parametrize("released", [True, False])
