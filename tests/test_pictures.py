@@ -1,0 +1,87 @@
+"""Pictures of prompts: the map against a spelled-out way through the last block, the files, and what is refused."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cil.build import make
+from cil.mistakes import Mistake
+from cil.pictures.prompts import draw_usage, folded, grad_cam
+from scripts import pictures
+from tests import harness
+
+
+def test_a_map_is_the_gradient_of_one_score_weighted_over_patches():
+    backbone = make(harness.compose("backbone=clip_tiny")["backbone"], "backbone").eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(3, 3, 32, 32, generator=random), F.normalize(torch.randn(4, 128, generator=random), dim=1)
+    maps = grad_cam(backbone, images, texts)
+    tower, last = backbone.trunk.visual, backbone.trunk.visual.transformer.resblocks[-1]
+    for n, image in enumerate(images):
+        x = tower.ln_pre(backbone.tokens(image[None]))
+        for block in tower.transformer.resblocks[:-1]:
+            x = block(x)
+        for k, text in enumerate(texts):
+            inner = last.ln_1(x).detach().requires_grad_()
+            after = x + last.attn(inner, inner, inner, need_weights=False)[0]
+            after = after + last.mlp(last.ln_2(after))
+            feature = F.normalize(tower.ln_post(after[:, 0]) @ tower.proj, dim=1)[0]
+            (slope,) = torch.autograd.grad(backbone.logit_scale * feature @ text, inner)
+            weights = slope[0, 1:].mean(0)
+            seen = (inner[0, 1:].detach() @ weights).clamp_min(0).view(1, 1, 4, 4)
+            seen = F.interpolate(seen, (32, 32), mode="bilinear")[0, 0]
+            wanted = (seen - seen.min()) / (seen.max() - seen.min()).clamp_min(1e-12)
+            torch.testing.assert_close(maps[n, k], wanted, atol=1e-4, rtol=1e-4)
+    assert not backbone.cam_layer._forward_hooks
+
+
+@pytest.fixture
+def run(compose):
+    words = ("method=attriclip", "scenario.tasks=50", "train.epochs=1", "method.bank=4")
+    return lambda *more: harness.execute(compose(*words, *more))
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_command_draws_three_files(run, kind, capsys):
+    path = run().path
+    before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    assert pictures.main([str(path), "--images", "3", "--format", kind]) == 0
+    files = capsys.readouterr().out.split()[-3:]
+    assert [file.rsplit("/", 1)[1] for file in files] == [
+        f"{n}.{kind}" for n in ("prompts_of_images", "images_of_prompts", "keys")
+    ]
+    first = [(path / "pictures" / file.rsplit("/", 1)[1]).read_bytes() for file in files]
+    assert pictures.main([str(path), "--images", "3", "--format", kind]) == 0
+    assert first == [
+        (path / "pictures" / file.rsplit("/", 1)[1]).read_bytes() for file in files
+    ]  # nothing but the run is in them
+    assert before == {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    if kind == "svg":
+        text = first[0].decode()
+        assert len(text) < 400_000 and "<image" in text
+
+
+def test_a_folder_that_is_no_finished_run(tmp_path, capsys):
+    assert pictures.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is no finished run; type make pictures RUN=outputs/…/seed0\n"
+
+
+def test_a_method_without_prompts_is_refused(compose, capsys):
+    path = harness.execute(compose("method=class_mean", "scenario.tasks=50")).path
+    assert pictures.main([str(path)]) == 2
+    line = "pictures of prompts needs a method that chooses text prompts by the image (method=attriclip); ClassMean does not"
+    assert line in capsys.readouterr().err
+
+
+def test_usage_and_folding(tmp_path):
+    draw_usage(tmp_path / "keys.png", [[100, 0], [50, 50]], "keys")
+    assert (tmp_path / "keys.png").stat().st_size > 1000
+    assert (
+        folded("latin capital letter r with line below", 14) == "latin capital\nletter r with\nline below"
+        and folded("", 3) == ""
+    )
+    with pytest.raises(Mistake, match=re.escape("--images 0 is not a whole number from 1 on")):
+        (tmp_path / "DONE").write_text("")
+        pictures.draw(tmp_path, 0, "png")
