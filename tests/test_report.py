@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from cil.metrics import AccuracyMatrix
-from cil.report.collect import collect, count, doubts, rows, table
+from cil.mistakes import Mistake
+from cil.report.collect import collect, count, doubts, rows, table, told_apart
 from cil.report.paired import paired
 from cil.report.table import grid, matrix_text, mean_and_spread
 from cil.report.why import differences, explain
@@ -33,7 +34,8 @@ def test_seeds_are_one_row_and_other_settings_another(finished):
     groups = rows(found)
     assert sorted(map(len, groups)) == [1, 2]
     text = table(groups)
-    assert text.splitlines()[0].split()[:3] == ["method", "run", "ACC"] and len(text.splitlines()) == 4
+    assert text.splitlines()[0].split()[:3] == ["method", "settings", "ACC"] and len(text.splitlines()) == 4
+    assert sorted(told_apart(groups)) == ["", "optim.lr=0.05"]  # the most runs have the other rate
     assert max(map(len, text.splitlines())) <= 110
     assert not doubts(groups)
 
@@ -123,3 +125,23 @@ def test_the_switches_of_a_method_are_what_its_readings_differ_in():
     told = (ROOT / "cil" / "methods" / "README.md").read_text() + (ROOT / "cil" / "modifiers" / "README.md").read_text()
     for key in {*switches, *differing(["method=l2p"])}:
         assert f"`{key.split('.')[-1]}`" in told, f"{key} is not explained in a README"
+
+
+def test_the_lines_of_a_sweep(compose, capsys, monkeypatch):
+    """A line a value, whether its runs are there or not; a wrong name is told."""
+    from scripts import tables
+
+    small = compose(
+        "experiment=attriclip_table7/glyphs_10tasks", "method.key_weight=0.3", "train.epochs=1", "scenario.tasks=50"
+    )
+    run = harness.execute(small)
+    monkeypatch.setattr(tables, "compose", lambda *words: harness.compose(
+        *words, "train.epochs=1", "scenario.tasks=50", *harness.SMALL, f"data.root={small['data']['root']}"))  # fmt: skip
+    text = tables.sweep("attriclip_table7/glyphs_10tasks", collect(run.path.parents[3])[0], False)
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[0] for line in lines[2:]] == ["0.1", "0.3", "0.5", "0.7", "0.9"] and lines[0][0] == "key_weight"
+    assert [line[-1] for line in lines[2:]] == ["0", "1", "0", "0", "0"]
+    with pytest.raises(Mistake, match="no finished run of attriclip_table8"):
+        tables.sweep("attriclip_table8/glyphs_10tasks", [], False)
+    with pytest.raises(Mistake, match="did you mean attriclip_table7/glyphs_10tasks"):
+        tables.sweep("attriclip_table7/glyphs_10task", [], False)

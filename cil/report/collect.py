@@ -72,18 +72,26 @@ def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
 
 
 def told_apart(groups: Sequence[list[dict]]) -> list[str]:
-    """The settings in which each configuration leaves the most of its method and reading; its digest where they are many."""
-    kin = defaultdict(list)
-    for group in groups:
-        kin[group[0]["scenario"], group[0]["method"], _reading(group)].append(_flat(group[0]["config"]))
+    """Where each configuration leaves the most runs of its method and reading; its digest where that is long."""
+    settings, kin = [_settings(group[0]["config"]) for group in groups], defaultdict(list)
+    for group, own in zip(groups, settings):
+        kin[_kind(group)] += [own] * len(group)
     told = []
-    for group in groups:
-        own, others = _flat(group[0]["config"]), kin[group[0]["scenario"], group[0]["method"], _reading(group)]
-        values = {key: Counter(str(other.get(key)) for other in others) for key in {key for other in others for key in other}}
-        usual = {key: counts.most_common(1)[0][0] for key, counts in values.items() if key.split(".")[0] not in NO_SETTING}
+    for group, own in zip(groups, settings):
+        others = kin[_kind(group)]
+        usual = {key: Counter(str(other.get(key)) for other in others).most_common(1)[0][0] for key in {*own}.union(*others)}
         words = " ".join(f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key])
         told.append(words if len(words) <= ROOM else group[0]["digest"])
-    return told if len(set(told)) == len(told) or len(kin) > 1 else [group[0]["digest"] for group in groups]
+    same = Counter((*_kind(group), words) for group, words in zip(groups, told))
+    return [words if same[(*_kind(group), words)] == 1 else group[0]["digest"] for group, words in zip(groups, told)]
+
+
+def _kind(group: list[dict]) -> tuple[str, str, str]:
+    return group[0]["scenario"], group[0]["method"], _reading(group)
+
+
+def _settings(config: dict) -> dict[str, object]:
+    return {key: value for key, value in _flat(config, "").items() if key.split(".")[0] not in NO_SETTING}
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
