@@ -20,6 +20,7 @@ class HasText(Protocol):
     logit_scale: Tensor
     text_width: int
     image_width: int
+    image_tower: nn.Module
 
     def text_parameters(self) -> Iterable[nn.Parameter]: ...
 

@@ -60,6 +60,11 @@ class Method(nn.Module):
     def end_task(self, task: Task) -> None:
         """Keep exemplars, compute statistics, merge weights."""
 
+    @property
+    def frozen_part(self) -> nn.Module:
+        """What of the backbone no phase ever trains, where there is a frozen stage: with bf16 its weights are rounded once."""
+        return self.backbone
+
     def facts(self) -> dict:
         """Plain numbers for the record after each task."""
         return {}

@@ -67,7 +67,7 @@ class Trainer:
         self.trained_parameters = 0  # of the largest phase so far
         method.backbone.register_forward_pre_hook(self._count)
         if machine.precision == "bf16" and isinstance(method, HasFrozenStage):
-            in_half(method.backbone)
+            in_half(method.frozen_part)
 
     def fit(self) -> None:
         for modifier in self.modifiers:
@@ -251,9 +251,9 @@ class Trainer:
         return (state["task"], inside) if inside else (state["task"] + 1, None)
 
 
-def in_half(backbone: torch.nn.Module) -> None:
+def in_half(part: torch.nn.Module) -> None:
     """Weights that no phase trains are rounded once, and not in every pass; norms keep theirs."""
-    for module in backbone.modules():
+    for module in part.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             module.to(torch.bfloat16)
 

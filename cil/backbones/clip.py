@@ -59,8 +59,12 @@ class CLIP(nn.Module):
         """The forward of the library: the floor that `make bench` measures against."""
         return self.trunk.encode_image(images)
 
+    @property
+    def image_tower(self) -> nn.Module:
+        return self.trunk.visual
+
     def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.trunk.visual.parameters()
+        return self.image_tower.parameters()
 
     def text_parameters(self) -> Iterator[nn.Parameter]:
         """All that the texts pass, with the scale of the logits, but for the table of tokens."""

@@ -65,6 +65,10 @@ class AttriCLIP(Method):
         text = self.backbone.text_parameters() if self.train_text else ()
         return [Phase("train", task, task.train, [self.keys, self.prompts, *text])]
 
+    @property
+    def frozen_part(self) -> nn.Module:
+        return self.backbone.image_tower if self.train_text else self.backbone
+
     def facts(self) -> dict:
         """Percent of the images of this task's training that chose each key, and the mean cosine between the chosen keys.
 

@@ -57,6 +57,12 @@ def test_what_attriclip_trains(small, reading, tmp_path, scenario):  # noqa: F81
     assert trainer.method.keys.dtype == trainer.method.prompts.dtype == kind
 
 
+def test_a_text_tower_that_learns_is_not_rounded(small, tmp_path):  # noqa: F811
+    backbone = trainer_of(small("attriclip", "reading=released", "machine.precision=bf16"), tmp_path).method.backbone
+    assert {p.dtype for p in backbone.text_parameters()} == {torch.float32}
+    assert torch.bfloat16 in {p.dtype for p in backbone.image_parameters()}
+
+
 def test_keys_that_collapse_are_told(small, tmp_path, capsys):  # noqa: F811
     """With raw products the keys that images chose first are pulled towards what images have in common."""
     words = ("method.cosine_choice=false", "method.bank=6", "method.top_k=2", "optim.lr=5")
