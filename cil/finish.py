@@ -8,7 +8,6 @@ from cil.metrics import COUNTS, DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
 from cil.report.table import matrix_text, one_line
 from cil.rundir import address, digest, names
-from cil.scenario import Scenario
 from cil.trainer import Trainer
 
 
@@ -24,7 +23,6 @@ def finish(trainer: Trainer, config: dict) -> None:
         "address": address(config),
         "command": shlex.join(["python", *sys.argv]),
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
-        **({"datasets": parts_of(trainer.scenario)} if trainer.scenario.images.parts else {}),
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "identity": {**trainer.identity, **trainer.processes[-1]},
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
@@ -42,9 +40,3 @@ def finish(trainer: Trainer, config: dict) -> None:
     log.say(matrix_text(trainer.matrix))
     log.say(one_line(summary))
     log.say(f"files: {run.path}")
-
-
-def parts_of(scenario: Scenario) -> list[dict]:
-    """Of data sets that are learned one after another: name and number of tasks."""
-    counts = [sum(task.classes.start in span for task in scenario) for span in scenario.datasets]
-    return [{"name": name, "tasks": tasks} for (name, _), tasks in zip(scenario.images.parts, counts, strict=True)]

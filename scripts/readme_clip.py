@@ -2,8 +2,8 @@
 
 import shutil
 
-from cil.report.across import Across, across
-from cil.report.collect import collect
+from cil.report.across import tables
+from cil.report.collect import collect, rows
 from cil.report.paired import paired
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
@@ -41,28 +41,16 @@ def clip() -> str:
 
 
 def alphabets(settings: list[str]) -> str:
-    """The offline twin of AttriCLIP's tables 3 to 5: among a data set's own names, and among all."""
-    every, lines = f"seed={listed(SEEDS)}", {"own": [], "all": []}
+    """The offline twin of AttriCLIP's tables 3 to 5."""
+    every = f"seed={listed(SEEDS)}"
     for name, words in ROWS.items():
-        joint = name == "joint"  # it answers at the end alone, so that what is lost is told by a run over the first
         alone = [word for word in words if not word.startswith("scenario.")]
         run(TWIN, *words, every, *settings)
-        run(TWIN, *alone, every, f"dataset.only={'first,second' if joint else 'second'}", *settings)
-        both, second = found(TWIN, *words, seeds=SEEDS), found(TWIN, *alone, "dataset.only=second", seeds=SEEDS)
-        first = found(TWIN, *alone, "dataset.only=first", seeds=SEEDS) if joint else [None] * len(both)
-        told = [across(OUTPUTS, *three) for three in zip(both, second, first, strict=True)]
-        for names, table in lines.items():
-            table.append([name, *(mean_and_spread([getattr(one[names], field) for one in told]) for field in Across._fields)])
-        within = [[summary["class_il"][key] for summary in both] for key in ("forgetting", "backward_transfer")]
-        lines["own"][-1].pop()  # the union has no names of its own
-        lines["all"][-1] += map(mean_and_spread, within)
-    head = ["Greek alone", "after Latin", "FT", "Latin alone", "before Greek", "BT"]
-    more = ["both", "forgetting", "BT, tasks"]
-    tables = [
-        grid(["its own names", *head], lines["own"], markdown=True),
-        grid(["all 50 names", *head, *more], lines["all"], markdown=True),
-    ]
-    return "\n\n".join([*tables, f"{len(SEEDS)} seeds; `python scripts/readme.py across` made it."])
+        run(TWIN, *alone, every, f"dataset.only={'first,second' if name == 'joint' else 'second'}", *settings)
+    summaries = collect(OUTPUTS)[0]
+    wanted = {address(compose(TWIN, *words, f"seed={seed}")) for words in ROWS.values() for seed in SEEDS}
+    told = tables(rows(summaries, wanted), summaries, OUTPUTS, markdown=True)
+    return f"{told}\n\n`python scripts/readme.py across` made it."
 
 
 def sweeps(settings: list[str]) -> str:

@@ -3,6 +3,7 @@
 python scripts/tables.py                                # every configuration found below outputs/
 python scripts/tables.py --scenario glyphs_10tasks --markdown
 python scripts/tables.py --experiment attriclip_table7/glyphs_10tasks      # a line for each value of a sweep
+python scripts/tables.py --scenario latin_to_greek --transfer              # FT and BT, between runs
 
 The tables of the READMEs are made by scripts/readme.py.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.mistakes import Mistake
+from cil.report.across import tables
 from cil.report.collect import COLUMNS, collect, doubts, rows, table
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
@@ -26,11 +28,14 @@ def main() -> int:
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     parser.add_argument("--scenario", default="glyphs_10tasks")
     parser.add_argument("--experiment", help="the lines of a sweep, as attriclip_table7/glyphs_10tasks")
+    parser.add_argument("--transfer", action="store_true", help="FT and BT of a scenario with two data sets")
     parser.add_argument("--markdown", action="store_true")
     asked = parser.parse_args()
     found, passed_over = collect(asked.outputs)
     if asked.experiment:
         return guarded(lambda: print(sweep(asked.experiment, found, asked.markdown)))
+    if asked.transfer:
+        return guarded(lambda: print(transfer(asked.scenario, found, asked.outputs, asked.markdown)))
     groups = rows(s for s in found if s["scenario"] == asked.scenario)
     for line in passed_over:
         print(f"passed over: {line}", file=sys.stderr)
@@ -41,6 +46,13 @@ def main() -> int:
     for line in doubts(groups):
         print(f"impossible row: {line}", file=sys.stderr)
     return 0
+
+
+def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:
+    groups = rows(s for s in found if s["scenario"] == scenario and "dataset_il" in s)
+    if not groups:
+        raise Mistake(f"no finished run of {scenario} over two data sets; type --scenario imagenet100_to_cifar100")
+    return tables(groups, found, outputs, markdown=markdown)
 
 
 def sweep(experiment: str, found: list[dict], markdown: bool) -> str:

@@ -9,7 +9,7 @@ from cil.build import make
 from cil.data import Images, Stacked
 from cil.mistakes import Mistake
 from cil.registry.classes import class_list
-from cil.report.across import across
+from cil.report.across import across, tables
 from cil.rundir import read_matrices
 from cil.scenario import InTurn
 from tests import harness
@@ -118,16 +118,20 @@ def test_what_a_data_set_counts_against(twin, method, tmp_path):
         for name, wanted in right.items():
             assert found[name].correct[3].tolist() == wanted
     summaries = [run.summary() for run in runs]
-    assert summaries[0]["datasets"] == [{"name": "glyphs_latin", "tasks": 2}, {"name": "glyphs_greek", "tasks": 2}]
-    told = across(runs[0].path.parents[3], *summaries)
+    outputs = runs[0].path.parents[3]
+    told = across(outputs, *summaries)
     for names, one in told.items():
         assert one.forward == pytest.approx(one.second - one.second_alone)
         assert one.backward == pytest.approx(one.first - one.first_alone)
         assert one.union == pytest.approx(summaries[0]["class_il"]["acc_pooled"], abs=1e-3)
         assert one.second_alone == pytest.approx(summaries[1]["class_il"]["acc_pooled"], abs=1e-3)
         assert one.first_alone == pytest.approx(summaries[2]["class_il"]["acc_pooled"], abs=1e-3), names
+    text = tables([[summaries[0]]], summaries, outputs)
+    assert f"{told['own'].forward:.1f}" in text and f"{told['all'].backward:.1f}" in text and f"{told['all'].union:.1f}" in text
+    with pytest.raises(Mistake, match=r"type its command again with dataset.only=second"):
+        tables([[summaries[0]]], summaries[:1], outputs)
     if method != "joint":  # where the first ends is a row of the run itself
-        assert across(runs[0].path.parents[3], *summaries[:2]) == told
+        assert across(outputs, *summaries[:2]) == told
     assert told["own"].second >= told["all"].second and told["own"].first >= told["all"].first
 
 
@@ -156,6 +160,6 @@ def test_photographs_then_small_images(method, tmp_path):
     )
     run = harness.execute(config)
     summary = run.summary()
-    assert summary["datasets"] == [{"name": "imagenet100_cmc", "tasks": 2}, {"name": "cifar100", "tasks": 2}]
+    assert "dataset_il" in summary
     assert read_matrices(run.path)["dataset_il"].totals.tolist() == [50, 50, 2, 2]
     assert "mirror p=0.5" in summary["identity"]["train_transform"]

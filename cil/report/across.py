@@ -4,11 +4,16 @@ FT and BT are differences between runs: the second data set after the first and 
 Alone means that nothing follows: the row of a run over both that stands where the first ends, or a run with `dataset.only`.
 """
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cil.metrics import AccuracyMatrix, transfer_between_runs
-from cil.rundir import read_matrices
+from cil.mistakes import Mistake
+from cil.report.collect import titled
+from cil.report.table import grid, mean_and_spread
+from cil.rundir import address, read_matrices
 
 
 class Across(NamedTuple):
@@ -29,7 +34,7 @@ def across(outputs: Path, both: dict, second: dict, first: dict | None = None) -
     "own": those of the image's data set; "all": those of both. `first` is needed where the run has no answers in between.
     """
     runs = read_matrices(outputs / both["address"])
-    early = both["datasets"][0]["tasks"]
+    early = both["config"]["scenario"]["tasks"]  # of each data set
     alone = read_matrices(outputs / first["address"])["class_il"] if first else runs["class_il"]
     reference = pooled(alone, early - 1, range(early))
     other = read_matrices(outputs / second["address"])["class_il"]
@@ -48,3 +53,37 @@ def pooled(matrix: AccuracyMatrix, after: int, tasks: range) -> float:
     """Percent of the images of some tasks, after a task."""
     part = slice(tasks.start, tasks.stop)
     return float(100 * matrix.correct[after, part].sum() / matrix.totals[part].sum())
+
+
+def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *, markdown: bool = False) -> str:
+    """Two: among the names of the image's data set and among all. `groups`: runs over both data sets, a configuration each;
+    `every`: those and their counterparts over one."""
+    by_address, (head, titles) = {summary["address"]: summary for summary in every}, titled(groups)
+    own, full = [], []
+    for title, group in zip(titles, groups):
+        told = []
+        for both in group:
+            second = counterpart(both, "second", by_address)
+            early = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", by_address)
+            told.append(across(outputs, both, second, early))
+        numbers = {names: [mean_and_spread([getattr(one[names], field) for one in told]) for field in Across._fields]
+                   for names in told[0]}  # fmt: skip
+        within = [mean_and_spread([both["class_il"][key] for both in group]) for key in ("forgetting", "backward_transfer")]
+        own.append([*title, *numbers["own"][:-1], str(len(group))])
+        full.append([*title, *numbers["all"], *within, str(len(group))])
+    columns = ["second alone", "second", "FT", "first alone", "first", "BT"]
+    more = ["both", "forgetting", "BT of tasks"]
+    heads = [[*head, *columns, "seeds"], [*head, *columns, *more, "seeds"]]
+    parts = [grid(one, lines, markdown=markdown) for one, lines in zip(heads, (own, full))]
+    return f"Among the names of the image's own data set:\n\n{parts[0]}\n\nAmong the names of both:\n\n{parts[1]}"
+
+
+def counterpart(both: dict, only: str, by_address: dict[str, dict]) -> dict:
+    """The same configuration over one data set, in which heads and old exemplars make no difference."""
+    for variant in ({}, {"heads": "joint", "exemplars": "all"}):
+        config = copy.deepcopy(both["config"])
+        config["dataset"]["only"] = only
+        config["scenario"].update(variant)
+        if found := by_address.get(address(config)):
+            return found
+    raise Mistake(f"{both['address']} has no counterpart; type its command again with dataset.only={only}")

@@ -55,20 +55,25 @@ def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
 
     Of a method in two readings each is named; what differs otherwise is told apart by the settings that few of them have.
     """
+    head, titles = titled(groups)
+    lines = []
+    for group, title in zip(groups, titles):
+        numbers = [mean_and_spread([summary[part][key] for summary in group]) for part, key in COLUMNS.values()]
+        trained = count(group[0]["trained_parameters"])
+        seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
+        lines.append([*title, *numbers, trained, seconds, str(len(group))])
+    return grid([*head, *COLUMNS, "trained", "seconds", "seeds"], lines, markdown=markdown)
+
+
+def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
+    """The head and the cells that name each configuration: method, reading where there are two, settings where needed."""
     readings = defaultdict(set)
     for group in groups:
         readings[group[0]["method"]].add(_reading(group))
     named = [(g[0]["method"], f" ({_reading(g)})" if len(readings[g[0]["method"]]) > 1 else "") for g in groups]
     many = len({(g[0]["scenario"], *name) for g, name in zip(groups, named)}) < len(groups)
-    apart = dict(zip(map(id, groups), told_apart(groups))) if many else {}
-    head = ["method", *(["settings"] if many else []), *COLUMNS, "trained", "seconds", "seeds"]
-    lines = []
-    for group, name in zip(groups, named):
-        numbers = [mean_and_spread([summary[part][key] for summary in group]) for part, key in COLUMNS.values()]
-        trained = count(group[0]["trained_parameters"])
-        seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
-        lines.append(["".join(name), *([apart[id(group)]] if many else []), *numbers, trained, seconds, str(len(group))])
-    return grid(head, lines, markdown=markdown)
+    apart = told_apart(groups) if many else []
+    return ["method", *(["settings"] * many)], [["".join(name), *apart[n : n + 1]] for n, name in enumerate(named)]
 
 
 def told_apart(groups: Sequence[list[dict]]) -> list[str]:
