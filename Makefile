@@ -1,6 +1,6 @@
 # make help lists the commands. A second call of any of them installs nothing.
 PY ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 python,$(shell command -v $(p) 2>/dev/null)))
-RUN = .venv/bin/python
+PYTHON = .venv/bin/python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -12,37 +12,37 @@ setup: .venv/.done ## install everything into .venv (once)
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PY) is older. Type make PY=/path/to/python3.11"; exit 1; }
 	$(PY) -m venv .venv
-	$(RUN) -m pip install -q --disable-pip-version-check "uv==0.13.*"
-	$(RUN) -m uv pip install -q -p $(RUN) --require-hashes -r requirements.lock
+	$(PYTHON) -m pip install -q --disable-pip-version-check "uv==0.13.*"
+	$(PYTHON) -m uv pip install -q -p $(PYTHON) --require-hashes -r requirements.lock
 	@touch $@
 
 demo: setup ## the methods on the offline benchmark, one comparison table
-	$(RUN) scripts/demo.py
+	$(PYTHON) scripts/demo.py
 
 data: setup ## fetch a data set into data/: make data DATASET=cifar100
-	$(RUN) scripts/fetch_data.py $(or $(DATASET),--help)
+	$(PYTHON) scripts/fetch_data.py $(or $(DATASET),--help)
 
 weights: setup ## fetch weights into data/weights/: make weights NAME=vit_b16_in21k (none: the list)
-	$(RUN) scripts/fetch_weights.py $(or $(NAME),--list)
+	$(PYTHON) scripts/fetch_weights.py $(or $(NAME),--list)
 
 test: setup ## the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
 lint: setup ## style of the code
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 
 bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a row
-	$(RUN) scripts/bench.py
+	$(PYTHON) scripts/bench.py
 
 pictures: setup ## which prompts a run's images choose, and where they look: make pictures RUN=outputs/…/seed0
-	$(RUN) scripts/pictures.py $(or $(RUN_FOLDER),$(RUN))
+	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
 tables: setup ## the tables of README.md from the run folders, made where they are missing
-	$(RUN) scripts/readme.py results
+	$(PYTHON) scripts/readme.py results
 
 lock: setup ## resolve pyproject.toml into requirements.lock again
-	$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
+	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 -q -o requirements.lock
 
 clean: ## remove what can be made again, but not outputs/

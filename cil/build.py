@@ -43,15 +43,20 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     )
     log = make(config["log"], "log")
     log.open(run.path)
+    for line in scenario.notes:
+        log.say(line)
     return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop,
                    identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"]))  # fmt: skip
 
 
 def reopened(path: Path) -> Trainer:
-    """The trainer of a finished run, as it was after the last task; nothing is written there."""
+    """The trainer of a finished run, as it was after the last task, in float32; nothing is written there."""
     config, done = yaml.safe_load((path / "config.yaml").read_text()), RunDir(path)
+    if done.newest is None:
+        raise Mistake(f"{path} has no checkpoint any more; delete its DONE and type its command again")
+    config["machine"]["precision"] = "fp32"
     with TemporaryDirectory() as folder:
-        trainer = experiment(config, RunDir(Path(folder)), device_of(config["machine"]["device"]), StopRequest())
+        trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())
         trainer.log.close()
         state = done.load(done.newest)
         for task in trainer.scenario[: state["task"] + 1]:

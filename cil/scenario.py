@@ -1,5 +1,6 @@
 """Which classes arrive when. Labels are renumbered once, by arrival, so a task's classes are a range and masks are slices."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,17 @@ class Scenario:
     def class_names(self) -> tuple[str, ...]:
         """All names, by arrival."""
         return tuple(self.images.class_names[label] for label in self.order)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        names = Counter(self.class_names)
+        twice = [name for name, count in names.items() if count > 1]
+        if not twice:
+            return []
+        return [
+            f"classes of one name: {', '.join(twice)}; methods that read names give them the same score, and the first one wins"
+        ]
 
     def order_digest(self) -> str:
         return digest(self.order)

@@ -27,9 +27,10 @@ def options(group: str) -> list[str]:
 
 def swept(experiment: str) -> dict[str, list[str]]:
     """The settings that an experiment's file sweeps over, with their values."""
-    file = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
+    folder = ROOT / "conf" / "experiment"
+    file = folder / f"{experiment}.yaml"
     if not file.is_file():
-        known = [str(path.relative_to(file.parents[1]).with_suffix("")) for path in file.parents[1].glob("*/*.yaml")]
+        known = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]
         raise Mistake(f"experiment={experiment} is not known; {nearest(experiment, known)}")
     params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {}
     return {key: str(values).split(",") for key, values in params.items()}

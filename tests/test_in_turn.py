@@ -1,5 +1,7 @@
 """Data sets learned one after another: images of two sizes as one split, ranges of a task, what is counted, transfer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,13 @@ def test_the_variants_of_the_paper():
         two("joined")
     with pytest.raises(Mistake, match="both: one: 2 classes cannot make 3 tasks"):
         two(tasks=3)
+
+
+def test_a_name_that_both_have_is_told():
+    scenario = two()
+    assert scenario.notes == []
+    scenario.images = replace(scenario.images, class_names=("a", "b", "c", "b", "e", "f"))
+    assert scenario.notes[0].startswith("classes of one name: b;")
 
 
 def test_one_alone_is_what_it_is_in_both(twin, tmp_path):

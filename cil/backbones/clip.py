@@ -11,6 +11,7 @@ from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode
 from cil.backbones.weights import expects, load
+from cil.mistakes import Mistake
 
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
 
@@ -88,9 +89,12 @@ class CLIP(nn.Module):
 
     def context(self, count: int, length: int, phrase: str | None) -> Tensor:
         """(count, length, text width) contexts to begin with: N(0, 0.02²), around the words of a phrase, over and over."""
-        noise = 0.02 * torch.randn(count, length, self.text_width, device=self.trunk.text_projection.device)
+        noise = 0.02 * torch.randn(count, length, self.text_width)  # drawn here, so that a seed means the same on a GPU
+        noise = noise.to(self.trunk.text_projection.device)
         if phrase is None:
             return noise
+        if not phrase.strip():
+            raise Mistake("method.phrase has no word; type method.phrase='a photo of a', or method.phrase=null")
         words = self.embed(phrase).detach()
         return noise + words[torch.arange(length) % len(words)]
 

@@ -11,6 +11,7 @@ from cil.data import Batch
 from cil.frozen import Known
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake, nearest
+from cil.modules.cosine import scores
 from cil.modules.names import written
 from cil.scenario import Task
 
@@ -43,6 +44,8 @@ class AttriCLIP(Method):
         if not 1 <= top_k <= bank or length < 1:
             raise Mistake(f"method.top_k={top_k} of a bank of {bank} prompts of length {length} cannot be chosen; type "
                           "method.top_k=3 method.bank=10 method.length=12")  # fmt: skip
+        if key_loss == "triplet" and top_k == bank:
+            raise Mistake("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
         self.backbone, self.top_k, self.key_loss, self.margin = backbone, top_k, key_loss, margin
         self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
         self.train_text, self.sum_keys, self.ordered_pairs = train_text, sum_keys, ordered_pairs
@@ -91,7 +94,7 @@ class AttriCLIP(Method):
         self.picks += torch.bincount(chosen.flatten(), minlength=len(self.picks))
         tuples, which = chosen.unique(dim=0, return_inverse=True)
         texts = self.texts(tuples, self.names[classes.start : classes.stop])
-        logits = self.backbone.logit_scale * torch.einsum("bd,bkd->bk", features, texts[which])
+        logits = scores(self.backbone.logit_scale, features, texts[which])
         return {
             "ce": F.cross_entropy(logits, known.labels - classes.start),
             "keys": self.key_weight * self.distance(features, chosen),
@@ -101,7 +104,7 @@ class AttriCLIP(Method):
     def choose(self, features: Tensor) -> Tensor:
         """(batch, top_k) numbers of keys, the nearest first."""
         keys = F.normalize(self.keys.float(), dim=1) if self.cosine_choice else self.keys.float()
-        return (features @ keys.T).detach().topk(self.top_k, 1).indices
+        return scores(keys.new_ones(()), features, keys).detach().topk(self.top_k, 1).indices
 
     def texts(self, tuples: Tensor, names: list[str]) -> Tensor:
         """(sets, top_k) numbers of prompts and names → (sets, names, width), normalised."""
@@ -124,7 +127,8 @@ class AttriCLIP(Method):
     def likeness(self) -> Tensor:
         """L_p (Eq. 10): the mean absolute cosine between the prompts, each encoded alone."""
         bank, alone = len(self.prompts), self.alone()
-        pairs = (alone @ alone.T).abs().triu(1).sum() / (bank * (bank - 1))
+        cosines = scores(alone.new_ones(()), alone, alone)
+        pairs = cosines.abs().triu(1).sum() / max(1, bank * (bank - 1))
         return 2 * pairs if self.ordered_pairs else pairs
 
     def alone(self) -> Tensor:
@@ -146,7 +150,7 @@ class AttriCLIP(Method):
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         tuples, which = self.choose(frozen).unique(dim=0, return_inverse=True)
         texts = torch.stack([self.known(tuple(row)) for row in tuples.tolist()])
-        return self.backbone.logit_scale * torch.einsum("bd,bkd->bk", frozen, texts[which])
+        return scores(self.backbone.logit_scale, frozen, texts[which])
 
     def known(self, chosen: tuple[int, ...]) -> Tensor:
         """(names seen, width): encoded once for each prompt set and name between two steps of training."""

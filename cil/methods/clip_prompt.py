@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from cil.capabilities import HasText, ProjectionSite, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake
+from cil.modules.cosine import scores
+from cil.modules.prompts import check_settings
 from cil.scenario import Task
 
 
@@ -25,6 +28,17 @@ class CLIPPrompt(Method):
         evaluation, which lets an image compete with no class past the last task in its batch; counted beside the genuine."""
         super().__init__()
         require(backbone, HasText, "clip_prompt")
+        check_settings(
+            {
+                "text_length": text_length,
+                "image_length": image_length,
+                "leaky_batch": 1 if leaky_batch is None else leaky_batch,
+            },
+            None,
+            {},
+        )
+        if not all(isinstance(value, int | float) for value in (first or {}).values()):
+            raise Mistake(f"method.first={first} is no set of numbers; type method.first='{{lr: 0.001}}', or method.first=null")
         self.backbone, self.text_length, self.phrase, self.first, self.leaky_batch = (
             backbone,
             text_length,
@@ -47,7 +61,7 @@ class CLIPPrompt(Method):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         texts = self.encoded(phase.task)
-        logits = self.backbone.logit_scale * self.features(batch.images) @ texts.T
+        logits = scores(self.backbone.logit_scale, self.features(batch.images), texts)
         return {"ce": F.cross_entropy(logits, batch.labels - phase.task.classes.start)}
 
     def encoded(self, task: Task) -> Tensor:
@@ -62,7 +76,7 @@ class CLIPPrompt(Method):
         return F.normalize(self.backbone(images, prompts=self.image_prompt[None]).float(), dim=1)
 
     def predict(self, images: Tensor) -> Tensor:
-        return self.backbone.logit_scale * self.features(images) @ self.texts.T
+        return scores(self.backbone.logit_scale, self.features(images), self.texts)
 
     # --- gradient projection ------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cil.backbones.templates import templates as named
 from cil.capabilities import HasText, require
 from cil.method import Method, Phase
+from cil.modules.cosine import scores
 from cil.modules.names import written
 from cil.scenario import Task
 
@@ -47,4 +48,4 @@ class ContinualCLIP(Method):
         return F.normalize(self.backbone(images).float(), dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return self.backbone.logit_scale * frozen @ self.texts.T
+        return scores(self.backbone.logit_scale, frozen, self.texts)

@@ -11,7 +11,10 @@ from cil.data import Batch
 from cil.frozen import Known
 from cil.memory import Memory
 from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake
+from cil.modules.cosine import scores
 from cil.modules.names import written
+from cil.modules.prompts import check_settings
 from cil.scenario import Task
 from cil.schedule import constant
 
@@ -31,6 +34,9 @@ class CoOp(Method):
         """
         super().__init__()
         require(backbone, HasText, "coop")
+        check_settings({"length": length, "tune_batch": tune_batch}, None, {})
+        if tune_epochs < 0:
+            raise Mistake(f"method.tune_epochs={tune_epochs} is not a whole number from 0 on; type method.tune_epochs=50")
         self.backbone, self.length, self.fresh, self.underscores = backbone, length, fresh, underscores
         self.tune_epochs, self.tune_batch = tune_epochs, tune_batch
         self.phrase = phrase
@@ -47,9 +53,9 @@ class CoOp(Method):
 
     def phases(self, task: Task) -> list[Phase]:
         train = Phase("train", task, self.memory.joined(task), [self.context])
-        if not task.old or not self.memory.total or not self.tune_epochs:
-            return [train]
         kept, epochs = self.memory.after(task), self.tune_epochs * (task.index + 1)
+        if not task.old or not len(kept) or not epochs:
+            return [train]
         return [train, Phase("tune", task, kept, [self.context], epochs, self.tune_batch, constant)]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
@@ -58,7 +64,7 @@ class CoOp(Method):
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         among = phase.task.rivals
         texts = self.encoded(self.names[among.start : among.stop])
-        logits = self.backbone.logit_scale * known.frozen @ texts.T
+        logits = scores(self.backbone.logit_scale, known.frozen, texts)
         return {"ce": F.cross_entropy(logits, known.labels - among.start)}
 
     def encoded(self, names: list[str]) -> Tensor:
@@ -79,4 +85,4 @@ class CoOp(Method):
         return F.normalize(self.backbone(images).float(), dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return self.backbone.logit_scale * frozen @ self.texts.T
+        return scores(self.backbone.logit_scale, frozen, self.texts)

@@ -14,8 +14,9 @@ from cil.pictures.accuracy import figure, save
 CELL = 1.15  # inches: a person must see what is on the image
 
 
-def grad_cam(backbone: HasCamLayer, images: Tensor, texts: Tensor) -> Tensor:
-    """(images, texts, height, width) in [0, 1]: patches weighted by the gradient of exp(logit_scale) · cos(image, text).
+def grad_cam(backbone: HasCamLayer, images: Tensor, texts: Tensor, *, contrast: bool = False) -> Tensor:
+    """(images, texts, height, width) in [0, 1]: patches weighted by the gradient of a text's score, which is
+    exp(logit_scale) · cos(image, text), or with `contrast` the logarithm of its softmax over all texts.
 
     Activations are those behind the first norm of the last block: after the block only the class token reaches the score,
     so that the patches' gradients would be nothing. A channel weighs the mean of its gradient over patches; what is negative
@@ -28,6 +29,7 @@ def grad_cam(backbone: HasCamLayer, images: Tensor, texts: Tensor) -> Tensor:
     try:
         with torch.enable_grad():
             scores = backbone.logit_scale.detach() * F.normalize(backbone(images).float(), dim=1) @ texts.detach().T
+            scores = scores.log_softmax(1) if contrast else scores
             gradients = [torch.autograd.grad(column.sum(), kept[0], retain_graph=True)[0] for column in scores.unbind(1)]
     finally:
         hook.remove()
@@ -45,14 +47,16 @@ def shown(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.nda
     return (images.cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def draw_prompts(files: tuple[Path, Path], method: ChoosesPrompts, images: Tensor, names: Sequence[str]) -> None:
+def draw_prompts(
+    files: tuple[Path, Path], method: ChoosesPrompts, images: Tensor, names: Sequence[str], contrast: bool
+) -> None:
     """The first file: a row an image, under the prompts that it chose, best first. The second: the prompts that most of the
-    images chose, each over all of them."""
+    images chose, each over all of them. A prompt is encoded as the method's diversity loss encodes it, without a name."""
     require(method, ChoosesPrompts, "pictures of prompts")
     require(method.backbone, HasCamLayer, "pictures of prompts")
     with torch.no_grad():
         chosen, texts = method.choose(method.frozen_stage(images)), method.alone()
-    maps = grad_cam(method.backbone, images, texts).cpu().numpy()
+    maps = grad_cam(method.backbone, images, texts, contrast=contrast).cpu().numpy()
     seen, spec = shown(images, method.backbone.image.mean, method.backbone.image.std), range(len(images))
     rows = [[(seen[n], maps[n, k], f"prompt {k + 1}") for k in chosen[n].tolist()] for n in spec]
     draw_grid(files[0], [[(seen[n], None, "image"), *row] for n, row in zip(spec, rows)], names)

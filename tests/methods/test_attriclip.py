@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cil.augment import ImageSpec
 from cil.backbones.clip import CLIP, Trunk
+from cil.backbones.packed_text import encode
 from cil.data import Batch
 from cil.methods.attriclip import AttriCLIP
 from tests.reference import close
@@ -76,6 +77,24 @@ def norms(values: torch.Tensor) -> torch.Tensor:
 def test_the_filling():
     close(u(0, 4), [-0.94170001, 0.93331258, 0.18049334, 0.55594957], 1e-7)
     close(u(7, 1001)[1000], -0.06313794, 1e-7)
+    close(u(0, 16814 * 64 + 1)[-1], 0.74773594, 1e-7)
+
+
+def test_where_texts_end(clip):
+    """11, 13 and 11 behind a context of 8, and 10 for a prompt alone before the words of the other."""
+    ends = [1 + 8 + len(clip.tokenizer.encode(f"{name}.")) for name in NAMES]
+    assert ends == [11, 13, 11] and 1 + 8 + len(clip.tokenizer.encode(".")) == 10
+    tokens = clip.tokenizer([f"{'x ' * 8}{name}." for name in NAMES])
+    assert tokens.argmax(1).tolist() == ends
+
+
+def test_cosines_between_prompts(clip):
+    alone = method(clip).alone().detach()
+    close((alone @ alone.T)[0], [1, 0.6843, 0.8706, 0.9332, 0.8368], 1e-4)
+    short = method(clip, placeholders=False)
+    start, end = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id
+    bare = F.normalize(encode(clip.trunk, short.prompts, start, [[end]])[:, 0], dim=1)  # without the full stop
+    close((bare @ bare.T).abs().triu(1).sum().detach() / 10, 0.759520, 2e-6)
 
 
 def test_the_released_losses(clip):

@@ -1,9 +1,12 @@
 """AttriCLIP, CoOp and the CLIP of PGP in the loop: what is encoded once, what each reading trains, what leaks."""
 
+import re
+
 import pytest
 import torch
 
 from cil.frozen import Known
+from cil.mistakes import Mistake
 from tests import harness
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 
@@ -121,3 +124,42 @@ def test_the_leaky_evaluation_lets_an_image_compete_up_to_the_last_task_of_its_b
 
 def test_no_leak_is_counted_unless_it_is_asked_for(small, tmp_path):  # noqa: F811
     assert set(fitted(small("clip_prompt", "method.leaky_batch=null"), tmp_path).matrices) == {"class_il", "task_il"}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["method=attriclip", "method.top_k=80"], "method.top_k=80 of a bank of 60 prompts"),
+        (["method=attriclip", "method.key_loss=mze"], "method.key_loss=mze is not known; did you mean mse?"),
+        (["method=attriclip", "method.key_loss=triplet", "method.bank=2"], "type a method.bank above method.top_k"),
+        (["method=attriclip", "method.phrase=''"], "method.phrase has no word"),
+        (["method=coop", "method.length=-1"], "method.length=-1 is not a whole number from 1 on"),
+        (["method=coop", "method.tune_epochs=-2"], "method.tune_epochs=-2 is not a whole number from 0 on"),
+        (["method=coop", "method.tune_batch=0"], "method.tune_batch=0 is not a whole number from 1 on"),
+        (["method=coop", "method.memory=-1"], "method.memory=-1 is not a whole number from 0 on"),
+        (["method=clip_prompt", "method.image_length=-1"], "method.image_length=-1 is not a whole number from 1 on"),
+        (["method=clip_prompt", "method.leaky_batch=0"], "method.leaky_batch=0 is not a whole number from 1 on"),
+        (["method=clip_prompt", "method.first={lr: abc}"], "is no set of numbers; type method.first='{lr: 0.001}'"),
+        (["method=attriclip", "backbone=vit_tiny"], "attriclip needs a backbone that encodes class names"),
+        (["method=coop", "modifier=pgp"], "pgp needs a method that has projection sites"),
+    ],
+)
+def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):  # noqa: F811
+    with pytest.raises(Mistake, match=re.escape(line)):
+        fitted(small(words[0].split("=")[1], *words[1:]), tmp_path)
+
+
+def test_one_prompt_has_no_diversity(small, tmp_path):  # noqa: F811
+    trainer = fitted(small("attriclip", "method.bank=1", "method.top_k=1"), tmp_path)
+    assert {event["losses"]["diversity"] for event in harness.losses(trainer.run) if "losses" in event} == {0.0}
+
+
+def test_scores_are_exact_in_half_precision(small, tmp_path, scenario):  # noqa: F811
+    trainer = fitted(small("continual_clip", "machine.precision=bf16"), tmp_path)
+    with torch.inference_mode():
+        frozen = trainer.evaluation.frozen.of(scenario[0].test)
+        with trainer._precision():
+            scores = trainer.method.predict_from(frozen, None)
+        wanted = trainer.method.backbone.logit_scale * frozen @ trainer.method.texts.T
+        assert scores.dtype == torch.float32
+        torch.testing.assert_close(scores, wanted)
