@@ -1,17 +1,14 @@
-"""What a checkpoint holds of a trainer, and the way back."""
+"""What a checkpoint holds of a trainer (`cil.trainer.Trainer`), and the way back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from cil.mistakes import Mistake
 
-if TYPE_CHECKING:
-    from cil.trainer import Trainer
 
-
-def of(trainer: "Trainer") -> dict:
+def of(trainer: Any) -> dict:
     """Backbone weights that no phase could change are left out: the weights' file has them, and its sha256 is checked."""
     frozen = _backbone(trainer) - trainer.trained
     return {
@@ -28,7 +25,7 @@ def of(trainer: "Trainer") -> dict:
     }
 
 
-def into(trainer: "Trainer", state: dict, file: Path) -> None:
+def into(trainer: Any, state: dict, file: Path) -> None:
     """Refuses what was made with other data, weights or code; the method has begun the tasks that the checkpoint knows."""
     remedy = f"delete {trainer.run.path} to start the run again"
     for key, value in trainer.identity.items():
@@ -53,7 +50,7 @@ def into(trainer: "Trainer", state: dict, file: Path) -> None:
     trainer.processes = [past for past in state["processes"] if past != trainer.processes[-1]] + trainer.processes
 
 
-def _backbone(trainer: "Trainer") -> set[str]:
+def _backbone(trainer: Any) -> set[str]:
     return {name for name, _ in trainer.method.backbone.named_parameters(prefix="backbone")}
 
 

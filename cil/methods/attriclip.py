@@ -12,13 +12,14 @@ from cil.frozen import Known
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.modules.cosine import scores
+from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
 from cil.scenario import Task
 
 KEY_LOSSES = ("cosine", "triplet", "mse")
 
 
-class AttriCLIP(Method):
+class AttriCLIP(FrozenImages, Method):
     """An image's classifier is the text "prompt prompt prompt name." of the `top_k` keys nearest to its feature."""
 
     def __init__(
@@ -140,12 +141,6 @@ class AttriCLIP(Method):
         return F.normalize(self.backbone.encode_contexts(contexts, [""])[:, 0].float(), dim=1)
 
     # --- tests --------------------------------------------------------------------------------------------------------
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.predict_from(self.frozen_stage(images), lambda: images)
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(images).float(), dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         tuples, which = self.choose(frozen).unique(dim=0, return_inverse=True)

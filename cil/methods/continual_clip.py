@@ -10,11 +10,12 @@ from cil.backbones.templates import templates as named
 from cil.capabilities import HasText, require
 from cil.method import Method, Phase
 from cil.modules.cosine import scores
+from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
 from cil.scenario import Task
 
 
-class ContinualCLIP(Method):
+class ContinualCLIP(FrozenImages, Method):
     """logits = exp(logit_scale) · cos(image, text of the class).
 
     With several templates the text of a class is the mean of the normalised encodings, normalised again (CLIP's ensembling,
@@ -40,12 +41,6 @@ class ContinualCLIP(Method):
         encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1)
         mean = encoded.view(len(task.names), len(self.templates), -1).mean(1)
         self.texts[task.classes.start : task.classes.stop] = F.normalize(mean, dim=1)
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.predict_from(self.frozen_stage(images), lambda: images)
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(images).float(), dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return scores(self.backbone.logit_scale, frozen, self.texts)

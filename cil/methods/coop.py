@@ -13,13 +13,14 @@ from cil.memory import Memory
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake
 from cil.modules.cosine import scores
+from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
 from cil.modules.prompts import check_settings
 from cil.scenario import Task
 from cil.schedule import constant
 
 
-class CoOp(Method):
+class CoOp(FrozenImages, Method):
     """One context for all classes seen: a class is the text "context name."."""
 
     def __init__(
@@ -77,12 +78,6 @@ class CoOp(Method):
         self.texts = self.encoded(self.names)
 
     # --- tests --------------------------------------------------------------------------------------------------------
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.predict_from(self.frozen_stage(images), lambda: images)
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(images).float(), dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return scores(self.backbone.logit_scale, frozen, self.texts)
