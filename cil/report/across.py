@@ -59,23 +59,33 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
     """Two: among the names of the image's data set and among all. `groups`: runs over both data sets, a configuration each;
     `every`: those and their counterparts over one."""
     by_address, (head, titles) = {summary["address"]: summary for summary in every}, titled(groups)
-    own, full = [], []
+    own, full, left_out = [], [], []
     for title, group in zip(titles, groups):
-        told = []
+        told, runs = [], []
         for both in group:
-            second = counterpart(both, "second", by_address)
-            early = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", by_address)
+            try:
+                second = counterpart(both, "second", by_address)
+                early = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", by_address)
+            except Mistake as missing:
+                left_out.append(str(missing))
+                continue
             told.append(across(outputs, both, second, early))
+            runs.append(both["class_il"])
+        if not told:
+            continue
         numbers = {names: [mean_and_spread([getattr(one[names], field) for one in told]) for field in Across._fields]
                    for names in told[0]}  # fmt: skip
-        within = [mean_and_spread([both["class_il"][key] for both in group]) for key in ("forgetting", "backward_transfer")]
-        own.append([*title, *numbers["own"][:-1], str(len(group))])
-        full.append([*title, *numbers["all"], *within, str(len(group))])
+        within = [mean_and_spread([run[key] for run in runs]) for key in ("forgetting", "backward_transfer")]
+        own.append([*title, *numbers["own"][:-1], str(len(told))])
+        full.append([*title, *numbers["all"], *within, str(len(told))])
+    if not own:
+        raise Mistake(left_out[0])
     columns = ["second alone", "second", "FT", "first alone", "first", "BT"]
     more = ["both", "forgetting", "BT of tasks"]
     heads = [[*head, *columns, "seeds"], [*head, *columns, *more, "seeds"]]
     parts = [grid(one, lines, markdown=markdown) for one, lines in zip(heads, (own, full))]
-    return f"Among the names of the image's own data set:\n\n{parts[0]}\n\nAmong the names of both:\n\n{parts[1]}"
+    texts = ["Among the names of the image's own data set:", parts[0], "Among the names of both:", parts[1]]
+    return "\n\n".join([*texts, *(f"left out: {line}" for line in left_out)])
 
 
 def counterpart(both: dict, only: str, by_address: dict[str, dict]) -> dict:
