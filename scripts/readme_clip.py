@@ -66,6 +66,6 @@ def sweeps(settings: list[str]) -> str:
 def pictures() -> None:
     """Of the first seed, beside the code that draws them."""
     folder = OUTPUTS / address(compose(*ROWS["attriclip (paper)"], SCENARIO, "seed=0"))
-    draw(folder, 6, "svg", "contrast")
+    draw(folder, 5, "svg", "contrast")
     for name in ("prompts_of_images.svg", "keys.svg"):
         shutil.copy(folder / "pictures" / name, ROOT / "cil" / "pictures" / name)
