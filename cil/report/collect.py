@@ -84,11 +84,17 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
     told = []
     for group, own in zip(groups, settings):
         others = kin[_kind(group)]
-        usual = {key: Counter(str(other.get(key)) for other in others).most_common(1)[0][0] for key in {*own}.union(*others)}
+        usual = {key: _most([str(other.get(key)) for other in others]) for key in {*own}.union(*others)}
         words = " ".join(f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key])
         told.append(words if len(words) <= ROOM else group[0]["digest"])
     same = Counter((*_kind(group), words) for group, words in zip(groups, told))
     return [words if same[(*_kind(group), words)] == 1 else group[0]["digest"] for group, words in zip(groups, told)]
+
+
+def _most(values: list[str]) -> str | None:
+    """What more than half of them are, if anything."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
 
 
 def _kind(group: list[dict]) -> tuple[str, str, str]:
