@@ -13,7 +13,8 @@ from cil.data import Batch
 from cil.frozen import Known
 from cil.methods.attriclip import AttriCLIP
 
-IMAGES, CLASSES, TESTED, ROUNDS = 4, 10, 50, 3
+IMAGES, CLASSES, TESTED, ROUNDS = 4, 10, 50, 2
+SETS = 2  # that the images of a batch choose among, as a bank that has narrowed lets them
 SHAPES = dict(architecture="ViT-B-16-quickgelu", image={"size": 224, "norm": "clip"}, changes={})
 SETTINGS = dict(bank=10, length=12, phrase=None, top_k=3, key_loss="cosine", margin=0.0, key_weight=0.7, diversity_weight=0.3,
                 cosine_choice=True, train_text=False, sum_keys=True, ordered_pairs=False, placeholders=False,
@@ -22,7 +23,7 @@ NAMES = ("apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beet
 
 
 def text(rounds: int) -> Iterator[dict]:
-    """Untrained weights, which take the same time; every image of the batch chooses other prompts, the dearest case."""
+    """Untrained weights, which take the same time. The images of a batch choose among two prompt sets."""
     method = example(SHAPES)
     images, labels = torch.randn(IMAGES, 3, *[method.backbone.image.size] * 2), torch.arange(IMAGES)
     phase = SimpleNamespace(task=SimpleNamespace(classes=range(CLASSES)))
@@ -50,7 +51,7 @@ def example(shapes: dict) -> AttriCLIP:
     backbone = clip(weights=None, sha256=None, **shapes).eval().requires_grad_(False)
     method = AttriCLIP(backbone, **SETTINGS)
     method.names = [NAMES[n % len(NAMES)] for n in range(TESTED)]
-    method.choose = lambda features: torch.arange(SETTINGS["top_k"]) + torch.arange(len(features))[:, None]
+    method.choose = lambda features: torch.arange(SETTINGS["top_k"]) + torch.arange(len(features))[:, None] % SETS
     return method
 
 

@@ -150,7 +150,9 @@ def pretraining() -> str:
 
 def text(settings: list[str]) -> None:
     """`scripts/bench.py text` as a table."""
-    told = subprocess.run([sys.executable, ROOT / "scripts" / "bench.py", "text"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "bench.py", "text", "--rounds", "1"], capture_output=True, text=True, check=True
+    )
     found = map(json.loads, told.stdout.splitlines())
     lines = [[row["what"], f"{row['times_faster']:.1f}", f"{row['seconds']:.2f}"] for row in found]
     fill(PAGE, "text", grid(["what", "times faster", "seconds"], lines, markdown=True))
