@@ -30,5 +30,11 @@ SOURCES = {
     "fashion_mnist": Source({f"fashion-mnist/{name}.gz": f"{FASHION}/{name}.gz" for name in CLOTHES}, "MIT"),
     "imagenet100": Source({}, "ImageNet's terms: by registration", LAYOUT),
     "folder": Source({}, "yours", BIRDS),
-    "glyphs": Source({}, "the fonts' (free)", "glyphs is drawn on the spot; there is nothing to fetch"),
+    **{
+        name: Source({}, "the fonts' (free)", f"{name} is drawn on the spot; there is nothing to fetch")
+        for name in ("glyphs", "glyphs_latin", "glyphs_greek", "latin_then_greek")
+    },
+    "imagenet100_then_cifar100": Source(
+        {}, "as its parts", "type make data DATASET=imagenet100 and make data DATASET=cifar100"
+    ),
 }
