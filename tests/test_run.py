@@ -26,6 +26,7 @@ def in_child(config: dict, *, keep: bool = False) -> int:
     if child:
         return child
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to Ctrl-C
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         harness.execute(config)
