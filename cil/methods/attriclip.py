@@ -24,8 +24,8 @@ class AttriCLIP(FrozenImages, Method):
 
     def __init__(
         self, backbone: nn.Module, *, bank: int, length: int, phrase: str | None, top_k: int, key_loss: str, margin: float,
-        key_weight: float, diversity_weight: float, cosine_choice: bool, train_text: bool, sum_keys: bool, ordered_pairs: bool,
-        placeholders: bool, underscores: bool, half_bank: bool,
+        key_weight: float, diversity_weight: float, cosine_choice: bool, train_text: bool, pristine_tests: bool, sum_keys: bool,
+        ordered_pairs: bool, placeholders: bool, underscores: bool, half_bank: bool,
     ) -> None:  # fmt: skip
         """`bank` prompts of `length` words each, random or, with a `phrase`, near its words.
 
@@ -33,10 +33,10 @@ class AttriCLIP(FrozenImages, Method):
         that were not chosen) or `mse`; `key_weight` and `diversity_weight` are λ_k and λ_p.
 
         `cosine_choice`: keys are normalised before they are compared; `train_text`: the text tower learns, from its initial
-        weights in each task; `sum_keys`: over the chosen keys, not their mean; `ordered_pairs`: diversity is the mean over
-        ordered pairs, twice the printed one; `placeholders`: a prompt is encoded alone before the words that held the
-        others' places; `underscores`: stand in names instead of spaces; `half_bank`: keys and prompts are half-precision
-        numbers, so that small steps round to nothing.
+        weights in each task; `pristine_tests`: tests are scored by those initial weights; `sum_keys`: over the chosen keys,
+        not their mean; `ordered_pairs`: diversity is the mean over ordered pairs, twice the printed one; `placeholders`: a
+        prompt is encoded alone before the words that held the others' places; `underscores`: stand in names instead of
+        spaces; `half_bank`: keys and prompts are half-precision numbers, so that small steps round to nothing.
         """
         super().__init__()
         require(backbone, HasText, "attriclip")
@@ -49,8 +49,8 @@ class AttriCLIP(FrozenImages, Method):
             raise Mistake("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
         self.backbone, self.top_k, self.key_loss, self.margin = backbone, top_k, key_loss, margin
         self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
-        self.train_text, self.sum_keys, self.ordered_pairs = train_text, sum_keys, ordered_pairs
-        self.placeholders, self.underscores = placeholders, underscores
+        self.train_text, self.pristine_tests = train_text, pristine_tests
+        self.sum_keys, self.ordered_pairs, self.placeholders, self.underscores = sum_keys, ordered_pairs, placeholders, underscores
         kind = torch.float16 if half_bank else torch.float32
         self.keys = nn.Parameter((0.02 * torch.randn(bank, backbone.width)).to(kind))
         self.prompts = nn.Parameter(backbone.context(bank, length, phrase).to(kind))
@@ -62,12 +62,20 @@ class AttriCLIP(FrozenImages, Method):
     def begin_task(self, task: Task) -> None:
         self.names += written(task.names, self.underscores)
         self.picks.zero_()
-        for parameter, initial in zip(self.backbone.text_parameters(), self._initial):
-            parameter.data.copy_(initial)
+        self.reset_text()
 
     def phases(self, task: Task) -> list[Phase]:
         text = self.backbone.text_parameters() if self.train_text else ()
         return [Phase("train", task, task.train, [self.keys, self.prompts, *text])]
+
+    def end_task(self, task: Task) -> None:
+        if self.pristine_tests:
+            self.reset_text()
+
+    def reset_text(self) -> None:
+        self._texts.clear()
+        for parameter, initial in zip(self.backbone.text_parameters(), self._initial):
+            parameter.data.copy_(initial)
 
     @property
     def frozen_part(self) -> nn.Module:

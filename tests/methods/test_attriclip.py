@@ -54,10 +54,10 @@ def clip() -> CLIP:
     return Given(trunk, ImageSpec(32, (0.0,) * 3, (1.0,) * 3)).eval().requires_grad_(False)
 
 
-def method(clip, train_text: bool = False, **switches) -> AttriCLIP:
+def method(clip, train_text: bool = False, pristine_tests: bool = False, **switches) -> AttriCLIP:
     made = AttriCLIP(clip, bank=5, length=4, phrase=None, top_k=2, key_loss="cosine", margin=0.2, key_weight=0.7,
-                     diversity_weight=0.3, train_text=train_text, underscores=False, half_bank=False,
-                     **RELEASED | switches)  # fmt: skip
+                     diversity_weight=0.3, train_text=train_text, pristine_tests=pristine_tests,
+                     underscores=False, half_bank=False, **RELEASED | switches)  # fmt: skip
     made.keys.data, made.prompts.data = 0.03 * u(29, 5, 64), 0.03 * u(30, 5, 4, 64)
     made.names = list(NAMES)
     return made
@@ -135,6 +135,20 @@ def test_the_released_text_tower_learns(clip):
     close(clip.trunk.text_projection.grad.norm(), 2.048269, 1e-4)
     close(clip.trunk.positional_embedding.grad.norm(), 15.6359, 1e-3)
     assert clip.trunk.token_embedding.weight.grad is None
+
+
+@pytest.mark.parametrize("pristine", [False, True])
+def test_which_text_tower_a_test_sees(clip, pristine):
+    made, features = method(clip, train_text=True, pristine_tests=pristine), F.normalize(u(31, 3, 64), dim=1)
+    with torch.no_grad():
+        before = made.predict(features)
+        clip.trunk.text_projection.mul_(1.1).add_(0.01)  # what training may do
+        made._texts.clear()  # as a step of training does
+        made.end_task(None)
+        after = made.predict(features)
+        assert torch.equal(before, after) == pristine
+        made.reset_text()
+        assert torch.equal(before, made.predict(features))
 
 
 def test_a_name_more_leaves_the_others(clip):
