@@ -50,7 +50,8 @@ class AttriCLIP(FrozenImages, Method):
         self.backbone, self.top_k, self.key_loss, self.margin = backbone, top_k, key_loss, margin
         self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
         self.train_text, self.pristine_tests = train_text, pristine_tests
-        self.sum_keys, self.ordered_pairs, self.placeholders, self.underscores = sum_keys, ordered_pairs, placeholders, underscores
+        self.sum_keys, self.ordered_pairs = sum_keys, ordered_pairs
+        self.placeholders, self.underscores = placeholders, underscores
         kind = torch.float16 if half_bank else torch.float32
         self.keys = nn.Parameter((0.02 * torch.randn(bank, backbone.width)).to(kind))
         self.prompts = nn.Parameter(backbone.context(bank, length, phrase).to(kind))
