@@ -17,10 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cil.data import LabelledImages
 from cil.evaluate import Evaluation
+from cil.frozen import FrozenResults
 from cil.method import Phase
 from cil.scenario import Task
 from cil.store import Pixels
-from cil.trainer import Trainer
+from cil.trainer import Step, Trainer
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
 
@@ -132,7 +133,7 @@ class Bench:
 
     def forward(self) -> Tensor:
         """The floor: the bare backbone, frozen."""
-        with evaluating(self.backbone), torch.no_grad(), self.trainer._precision():
+        with evaluating(self.backbone), torch.no_grad(), self.trainer.precision():
             return self.backbone.bare(self.images)
 
     def forward_backward(self) -> None:
@@ -140,7 +141,7 @@ class Bench:
         before = [parameter.requires_grad for parameter in parameters]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        with self.trainer._precision():
+        with self.trainer.precision():
             features = self.backbone.bare(self.images)
         features.sum().backward()
         for parameter, was in zip(parameters, before, strict=True):
@@ -167,14 +168,18 @@ class Bench:
         count = iter(range(10**9))
         rate = self.trainer.recipe.schedule(0, phase.epochs or self.trainer.recipe.epochs)
         made = phase.data.batch(rows, self.device, torch.Generator())
-        model = lambda: self.trainer._learn_from(made, phase, optimizer, rate)  # noqa: E731
+        model = lambda: self.trainer.learn(Step(phase, made, optimizer, rate, (0, 0, 0, 0)))  # noqa: E731
         model()  # the optimizer makes its state once
-        return lambda: self.trainer._step(phase, optimizer, rate, rows, (0, 0, 0, next(count))), model, len(rows)
+
+        def call() -> None:
+            self.trainer.learn(self.trainer.step(phase, optimizer, rate, rows, (0, 0, 0, next(count))))
+
+        return call, model, len(rows)
 
     def eval(self) -> Iterator[dict]:
         """A test batch; with a frozen stage also once its results are kept."""
         self.method.eval()
-        with self.trainer._precision():
+        with self.trainer.precision():
             self.method.end_task(self.task)
         kept = self.evaluation()
         self.evaluate(kept)
@@ -188,14 +193,15 @@ class Bench:
             yield self.row("eval", "test batch, warm", lambda: self.evaluate(kept), again, images)
 
     def answer(self, call: Callable[[], Tensor]) -> Tensor:
-        with torch.inference_mode(), self.trainer._precision():
+        with torch.inference_mode(), self.trainer.precision():
             return call()
 
     def evaluation(self) -> Evaluation:
-        return Evaluation(self.method, self.device, len(self.task.test))
+        fresh = self.trainer.frozen and FrozenResults(self.method.frozen_stage, self.device)
+        return Evaluation(self.method, self.device, len(self.task.test), fresh)
 
     def evaluate(self, evaluation: Evaluation) -> None:
-        with self.trainer._precision():
+        with self.trainer.precision():
             evaluation([self.task])
 
     @property

@@ -17,8 +17,8 @@ IMAGES, CLASSES, TESTED, ROUNDS = 4, 10, 50, 2
 SETS = 2  # that the images of a batch choose among, as a bank that has narrowed lets them
 SHAPES = dict(architecture="ViT-B-16-quickgelu", image={"size": 224, "norm": "clip"}, changes={})
 SETTINGS = dict(bank=10, length=12, phrase=None, top_k=3, key_loss="cosine", margin=0.0, key_weight=0.7, diversity_weight=0.3,
-                cosine_choice=True, train_text=False, sum_keys=True, ordered_pairs=False, placeholders=False,
-                underscores=False, half_bank=False)  # fmt: skip
+                cosine_choice=True, train_text=False, pristine_tests=False, sum_keys=True, ordered_pairs=False,
+                placeholders=False, underscores=False, half_bank=False)  # fmt: skip
 NAMES = ("apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle")  # CIFAR100's first
 
 
@@ -34,7 +34,11 @@ def text(rounds: int) -> Iterator[dict]:
     pairs = [
         ("training step", lambda: learn(method, own), lambda: learn(method, plain)),
         ("training step, image features known", lambda: learn(method, cached), lambda: learn(method, plain)),
-        ("test batch", lambda: afresh(method, known), lambda: plain_scores(method, known.frozen, method.names)),
+        (
+            "test batch",
+            lambda: afresh(method, known),
+            lambda: plain_scores(method, F.normalize(known.frozen, dim=1), method.names),
+        ),
     ]
     for what, call, reference in pairs:
         times = interleaved(call, reference, min(rounds, ROUNDS), torch.device("cpu"))
@@ -72,7 +76,7 @@ def afresh(method: AttriCLIP, known: Known) -> Tensor:
 def plain_step(method: AttriCLIP, batch: Batch, classes: int) -> dict[str, Tensor]:
     """The same losses from a sequence for each image and class, and one for each prompt alone."""
     with torch.no_grad():
-        features = method.frozen_stage(batch.images)
+        features = F.normalize(method.frozen_stage(batch.images), dim=1)
     chosen = method.choose(features)
     logits = plain_scores(method, features, method.names[:classes], chosen)
     alone = F.normalize(whole(method.backbone, method.prompts, [""] * len(method.prompts)), dim=1)

@@ -12,11 +12,15 @@ import torch
 import yaml
 
 from cil import checkpoint
-from cil.identity import of_inputs, of_machine
+from cil.capabilities import HasFrozenStage
+from cil.frozen import FrozenResults
+from cil.identity import of_inputs, of_machine, of_state
+from cil.method import Method
 from cil.mistakes import Mistake, nearest
 from cil.rundir import RunDir, names
 from cil.scenario import Scenario
 from cil.seeding import seed_everything
+from cil.shelf import Shelf
 from cil.signals import StopRequest
 from cil.store import Size
 from cil.trainer import Machine, Recipe, Trainer
@@ -25,14 +29,17 @@ ALLOWED = ("cil.", "torch.optim.")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
 
 
-def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest) -> Trainer:
-    """Everything that a configuration describes, ready to fit; nothing has been trained or written yet."""
+def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest, like: Trainer | None = None) -> Trainer:
+    """Everything that a configuration describes, ready to fit; nothing has been trained or written yet.
+
+    `like`: a trainer of the same data and the same frozen backbone, which are then not made again.
+    """
     seed, machine = config["seed"], config["machine"]
     for place in ("method", "backbone", "scenario", "dataset", "augment", "schedule", "log"):
         find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
     seed_everything(seed, "build")
-    backbone = make(config["backbone"], "backbone", root=config["data"]["weights"])
-    scenario = build_scenario(config, backbone)
+    backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
+    scenario = like.scenario if like else build_scenario(config, backbone)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
     train, optim = config["train"], config["optim"]
@@ -41,27 +48,42 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     where = Machine(
         device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
     )
+    frozen = like.frozen if like else frozen_results(config, method, device)
     log = make(config["log"], "log")
     log.open(run.path)
     for line in scenario.notes:
         log.say(line)
-    return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop,
+    return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
                    identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"]))  # fmt: skip
 
 
-def reopened(path: Path) -> Trainer:
-    """The trainer of a finished run, as it was after the last task, in float32; nothing is written there."""
+def frozen_results(config: dict, method: Method, device: torch.device) -> FrozenResults | None:
+    """Of a method with a frozen stage; the backbone's own features lie on a shelf, under all that decides them."""
+    if not isinstance(method, HasFrozenStage):
+        return None
+    folder, shelf = config["data"].get("features"), None
+    if method.shelved and folder is not None:
+        code = {key: value for key, value in config["backbone"].items() if key not in ("weights", "sha256")}
+        weights = method.backbone.identity["sha256"] or of_state(method.backbone)
+        shelf = Shelf(Path(folder), {"code": code, "weights_sha256": weights, "precision": config["machine"]["precision"]})
+    return FrozenResults(method.frozen_stage, device, shelf)
+
+
+def reopened(path: Path, task: int | None = None) -> Trainer:
+    """The trainer of a finished run, as it was after a task or the last one, in float32; nothing is written there."""
     config, done = yaml.safe_load((path / "config.yaml").read_text()), RunDir(path)
-    if done.newest is None:
-        raise Mistake(f"{path} has no checkpoint any more; delete its DONE and type its command again")
+    file = done.newest if task is None else done.after(task)
+    if file is None:
+        kept = "" if task is None else f" after task {task}; with machine.keep_checkpoints=all every one is kept"
+        raise Mistake(f"{path} has no checkpoint{kept or ' any more'}; delete its DONE and type its command again")
     config["machine"]["precision"] = "fp32"
     with TemporaryDirectory() as folder:
         trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())
         trainer.log.close()
-        state = done.load(done.newest)
+        state = done.load(file)
         for task in trainer.scenario[: state["task"] + 1]:
             trainer.begin(task)
-        checkpoint.into(trainer, state, done.newest)
+        checkpoint.into(trainer, state, file)
     trainer.method.eval().requires_grad_(False)
     return trainer
 

@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     images: Tensor  # (batch, 3, height, width), already on the device, already augmented
     labels: Tensor  # (batch,) in arrival order
     indices: Tensor  # (batch,) position in the dataset it came from
+    step: int = 0  # of the epoch
 
 
 class Stacked:
@@ -108,9 +109,11 @@ class LabelledImages:
     def take(self, positions: Tensor) -> "LabelledImages":
         return replace(self, rows=self.rows[positions], labels=self.labels[positions])
 
-    def batch(self, positions: Tensor, device: str | torch.device = "cpu", random: torch.Generator | None = None) -> Batch:
+    def batch(
+        self, positions: Tensor, device: str | torch.device = "cpu", random: torch.Generator | None = None, step: int = 0
+    ) -> Batch:
         rows = self.rows[positions]
-        return Batch(self.view(self.pixels[rows], random, device), self.labels[positions].to(device), rows.to(device))
+        return Batch(self.view(self.pixels[rows], random, device), self.labels[positions].to(device), rows.to(device), step)
 
     def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
         """All of it once, in order; for views without chance. Training draws its own order in the trainer."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from cil.capabilities import HasFrozenStage
 from cil.data import LabelledImages
 from cil.frozen import FrozenResults
 from cil.method import Method
@@ -17,9 +16,9 @@ from cil.scenario import Scenario, Task
 class Evaluation:
     """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations."""
 
-    def __init__(self, method: Method, device: torch.device, batch_size: int) -> None:
+    def __init__(self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None) -> None:
         self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
-        self.frozen = FrozenResults(method.frozen_stage, device) if isinstance(method, HasFrozenStage) else None
+        self.frozen = frozen
 
     def kinds(self, scenario: Scenario) -> list[str]:
         """What is counted: right among all classes seen, among the task's own and, where there is a difference, among those of

@@ -14,6 +14,7 @@ from cil.trainer import Trainer
 def finish(trainer: Trainer, config: dict) -> None:
     run, log, machine = trainer.run, trainer.log, trainer.machine
     scenario, method = names(config)
+    found = trainer.frozen.digests() if trainer.frozen else {}  # of features that every run may use
     summary = {
         "scenario": scenario,
         "method": method,
@@ -24,7 +25,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "command": shlex.join(["python", *sys.argv]),
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
-        "identity": {**trainer.identity, **trainer.processes[-1]},
+        "identity": {**trainer.identity, **trainer.processes[-1], **({"features": found} if found else {})},
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
         "image_encodes": trainer.encodes,

@@ -1,9 +1,10 @@
-"""Results of a frozen stage, computed once an image.
+"""Results of a frozen stage, computed once an image; where the backbone alone decides them, once for all runs (`shelf.py`).
 
 Images are encoded in fixed blocks of the data set, whatever is asked for and in whatever order: a matrix product's last
 bits depend on its batch, and a resumed run must see the bits that an uninterrupted one saw.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cil.augment import View
 from cil.data import LabelledImages, Pictures
+from cil.shelf import Place, Shelf
 
 BLOCK = 250  # rows
 
@@ -22,6 +24,7 @@ class Known(NamedTuple):
 
     frozen: Tensor  # (batch, …)
     labels: Tensor  # (batch,) in arrival order
+    step: int = 0  # of the epoch
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Kept:
     """Results of one split through one view."""
 
     pixels: Pictures  # kept alive, so that no other split takes its number
+    place: Place | None  # on disk
     results: Tensor | None = None  # (images of the split, …)
     blocks: set[int] = field(default_factory=set)  # that are computed
 
@@ -36,15 +40,15 @@ class Kept:
 class FrozenResults:
     """Keeps `stage(images)` for every image it was asked for, a split of a data set at a time."""
 
-    def __init__(self, stage: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        self._stage, self._device = stage, device
-        self._kept: dict[tuple[int, View], Kept] = {}  # by split and view
+    def __init__(self, stage: Callable[[Tensor], Tensor], device: torch.device, shelf: Shelf | None = None) -> None:
+        self._stage, self._device, self._shelf = stage, device, shelf
+        self._kept: dict[tuple[int, str], Kept] = {}  # by split and what the view does
 
     def of(self, images: LabelledImages) -> Tensor:
         """(len(images), …) results in the order of `images`, whose view has no chance."""
         return self._of(images.pixels, images.rows, images.view)
 
-    def batch(self, images: LabelledImages, positions: Tensor, random: torch.Generator) -> Known:
+    def batch(self, images: LabelledImages, positions: Tensor, random: torch.Generator, step: int) -> Known:
         """Of a view whose only chance is the mirror: the same coins as the view itself would throw."""
         rows, view = images.rows[positions], images.view
         results = [self._of(images.pixels, rows, variant) for variant in view.variants]
@@ -52,15 +56,31 @@ class FrozenResults:
         if len(results) > 1:
             mirrored = view.coins(len(rows), random).to(self._device)
             found = torch.where(mirrored.view(-1, *[1] * (found.dim() - 1)), results[1], found)
-        return Known(found, images.labels[positions].to(self._device))
+        return Known(found, images.labels[positions].to(self._device), step)
 
     def _of(self, pixels: Pictures, rows: Tensor, view: View) -> Tensor:
-        kept = self._kept.setdefault((id(pixels), view), Kept(pixels))
-        for missing in sorted(set((rows // BLOCK).tolist()) - kept.blocks):
-            block = slice(missing * BLOCK, (missing + 1) * BLOCK)
-            found = self._stage(view(pixels[block], torch.Generator(), self._device))
-            if kept.results is None:
-                kept.results = found.new_zeros(len(pixels), *found.shape[1:])
-            kept.results[block] = found
-            kept.blocks.add(missing)
+        key = id(pixels), view.words()
+        if key not in self._kept:
+            self._kept[key] = Kept(pixels, self._shelf and self._shelf.place(pixels, view))
+        kept = self._kept[key]
+        with torch.inference_mode(False), torch.no_grad():  # a test's results may be trained on
+            for missing in sorted(set((rows // BLOCK).tolist()) - kept.blocks):
+                self._fill(kept, view, missing)
         return kept.results[rows.to(self._device)]
+
+    def _fill(self, kept: Kept, view: View, number: int) -> None:
+        block = slice(number * BLOCK, (number + 1) * BLOCK)
+
+        def make() -> Tensor:
+            return self._stage(view(kept.pixels[block], torch.Generator(), self._device))
+
+        found = kept.place.block(number, make).to(self._device) if kept.place else make()
+        if kept.results is None:
+            kept.results = found.new_zeros(len(kept.pixels), *found.shape[1:])
+        kept.results[block] = found
+        kept.blocks.add(number)
+
+    def digests(self) -> dict[str, str]:
+        """Of what lies on disk and was used here, by its folder: equal inputs may have been encoded on another machine."""
+        used = {kept.place.folder.name: kept.results for kept in self._kept.values() if kept.place and kept.results is not None}
+        return {name: hashlib.sha256(results.cpu().numpy()).hexdigest()[:16] for name, results in sorted(used.items())}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from cil.data import Batch, LabelledImages
+from cil.frozen import FrozenResults
 from cil.scenario import Task
 
 Losses = dict[str, Tensor]  # the trainer sums them and logs each by its key
@@ -34,6 +35,9 @@ class Method(nn.Module):
     test_batch: int | None = None  # test images that must be scored together; None: their answers do not depend on it
     leaky_batch: int | None = None  # test images a batch where released code reads the task off the batch; counted beside
 
+    shelved: bool = False  # the frozen stage is the backbone's feature as it is, in float32: kept on disk for every run
+    frozen: FrozenResults  # given by the trainer where there is a frozen stage: of images, each computed once
+
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         """The losses of one batch. Required of a method that has phases."""
         raise TypeError(f"{type(self).__name__} has a phase but no training_step")
@@ -56,6 +60,9 @@ class Method(nn.Module):
     def answers(self, task: Task) -> bool:
         """Whether `predict` means something after this task; an upper bound may train once, at the end."""
         return True
+
+    def begin_epoch(self, phase: Phase, epoch: int) -> None:
+        """Draw what holds for an epoch; a resumed one draws the same."""
 
     def end_task(self, task: Task) -> None:
         """Keep exemplars, compute statistics, merge weights."""

@@ -95,6 +95,11 @@ class RunDir:
         inside = self.path / "inside.pt"
         return inside if inside.exists() else tasks[-1] if tasks else None
 
+    def after(self, task: int) -> Path | None:
+        """The checkpoint of a task that is counted from 1, if it is kept."""
+        file = self.path / f"task_{task - 1:02d}.pt"
+        return file if file.exists() else None
+
     def save(self, state: dict, *, task: int, inside: bool, keep_all: bool) -> None:
         """`inside`: in the middle of `task`; otherwise `task` is finished and replaces what came before."""
         import torch

@@ -21,4 +21,6 @@ def seed_everything(seed: int, *words: int | str) -> None:
     value = stream(seed, *words)
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():  # torch.manual_seed notes a traceback for the others at every call: half a millisecond
+        torch.cuda.manual_seed_all(value)

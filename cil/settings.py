@@ -9,7 +9,7 @@ GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario
 TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
 KEYS = {
     "train": ("epochs", "batch_size", "clip"),
-    "data": ("root", "weights"),
+    "data": ("root", "weights", "features"),
     "machine": ("device", "precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
 READINGS = ("paper", "released")
@@ -49,6 +49,8 @@ def checked(config: dict) -> dict:
     for key in ("outputs", "data.root", "data.weights", "machine.device"):
         if not isinstance(_value(config, key), str) or not _value(config, key):
             raise Mistake(f"{key}={_value(config, key)} is not a name; leave it as it was or type another")
+    if config["data"].get("features") is not None and not isinstance(config["data"]["features"], str):
+        raise Mistake(f"data.features={config['data']['features']} is no folder; type data.features=data/features, or null")
     name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))
     if not re.fullmatch(r"[\w.-]+", name):
         raise Mistake(f"scenario.name={name} becomes a folder; use letters, digits, dots, dashes and underscores")

@@ -1,14 +1,14 @@
 """The only training loop. Methods and modifiers answer its questions; the run folder keeps what it learns."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from cil import checkpoint
-from cil.capabilities import HasFrozenStage, LearnsFromFrozen
-from cil.data import Batch, LabelledImages
+from cil.capabilities import LearnsFromFrozen
+from cil.data import Batch
 from cil.evaluate import Evaluation
 from cil.frozen import FrozenResults, Known
 from cil.log import Console
@@ -46,30 +46,48 @@ class Machine:
     keep_checkpoints: str  # newest | all
 
 
+@dataclass
+class Step:
+    """A batch that is ready to be learned from; whoever asked for it learns and leaves the losses here."""
+
+    phase: Phase
+    batch: Batch | Known
+    optimizer: torch.optim.Optimizer
+    rate: float  # factor of the learning rate
+    where: tuple[int, int, int, int]  # task, phase, epoch, step
+    last: bool = False  # of its phase
+    losses: dict[str, torch.Tensor] | None = None
+
+
 class Trainer:
     """Takes a method through a scenario, or goes on where a checkpoint left it."""
 
     def __init__(
         self, method: Method, scenario: Scenario, modifiers: Sequence[Modifier], recipe: Recipe, machine: Machine, *, seed: int,
-        run: RunDir, log: Console, stop: StopRequest, identity: dict, process: dict,
+        run: RunDir, log: Console, stop: StopRequest, frozen: FrozenResults | None, identity: dict, process: dict,
     ) -> None:  # fmt: skip
         self.method, self.scenario, self.modifiers = method.to(machine.device), scenario, modifiers
         self.recipe, self.machine, self.seed = recipe, machine, seed
         self.run, self.log, self.stop, self.identity = run, log, stop, identity
         totals = [len(task.test) for task in scenario]
-        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size)
-        self.frozen = FrozenResults(method.frozen_stage, machine.device) if isinstance(method, LearnsFromFrozen) else None
+        self.frozen = method.frozen = frozen  # where the method has a frozen stage
+        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen)
         self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
         self.encodes, self.seconds, self._since = 0, 0.0, time.perf_counter()
         self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
         self.trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
-        method.backbone.register_forward_pre_hook(self._count)
-        if machine.precision == "bf16" and isinstance(method, HasFrozenStage):
+        self.counter = method.backbone.register_forward_pre_hook(self._count)
+        if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 
     def fit(self) -> None:
+        for step in self.steps():
+            self.learn(step)
+
+    def steps(self) -> Iterator[Step]:
+        """The whole run but for the learning: every batch in its turn, and between them all that a run writes."""
         for modifier in self.modifiers:
             modifier.attach(self.method)
         first, inside = self.restore()
@@ -77,7 +95,7 @@ class Trainer:
             if inside is None:
                 self.begin(task)
                 self._modify("begin", task)
-            self._learn(task, inside)
+            yield from self._train(task, inside)
             inside = None
             if self.method.answers(task):
                 self._evaluate(task)
@@ -95,7 +113,8 @@ class Trainer:
     def begin(self, task: Task) -> None:
         """Shapes and initial values of what the task adds."""
         seed_everything(self.seed, "begin", task.index)
-        self.method.begin_task(task)
+        with self.precision():
+            self.method.begin_task(task)
         self.method.to(self.machine.device)
 
     def _modify(self, moment: str, task: Task) -> None:
@@ -103,16 +122,16 @@ class Trainer:
         for number, modifier in enumerate(self.modifiers):
             seed_everything(self.seed, "modifier", moment, number, task.index)
             self.method.eval()
-            with self._precision():
+            with self.precision():
                 getattr(modifier, f"{moment}_task")(self.method, task)
 
-    def _learn(self, task: Task, inside: dict | None) -> None:
+    def _train(self, task: Task, inside: dict | None) -> Iterator[Step]:
         for number, phase in enumerate(self.method.phases(task)):
             if inside is None or number >= inside["phase"]:
-                self._run_phase(phase, number, inside if inside and number == inside["phase"] else None)
+                yield from self._run_phase(phase, number, inside if inside and number == inside["phase"] else None)
         seed_everything(self.seed, "end", task.index)
         self.method.eval()
-        with self._precision():
+        with self.precision():
             self.method.end_task(task)
         self._modify("end", task)
         if facts := self.method.facts():
@@ -123,7 +142,7 @@ class Trainer:
                 self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)
 
     def _evaluate(self, task: Task) -> None:
-        with self._precision():
+        with self.precision():
             correct = self.evaluation(self.scenario[: task.index + 1])
         for name, matrix in self.matrices.items():
             matrix.set_row(task.index, correct[name])
@@ -134,7 +153,7 @@ class Trainer:
 
     # --- one phase ------------------------------------------------------------------------------------------------
 
-    def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> None:
+    def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> Iterator[Step]:
         optimizer = self._prepare(phase, inside)
         epochs, size = phase.epochs or self.recipe.epochs, phase.batch_size or self.recipe.batch_size
         schedule = phase.schedule or self.recipe.schedule
@@ -147,12 +166,16 @@ class Trainer:
             meter = Meter(f"{title}, epoch {epoch + 1}", 1 if self.machine.device.type == "cpu" else 20, kept)
             before = meter.images
             order = torch.randperm(len(phase.data), generator=generator(self.seed, "order", *where))
+            seed_everything(self.seed, "epoch", *where)
+            self.method.begin_epoch(phase, epoch)
             for step in range(first_step, steps):
                 rate = schedule(epoch + step / steps, epochs)
                 rows = order[step * size : (step + 1) * size]
-                losses = self._step(phase, optimizer, rate, rows, (*where, step))
-                meter.add(step, phase.data.rows[rows], losses)
-                self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), losses)
+                asked = self.step(phase, optimizer, rate, rows, (*where, step))
+                asked.last = (epoch + 1, step + 1) == (epochs, steps)
+                yield asked
+                meter.add(step, phase.data.rows[rows], asked.losses)
+                self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), asked.losses)
                 if self.stop:
                     self._save_inside(phase, number, epoch, step + 1, meter, optimizer)
                     raise Stopped(self.stop.name)
@@ -186,36 +209,35 @@ class Trainer:
             optimizer.load_state_dict(inside["optimizer"])
         return optimizer
 
-    def _step(self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, rows: torch.Tensor, where: tuple) -> dict:
+    def step(self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, rows: torch.Tensor, where: tuple) -> Step:
+        """Of a phase whose frozen stage gives all that is learned from, images are encoded once, or once and mirrored."""
         data, random = phase.data, generator(self.seed, "augment", *where)
-        known = self.frozen and data.view.variants
-        batch = self._known(data, rows, random) if known else data.batch(rows, self.machine.device, random)
-        seed_everything(self.seed, "step", *where)
-        return self._learn_from(batch, phase, optimizer, rate)
+        if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
+            with torch.no_grad(), self.precision():
+                batch = self.frozen.batch(data, rows, random, where[-1])
+        else:
+            batch = data.batch(rows, self.machine.device, random, where[-1])
+        return Step(phase, batch, optimizer, rate, where)
 
-    def _known(self, data: LabelledImages, rows: torch.Tensor, random: torch.Generator) -> Known:
-        """What the frozen stage gives for a batch; it is computed once an image and variant (the image and its mirror)."""
-        with torch.no_grad(), self._precision():
-            return self.frozen.batch(data, rows, random)
-
-    def _learn_from(self, batch: Batch | Known, phase: Phase, optimizer: torch.optim.Optimizer, rate: float) -> dict:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["initial_lr"]
-        with self._precision():
-            ask = self.method.training_step if isinstance(batch, Batch) else self.method.losses_from
-            losses = ask(batch, phase)
-        optimizer.zero_grad()
+    def learn(self, step: Step) -> None:
+        seed_everything(self.seed, "step", *step.where)
+        for group in step.optimizer.param_groups:
+            group["lr"] = step.rate * group["initial_lr"]
+        with self.precision():
+            ask = self.method.training_step if isinstance(step.batch, Batch) else self.method.losses_from
+            losses = ask(step.batch, step.phase)
+        step.optimizer.zero_grad()
         sum(losses.values()).backward()
         if self.recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.recipe.clip)
+            torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
         for modifier in self.modifiers:
-            modifier.before_step(self.method, phase)
-        optimizer.step()
+            modifier.before_step(self.method, step.phase)
+        step.optimizer.step()
         for modifier in self.modifiers:
-            modifier.after_step(self.method, phase)
-        return {name: loss.detach() for name, loss in losses.items()}
+            modifier.after_step(self.method, step.phase)
+        step.losses = {name: loss.detach() for name, loss in losses.items()}
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
 
     def _count(self, backbone: torch.nn.Module, arguments: tuple) -> None:

@@ -14,7 +14,7 @@ from scripts.compose import ROOT, compose, options  # noqa: F401
 
 CONF = ROOT / "conf"
 SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",
-         "machine=cpu", "log.live=false")  # fmt: skip
+         "machine=cpu", "log.live=false", "data.features=null")  # fmt: skip
 
 
 def run_of(config: dict) -> RunDir:

@@ -242,7 +242,7 @@ def test_the_plain_form_of_the_text_bench_has_the_same_losses_and_gradients():
     for own, plain in zip(*gradients, strict=True):
         assert (own - plain).norm() <= 1e-5 * plain.norm()
     features = method.frozen_stage(images).detach()
-    scores = bench_text.plain_scores(method, features, method.names)
+    scores = bench_text.plain_scores(method, torch.nn.functional.normalize(features, dim=1), method.names)
     torch.testing.assert_close(method.predict_from(features, None), scores, atol=1e-5, rtol=1e-5)
 
 

@@ -12,11 +12,11 @@ FLOORS = (
     {"files", "fetch", "archives", "store", "crops", "resample", "augment", "data", "metrics", "seeding", "schedule",
      "settings", "mistakes"},  # ground
     {"scenario", "registry", "rundir", "log", "signals", "meter"},  # facts
-    {"datasets", "backbones", "modules", "memory", "frozen"},  # parts
+    {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
     {"trainer", "checkpoint", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
-     "bench_data", "bench_subspace", "bench_text"},  # engine
+     "bench_data", "bench_subspace", "bench_text", "together"},  # engine
 )  # fmt: skip
 ONLY_IN = {
     "timm": ("cil/backbones/",),

@@ -99,7 +99,7 @@ class AttriCLIP(FrozenImages, Method):
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         self._texts.clear()
-        classes, features = phase.task.classes, known.frozen
+        classes, features = phase.task.classes, F.normalize(known.frozen, dim=1)
         chosen = self.choose(features)
         self.picks += torch.bincount(chosen.flatten(), minlength=len(self.picks))
         tuples, which = chosen.unique(dim=0, return_inverse=True)
@@ -152,9 +152,10 @@ class AttriCLIP(FrozenImages, Method):
     # --- tests --------------------------------------------------------------------------------------------------------
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        tuples, which = self.choose(frozen).unique(dim=0, return_inverse=True)
+        features = F.normalize(frozen, dim=1)
+        tuples, which = self.choose(features).unique(dim=0, return_inverse=True)
         texts = torch.stack([self.known(tuple(row)) for row in tuples.tolist()])
-        return scores(self.backbone.logit_scale, frozen, texts[which])
+        return scores(self.backbone.logit_scale, features, texts[which])
 
     def known(self, chosen: tuple[int, ...]) -> Tensor:
         """(names seen, width): encoded once for each prompt set and name between two steps of training."""

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.method import Method, Phase
+from cil.modules.frozen_images import FrozenImages
 from cil.scenario import Task
 
-BATCH = 250  # images at a time; the means do not depend on it
 
-
-class ClassMean(Method):
+class ClassMean(FrozenImages, Method):
     """Score of a class: cosine between the image's feature and the mean feature of the class's training images."""
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -27,23 +26,14 @@ class ClassMean(Method):
     def phases(self, task: Task) -> list[Phase]:
         return []
 
-    @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        counts = self.means.new_zeros(len(self.means), 1)
-        for batch in task.train_plain.batches(BATCH, self.means.device):
-            self.means.index_add_(0, batch.labels, self.features(batch.images).float())
-            counts.index_add_(0, batch.labels, torch.ones_like(batch.labels, dtype=counts.dtype)[:, None])
-        new = slice(task.classes.start, task.classes.stop)
-        self.means[new] /= counts[new]
+        features = self.frozen.of(task.train_plain)
+        labels = task.train_plain.labels.to(features.device)
+        for label in task.classes:
+            self.means[label] = features[labels == label].mean(0)
 
     def features(self, images: Tensor) -> Tensor:
         return self.backbone(images)
 
-    def predict(self, images: Tensor) -> Tensor:
-        return self.predict_from(self.frozen_stage(images), lambda: images)
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        return self.features(images)
-
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return F.normalize(frozen.float(), dim=1) @ F.normalize(self.means, dim=1).T
+        return F.normalize(frozen, dim=1) @ F.normalize(self.means, dim=1).T

@@ -43,4 +43,4 @@ class ContinualCLIP(FrozenImages, Method):
         self.texts[task.classes.start : task.classes.stop] = F.normalize(mean, dim=1)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return scores(self.backbone.logit_scale, frozen, self.texts)
+        return scores(self.backbone.logit_scale, F.normalize(frozen, dim=1), self.texts)

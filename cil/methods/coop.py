@@ -65,7 +65,7 @@ class CoOp(FrozenImages, Method):
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         among = phase.task.rivals
         texts = self.encoded(self.names[among.start : among.stop])
-        logits = scores(self.backbone.logit_scale, known.frozen, texts)
+        logits = scores(self.backbone.logit_scale, F.normalize(known.frozen, dim=1), texts)
         return {"ce": F.cross_entropy(logits, known.labels - among.start)}
 
     def encoded(self, names: list[str]) -> Tensor:
@@ -80,4 +80,4 @@ class CoOp(FrozenImages, Method):
     # --- tests --------------------------------------------------------------------------------------------------------
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return scores(self.backbone.logit_scale, frozen, self.texts)
+        return scores(self.backbone.logit_scale, F.normalize(frozen, dim=1), self.texts)

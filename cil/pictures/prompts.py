@@ -55,7 +55,7 @@ def draw_prompts(
     require(method, ChoosesPrompts, "pictures of prompts")
     require(method.backbone, HasCamLayer, "pictures of prompts")
     with torch.no_grad():
-        chosen, texts = method.choose(method.frozen_stage(images)), method.alone()
+        chosen, texts = method.choose(F.normalize(method.frozen_stage(images), dim=1)), method.alone()
     maps = grad_cam(method.backbone, images, texts, contrast=contrast).cpu().numpy()
     seen, spec = shown(images, method.backbone.image.mean, method.backbone.image.std), range(len(images))
     rows = [[(seen[n], maps[n, k], f"prompt {k + 1}") for k in chosen[n].tolist()] for n in spec]

@@ -2,6 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from cil.build import make
+from cil.frozen import FrozenResults
 from cil.methods.class_mean import ClassMean
 from cil.scenario import Scenario
 from tests.harness import compose
@@ -9,6 +10,7 @@ from tests.harness import compose
 
 def learn(scenario) -> ClassMean:
     method = ClassMean(make(compose("backbone=vit_tiny")["backbone"], "backbone")).eval()
+    method.frozen = FrozenResults(method.frozen_stage, torch.device("cpu"))
     for task in scenario:
         method.begin_task(task)
         method.end_task(task)

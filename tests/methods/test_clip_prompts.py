@@ -48,7 +48,8 @@ def test_what_attriclip_trains(small, reading, tmp_path, scenario):  # noqa: F81
     trainer = trainer_of(small("attriclip", f"reading={reading}"), tmp_path)
     initial = {name: p.detach().clone() for name, p in trainer.method.named_parameters()}
     trainer.begin(scenario[0])
-    trainer._learn(scenario[0], None)
+    for step in trainer._train(scenario[0], None):
+        trainer.learn(step)
     moved = {name for name, p in trainer.method.named_parameters() if not torch.equal(p, initial[name])}
     text = {
         name for name in initial if name.startswith("backbone.") and ".visual." not in name and "token_embedding" not in name
@@ -158,8 +159,8 @@ def test_scores_are_exact_in_half_precision(small, tmp_path, scenario):  # noqa:
     trainer = fitted(small("continual_clip", "machine.precision=bf16"), tmp_path)
     with torch.inference_mode():
         frozen = trainer.evaluation.frozen.of(scenario[0].test)
-        with trainer._precision():
+        with trainer.precision():
             scores = trainer.method.predict_from(frozen, None)
-        wanted = trainer.method.backbone.logit_scale * frozen @ trainer.method.texts.T
+        wanted = trainer.method.backbone.logit_scale * torch.nn.functional.normalize(frozen, dim=1) @ trainer.method.texts.T
         assert scores.dtype == torch.float32
         torch.testing.assert_close(scores, wanted)

@@ -46,7 +46,7 @@ def test_scores_exactly_the_seen_classes_and_only_moves_its_phase(small, method,
     def watch(phase, number, inside, run_phase=trainer._run_phase):
         before = copy.deepcopy(dict(trainer.method.named_parameters()))
         free = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
-        run_phase(phase, number, inside)
+        yield from run_phase(phase, number, inside)
         for name, parameter in trainer.method.named_parameters():
             if id(parameter) not in free:
                 assert torch.equal(parameter, before[name]), f"{name} moved outside its phase"

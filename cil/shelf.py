@@ -1,0 +1,48 @@
+"""What a frozen encoder gave for the images of a split, kept on disk: the next method, seed or setting encodes nothing.
+
+data/features/<key>/
+    made.json           which encoder and which view the key stands for
+    00042.safetensors   the results of one block of rows; carries its own checksum
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from cil.augment import View
+from cil.data import Pictures, content
+from cil.files import keep_or_make, write_json
+
+
+class Shelf:
+    """All that one encoder gave, by split and view."""
+
+    def __init__(self, root: Path, encoder: dict) -> None:
+        """`encoder`: what decides its results, in plain words and numbers."""
+        self._root, self._encoder = root, encoder
+
+    def place(self, pixels: Pictures, view: View) -> "Place":
+        shown = hashlib.sha256(repr(tuple(pixels.shape)).encode())
+        shown.update(content(pixels))
+        made = {"encoder": self._encoder, "view": view.words(), "images": shown.hexdigest()[:16], "count": len(pixels)}
+        key = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+        return Place(self._root / key, made)
+
+
+class Place:
+    """One split through one view. Blocks are whole or absent; of jobs that want the same one, one makes it."""
+
+    def __init__(self, folder: Path, made: dict) -> None:
+        self.folder, self._about = folder, json.dumps(made, sort_keys=True)
+        if not (folder / "made.json").exists():
+            write_json(folder / "made.json", made)
+
+    def block(self, number: int, make: Callable[[], Tensor]) -> Tensor:
+        with (self.folder / "lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            kept = keep_or_make(self.folder / f"{number:05d}.safetensors", lambda: {"results": make().cpu()}, self._about)
+        return kept["results"]
