@@ -63,6 +63,21 @@ class LearnsFromFrozen(HasFrozenStage, Protocol):
 
 
 @runtime_checkable
+class LearnsTogether(LearnsFromFrozen, Protocol):
+    """can learn beside others of its kind: one stacked parameter, whose losses come from what was drawn (method=rapf or awpf)
+
+    losses_from(known, phase) equals [0] of losses_of(adapter[None], drawn(known, phase) with a dimension before each part).
+    """
+
+    adapter: nn.Parameter
+    apart: tuple[str, ...]  # settings in which those that learn together may differ: training does not see them
+
+    def drawn(self, known: Known, phase: object) -> tuple[Tensor, ...]: ...
+
+    def losses_of(self, adapters: Tensor, drawn: tuple[Tensor, ...]) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
 class ChoosesPrompts(Protocol):
     """chooses text prompts by the image (method=attriclip)"""
 
@@ -71,6 +86,13 @@ class ChoosesPrompts(Protocol):
     def choose(self, features: Tensor) -> Tensor: ...
 
     def alone(self) -> Tensor: ...
+
+
+@runtime_checkable
+class HasEmbedding(HasFrozenStage, Protocol):
+    """moves frozen features to where it compares them (method=rapf or awpf)"""
+
+    def embedded(self, frozen: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

@@ -1,0 +1,79 @@
+"""AWPF: adaptive weighted parameter fusion with CLIP (Guo et al. 2025), in the reading that its specification fixes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cil.method import Method, Phase
+from cil.mistakes import Mistake, nearest
+from cil.modules.balance import discrepancy, separability, shift, trust
+from cil.modules.fused_adapter import FusedAdapter
+from cil.modules.fusion import PLAIN, decomposed, stacked
+from cil.scenario import Task
+
+FUSIONS = ("stacked", "decomposed", *PLAIN)
+BALANCES = ("mmd_lda", "mmd", "lda", "half")
+
+
+class AWPF(FusedAdapter, Method):
+    """After each task the adapter's low-rank factors are stacked on the old ones, weighted by how far the tasks lie apart
+    (MMD) and how well their classes part (LDA)."""
+
+    apart = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
+
+    def __init__(
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
+        shrinkage: bool, hinge: float, margin: float, threshold: float, fusion: str, balance: str, mmd_weight: float,
+        energy: float, least: float, samples: int, bias: float,
+    ) -> None:  # fmt: skip
+        """Down to `threshold`: see FusedAdapter. `fusion`: `stacked`, or one to compare with: `decomposed` (RAPF's, with its
+        `bias`), `average`, `new` or `old`.
+
+        `balance`: what the weight of the new matrix is made of; `mmd_weight` is λ, `energy` η, `least` its lower bound,
+        `samples` the pseudo-features of each class that it is measured on.
+        """
+        super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
+                         shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
+        for value, known, key in ((fusion, FUSIONS, "fusion"), (balance, BALANCES, "balance")):
+            if value not in known:
+                raise Mistake(f"method.{key}={value} is not known; {nearest(value, known)}")
+        for value, key in ((mmd_weight, "mmd_weight"), (least, "least"), (energy, "energy")):
+            if not 0 <= value <= 1:
+                raise Mistake(f"method.{key}={value} is not between 0 and 1; type method.{key}=0.5")
+        if samples < 2:
+            raise Mistake(f"method.samples={samples} measure no scatter; type method.samples=100")
+        self.fusion, self.balance, self.mmd_weight, self.energy = fusion, balance, mmd_weight, energy
+        self.least, self.samples, self.bias = least, samples, bias
+        self._told: dict = {}
+
+    def phases(self, task: Task) -> list[Phase]:
+        self._told = {}
+        return [Phase("train", task, task.train, [self.adapter])]
+
+    def merged(self, old: Tensor, new: Tensor) -> Tensor:
+        if self.fusion == "decomposed":
+            return decomposed(old, new, self.bias)
+        weight, ranks = PLAIN.get(self.fusion), ()
+        if weight is None:
+            weight = max(self.least, self.weight())
+            merged, ranks = stacked(old, new, weight, self.energy)
+        else:
+            merged = (1 - weight) * old + weight * new
+        self._told |= {"weight of new": round(weight, 4), "ranks": list(ranks)}
+        return merged
+
+    def weight(self) -> float:
+        """τ: of pseudo-features of the last two tasks, behind the new matrix."""
+        last, new = self.tasks[-2:]
+        labels = torch.arange(last.start, new.stop, device=self.adapter.device)
+        features = self.embedded(self.gaussians.sample(labels, self.samples).flatten(0, 1))
+        apart = len(last) * self.samples
+        moved = shift(discrepancy(features[:apart], features[apart:]))
+        parted = separability(features, labels.repeat_interleave(self.samples))
+        self._told = {"MMD": round(moved, 4), "LDA": round(parted, 4)}
+        measured = {"mmd_lda": (moved, parted), "mmd": (moved, 0.5), "lda": (0.5, parted)}
+        return 0.5 if self.balance == "half" else trust(*measured[self.balance], self.mmd_weight)
+
+    def facts(self) -> dict:
+        return {**self._told, "ridge": self.gaussians.ridge}

@@ -1,0 +1,34 @@
+"""RAPF: near classes held apart by their texts, and decomposed parameter fusion (Huang et al., ECCV 2024)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from cil.method import Method, Phase
+from cil.modules.fused_adapter import FusedAdapter
+from cil.modules.fusion import decomposed
+from cil.scenario import Task
+
+
+class RAPF(FusedAdapter, Method):
+    """After each task every coordinate of the adapter keeps at least `bias` of its change, the largest all of it."""
+
+    apart = ("bias",)
+
+    def __init__(
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
+        shrinkage: bool, hinge: float, margin: float, threshold: float, bias: float,
+    ) -> None:  # fmt: skip
+        """All but `bias`: see FusedAdapter."""
+        super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
+                         shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
+        self.bias = bias
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, task.train, [self.adapter])]
+
+    def merged(self, old: Tensor, new: Tensor) -> Tensor:
+        return decomposed(old, new, self.bias)
+
+    def facts(self) -> dict:
+        return {"near pairs": len(self.pairs), "ridge": self.gaussians.ridge}
