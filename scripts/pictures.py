@@ -1,15 +1,18 @@
-"""Pictures of a finished run: which prompts its images choose, and where they look for them.
+"""Pictures of a finished run, in its folder.
 
 python scripts/pictures.py outputs/glyphs_10tasks/attriclip/<digest>/seed0      # or: make pictures RUN=…
 
-They lie in the run's folder: prompts_of_images.png (a row an image, under the prompts that it chose), images_of_prompts.png
-(a row a prompt, over all images) and keys.png (how often each key was chosen, task by task).
+Of a method that chooses prompts: prompts_of_images (a row an image, under the prompts that it chose), images_of_prompts (a
+row a prompt, over all images) and keys (how often each key was chosen, task by task). Of an adapter: tsne, the backbone's
+features of all test images seen beside the method's; --task 2 as they were after the second task.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,36 +25,65 @@ SCORES = ("cosine", "contrast")
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=6, help="test images, each of another task")
+    parser.add_argument("--images", type=int, default=6, help="of prompts: test images, each of another task")
     parser.add_argument("--format", choices=("png", "svg"), default="png")
-    parser.add_argument("--score", choices=SCORES, default="cosine", help="contrast: against all other prompts")
+    parser.add_argument("--score", choices=SCORES, default="cosine", help="of prompts; contrast: against all others")
+    parser.add_argument("--task", type=int, help="of features: after this task, counted from 1")
     asked = parser.parse_args(words)
-    return guarded(lambda: draw(asked.run, asked.images, asked.format, asked.score))
+    return guarded(lambda: draw(asked.run, asked.images, asked.format, asked.score, asked.task))
 
 
-def draw(path: Path, count: int, kind: str, score: str) -> None:
+def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", task: int | None = None) -> None:
     if not (path / "DONE").exists():
         raise Mistake(f"{path} is no finished run; type make pictures RUN=outputs/…/seed0")
     if count < 1:
         raise Mistake(f"--images {count} is not a whole number from 1 on; type --images 6")
+    from cil.build import reopened
+    from cil.capabilities import ChoosesPrompts, HasEmbedding
+
+    trainer = reopened(path, task)
+    if isinstance(trainer.method, ChoosesPrompts):
+        files = prompts(trainer, path, count, kind, score)
+    elif isinstance(trainer.method, HasEmbedding):
+        files = features(trainer, path, kind, task)
+    else:
+        raise Mistake(f"{type(trainer.method).__name__} neither chooses prompts nor moves features, so there is nothing to draw; "
+                      "type the folder of a run of method=attriclip, rapf or awpf")  # fmt: skip
+    for file in files:
+        print(file)
+
+
+def prompts(trainer: Any, path: Path, count: int, kind: str, score: str) -> Iterator[Path]:
     import torch
 
-    from cil.build import reopened
     from cil.pictures.prompts import draw_prompts, draw_usage
 
-    trainer = reopened(path)
     tasks = trainer.scenario[:: max(1, len(trainer.scenario) // count)][:count]
     singles = [task.test.batch(torch.tensor([len(task.test) // 2]), trainer.machine.device) for task in tasks]
     names = [trainer.scenario.class_names[int(batch.labels)] for batch in singles]
-    folder = path / "pictures"
-    files = tuple(folder / f"{name}.{kind}" for name in ("prompts_of_images", "images_of_prompts", "keys"))
+    files = tuple(path / "pictures" / f"{name}.{kind}" for name in ("prompts_of_images", "images_of_prompts", "keys"))
     draw_prompts(files[:2], trainer.method, torch.cat([batch.images for batch in singles]), names, score == "contrast")
     events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
     shares = {event["task"]: event["chosen %"] for event in events if "chosen %" in event}
     draw_usage(files[2], list(shares.values()), "how many images chose each key in training")
     print(f"{len(tasks)} images, Grad-CAM of the {score}; prompts encoded alone" + with_words(trainer.method))
-    for file in files:
-        print(file)
+    yield from files
+
+
+def features(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:
+    import torch
+    import torch.nn.functional as F
+
+    from cil.pictures.tsne import draw_planes
+
+    seen = trainer.scenario[: len(trainer.method.tasks)]
+    with torch.no_grad():
+        frozen = torch.cat([trainer.frozen.of(one.test) for one in seen])
+        sets = {"CLIP": F.normalize(frozen, dim=1), type(trainer.method).__name__: trainer.method.embedded(frozen)}
+    file = path / "pictures" / (f"tsne.{kind}" if task is None else f"tsne_task_{task:02d}.{kind}")
+    draw_planes(file, sets, torch.cat([one.test.labels for one in seen]).to(frozen.device), trainer.scenario.class_names)
+    print(f"t-SNE of {len(frozen)} test images of {len(seen)} tasks")
+    yield file
 
 
 def with_words(method: object) -> str:
