@@ -7,7 +7,7 @@ python scripts/bench.py floor eval method=continual_clip --batch 16 --rounds 5
 floor: the bare backbone, forward and backward · step: a training step · eval: a test batch, cold and warm ·
 data: batches of images against Pillow, image by image; of photographs also the way from the files to the first batch,
 before and after decoding · subspace: gradient projection's basis update · text: AttriCLIP's text tower on the shapes of
-CLIP ViT-B/16. Words with = go to Hydra.
+CLIP ViT-B/16 · features, only when asked for: whole runs with and without kept features. Words with = go to Hydra.
 """
 
 import argparse
@@ -24,11 +24,12 @@ from cil.mistakes import Mistake, nearest
 from scripts.compose import compose, guarded
 
 ROWS = ("floor", "step", "eval", "data", "subspace", "text")
+ASKED = ("features",)  # takes minutes
 
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="WORD", help=f"rows ({', '.join(ROWS)}) and settings (key=value)")
+    parser.add_argument("words", nargs="*", metavar="WORD", help=f"rows ({', '.join(ROWS + ASKED)}) and settings (key=value)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
@@ -50,14 +51,15 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
     settings = [word for word in asked.words if "=" in word]
     chosen = [word for word in asked.words if "=" not in word] or ROWS
     for word in chosen:
-        if word not in ROWS:
-            raise Mistake(f"bench: {word!r} is not known; {nearest(word, ROWS)}")
+        if word not in ROWS + ASKED:
+            raise Mistake(f"bench: {word!r} is not known; {nearest(word, ROWS + ASKED)}")
     config = compose(*settings)
 
     import torch
 
     from cil.bench import Bench
     from cil.bench_data import archive, data
+    from cil.bench_features import features
     from cil.bench_subspace import subspace
     from cil.bench_text import text
     from cil.build import device_of, experiment
@@ -76,6 +78,9 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
                     yield from data(first, batch=asked.batch, rounds=asked.rounds)
                     if isinstance(first.pixels, Pixels):
                         yield from archive(config, trainer.method.backbone)
+                    continue
+                if word == "features":
+                    yield from features(config)
                     continue
                 if word in alone:
                     yield from alone[word](asked.rounds)

@@ -47,7 +47,7 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     elif isinstance(trainer.method, HasEmbedding):
         files = features(trainer, path, kind, task)
     else:
-        raise Mistake(f"{type(trainer.method).__name__} neither chooses prompts nor moves features, so there is nothing to draw; "
+        raise Mistake(f"{type(trainer.method).__name__} neither chooses prompts nor moves features: nothing to draw; "
                       "type the folder of a run of method=attriclip, rapf or awpf")  # fmt: skip
     for file in files:
         print(file)

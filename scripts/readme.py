@@ -4,6 +4,7 @@ python scripts/readme.py results                        # every method on Split-
 python scripts/readme.py switches                       # each switch between a paper and its code, one at a time
 python scripts/readme.py across                         # two alphabets, one after the other: FT, BT, the union
 python scripts/readme.py sweeps                         # AttriCLIP's tables 6, 7 and 8 on Split-Glyphs
+python scripts/readme.py adapters                       # RAPF and AWPF: merges, λ, features on a plane, what is encoded
 python scripts/readme.py text                           # what packed text saves
 python scripts/readme.py photographs dataset.md5=…      # the TinyImageNet rows
 """
@@ -23,6 +24,7 @@ from cil.report.collect import MEANING, collect, rows, table
 from cil.report.paired import paired
 from cil.report.table import fill, grid, number
 from cil.rundir import address
+from scripts import readme_adapters
 from scripts.compose import ROOT, compose, guarded, options
 from scripts.readme_clip import alphabets, clip, pictures, sweeps
 from scripts.runs import OUTPUTS, found, listed, run, spelled
@@ -36,7 +38,7 @@ ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can m
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("results", "switches", "across", "sweeps", "photographs", "text"))
+    parser.add_argument("table", choices=("results", "switches", "across", "sweeps", "adapters", "photographs", "text"))
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
     make = {
@@ -44,6 +46,7 @@ def main() -> int:
         "switches": switches,
         "across": lambda settings: fill(PAGE, "across", alphabets(settings)),
         "sweeps": lambda settings: fill(METHODS, "sweeps", sweeps(settings)),
+        "adapters": adapters,
         "photographs": photographs,
         "text": text,
     }[asked.table]
@@ -156,6 +159,14 @@ def text(settings: list[str]) -> None:
     found = map(json.loads, told.stdout.splitlines())
     lines = [[row["what"], f"{row['times_faster']:.1f}", f"{row['seconds']:.2f}"] for row in found]
     fill(PAGE, "text", grid(["what", "times faster", "seconds"], lines, markdown=True))
+
+
+def adapters(settings: list[str]) -> None:
+    """RAPF and AWPF on the same features."""
+    readme_adapters.planes(settings)
+    for block in ("adapters", "fusions", "lambda"):
+        fill(PAGE, block, getattr(readme_adapters, {"lambda": "sweep"}.get(block, block))(settings))
+    fill(PAGE, "features", readme_adapters.features())
 
 
 def photographs(settings: list[str]) -> None:

@@ -16,7 +16,7 @@ FLOORS = (
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
     {"trainer", "checkpoint", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
-     "bench_data", "bench_subspace", "bench_text", "together"},  # engine
+     "bench_data", "bench_subspace", "bench_text", "bench_features", "together"},  # engine
 )  # fmt: skip
 ONLY_IN = {
     "timm": ("cil/backbones/",),

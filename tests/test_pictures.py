@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from cil.build import make
 from cil.mistakes import Mistake
 from cil.pictures.prompts import draw_usage, folded, grad_cam
+from cil.pictures.tsne import apart
 from scripts import pictures
 from tests import harness
 
@@ -71,13 +72,6 @@ def test_a_folder_that_is_no_finished_run(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path} is no finished run; type make pictures RUN=outputs/…/seed0\n"
 
 
-def test_a_method_without_prompts_is_refused(compose, capsys):
-    path = harness.execute(compose("method=class_mean", "scenario.tasks=50")).path
-    assert pictures.main([str(path)]) == 2
-    line = "pictures of prompts needs a method that chooses text prompts by the image (method=attriclip); ClassMean does not"
-    assert line in capsys.readouterr().err
-
-
 def test_usage_and_folding(tmp_path):
     draw_usage(tmp_path / "keys.png", [[100, 0], [50, 50]], "keys")
     assert (tmp_path / "keys.png").stat().st_size > 1000
@@ -103,3 +97,30 @@ def test_a_run_in_half_precision_and_one_without_a_checkpoint(run, capsys):
         file.unlink()
     assert pictures.main([str(path)]) == 2
     assert "has no checkpoint any more" in capsys.readouterr().err
+
+
+def test_features_after_a_task(compose, capsys):
+    run = harness.execute(compose("method=rapf", "scenario.tasks=10", "train.epochs=1", "machine.keep_checkpoints=all"))
+    for words, name in (([], "tsne.png"), (["--task", "2", "--format", "svg"], "tsne_task_02.svg")):
+        drawn = []
+        for _ in range(2):
+            assert pictures.main([str(run.path), *words]) == 0
+            drawn.append((run.path / "pictures" / name).read_bytes())
+        assert drawn[0] == drawn[1]
+    assert "60 test images of 2 tasks" in capsys.readouterr().out
+    assert pictures.main([str(run.path), "--task", "11"]) == 2
+    assert "machine.keep_checkpoints=all" in capsys.readouterr().err
+
+
+def test_names_on_a_plane_do_not_lie_on_one_another():
+    moved = apart([(0.5, 0.5), (0.5, 0.5), (0.52, 0.51), (0.9, 0.5)], least=0.04)
+    for i in range(3):
+        for j in range(i):
+            assert abs(moved[i] - moved[j])[1] >= 0.04
+    assert tuple(moved[3]) == (0.9, 0.5)
+
+
+def test_a_method_without_either_is_refused(compose, capsys):
+    run = harness.execute(compose("method=continual_clip", "scenario.tasks=50"))
+    assert pictures.main([str(run.path)]) == 2
+    assert "method=attriclip, rapf or awpf" in capsys.readouterr().err

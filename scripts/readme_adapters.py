@@ -1,0 +1,132 @@
+"""The blocks of the front page on adapters behind CLIP: called by scripts/readme.py, which has the commands."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+from cil.pictures.sweep import draw_sweep
+from cil.report.paired import paired
+from cil.report.table import grid, mean_and_spread
+from cil.rundir import address
+from scripts.compose import ROOT, compose, swept
+from scripts.pictures import draw
+from scripts.runs import OUTPUTS, found, listed, run
+
+SEEDS, SCENARIO, ON = range(5), "scenario=glyphs_10tasks", "backbone=clip_tiny"
+PICTURES = ROOT / "cil" / "pictures"
+FUSION, FIGURE4 = "awpf_fusion/glyphs_10tasks", "awpf_figure4/glyphs_10tasks"
+ROWS = {
+    "continual_clip": ["method=continual_clip"],
+    "class_mean": ["method=class_mean", ON],
+    "rapf": ["method=rapf"],
+    "awpf": ["method=awpf"],
+    "joint adapter": ["method=rapf", "scenario.tasks=1"],
+    "joint, all weights": ["method=joint", ON],
+}
+NUMBERS = {"Avg": "incremental_average", "Last": "acc", "forgetting": "forgetting"}
+
+FUSIONS = {
+    "stacked (λ 0.5, η 0.99)": ["method.fusion=stacked"],
+    "stacked, λ 0.9": ["method.fusion=stacked", "method.mmd_weight=0.9"],
+    "stacked, by MMD alone": ["method.fusion=stacked", "method.balance=mmd"],
+    "stacked, by LDA alone": ["method.fusion=stacked", "method.balance=lda"],
+    "stacked, weight 0.5": ["method.fusion=stacked", "method.balance=half"],
+    "stacked, η 0.9": ["method.fusion=stacked", "method.energy=0.9"],
+    "stacked, η 1": ["method.fusion=stacked", "method.energy=1.0"],
+    "average": ["method.fusion=average"],
+    "decomposed (RAPF)": ["method.fusion=decomposed"],
+    "new only": ["method.fusion=new"],
+    "old only": ["method.fusion=old"],
+}
+
+
+def adapters(settings: list[str]) -> str:
+    """All rows on the same features."""
+    for words in ROWS.values():
+        run(*words, SCENARIO, f"seed={listed(SEEDS)}", *settings)
+    lines = []
+    for name, words in ROWS.items():
+        runs = found(*words, SCENARIO, seeds=SEEDS)
+        one = runs[0]["tasks"] == 1 or name.startswith("joint")
+        numbers = [[s["class_il"][key] for s in runs] for key in NUMBERS.values()]
+        told = [mean_and_spread(own) if not one or key == "Last" else "–" for key, own in zip(NUMBERS, numbers)]
+        lines.append([name, *told, mean_and_spread([s["task_il"]["acc"] for s in runs]), str(len(runs))])
+    return grid(["method", *NUMBERS, "task-IL", "seeds"], lines, markdown=True)
+
+
+def fusions(settings: list[str]) -> str:
+    """The same training, merged in each way; what each does beside the stacked merge, seed by seed."""
+    together(f"experiment={FUSION}", *settings)
+    together(f"experiment={FUSION}", "method.fusion=stacked", "method.mmd_weight=0.9", *settings)
+    together(f"experiment={FUSION}", "method.fusion=stacked", "method.balance=mmd,lda,half", *settings)
+    together(f"experiment={FUSION}", "method.fusion=stacked", "method.energy=0.9,1.0", *settings)
+    base = [s["class_il"]["acc"] for s in of(FUSION, "method.fusion=stacked")]
+    lines = []
+    for label, words in FUSIONS.items():
+        runs = of(FUSION, *words)
+        numbers = [mean_and_spread([s["class_il"][key] for s in runs]) for key in NUMBERS.values()]
+        last = [s["class_il"]["acc"] for s in runs]
+        lines.append([label, *numbers, weights(runs), "–" if last == base else str(paired(base, last))])
+    return grid(["merge", *NUMBERS, "weight of new", "Last less stacked's"], lines, markdown=True)
+
+
+def sweep(settings: list[str]) -> str:
+    """Figure 4, as a plot and in words."""
+    together(f"experiment={FIGURE4}", *settings)
+    values, seeds = swept(FIGURE4)["method.mmd_weight"], swept(FIGURE4)["seed"]
+    runs = [of(FIGURE4, f"method.mmd_weight={value}", seeds=range(len(seeds))) for value in values]
+    lines = {name: [[s["class_il"][key] for s in own] for own in runs] for name, key in NUMBERS.items()}
+    shares = {"weight of the new matrix": [[weight(s) for s in own] for own in runs]}
+    levels = {name: [s["class_il"]["acc"] for s in of(FUSION, f"method.fusion={fusion}")]
+              for name, fusion in (("Last, RAPF's merge", "decomposed"), ("Last, average", "average"))}  # fmt: skip
+    draw_sweep(PICTURES / "awpf_lambda.svg", "λ: how much MMD counts against LDA", [float(value) for value in values],
+               {"percent": {"Avg": lines["Avg"], "Last": lines["Last"]}, "points": {"forgetting": lines["forgetting"]},
+                "share": shares}, {name: sum(own) / len(own) for name, own in levels.items()})  # fmt: skip
+    rows = [[value, *(mean_and_spread(lines[name][n]) for name in NUMBERS), weights(own)]
+            for n, (value, own) in enumerate(zip(values, runs))]  # fmt: skip
+    return grid(["λ", *NUMBERS, "weight of new"], rows, markdown=True)
+
+
+def planes(settings: list[str]) -> None:
+    """Figure 3: the features after the second task, from a run that keeps every checkpoint."""
+    words = ["method=awpf", SCENARIO, "seed=0", *settings]
+    run(*words, f"outputs={OUTPUTS / 'kept'}", "machine.keep_checkpoints=all")
+    folder = OUTPUTS / "kept" / address(compose(*words))
+    draw(folder, kind="svg", task=2)
+    shutil.copy(folder / "pictures" / "tsne_task_02.svg", PICTURES / "tsne.svg")
+
+
+def features() -> str:
+    """`scripts/bench.py features` as a table."""
+    lines = []
+    for method in ("rapf", "awpf", "class_mean"):
+        words = [sys.executable, ROOT / "scripts" / "bench.py", "features", f"method={method}", ON]
+        told = subprocess.run(words, capture_output=True, text=True, check=True)
+        for row in map(json.loads, told.stdout.splitlines()):
+            encodes = f"{row['image_encodes']:,} ({row['image_encodes'] / row['images']:.1f} an image)"
+            lines.append([method, row["what"], encodes, f"{row['seconds']:.1f}", f"{row['times_faster']:.1f}"])
+    return grid(["method", "features", "image encodes", "seconds", "times faster"], lines, markdown=True)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def together(*words: str) -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "together.py", *words], cwd=ROOT, check=True)
+
+
+def of(experiment: str, *words: str, seeds: range = SEEDS) -> list[dict]:
+    return found(f"experiment={experiment}", *words, seeds=seeds)
+
+
+def weight(summary: dict) -> float | None:
+    """The mean weight of the new matrix over the merges of a run."""
+    lines = (OUTPUTS / summary["address"] / "events.jsonl").read_text().splitlines()
+    told = [event["weight of new"] for event in map(json.loads, lines) if "weight of new" in event]
+    return sum(told) / len(told) if told else None
+
+
+def weights(runs: list[dict]) -> str:
+    found = [weight(summary) for summary in runs]
+    return "–" if None in found else mean_and_spread(found, 2)
