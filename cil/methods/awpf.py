@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cil.capabilities import HasText, require
 from cil.method import Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.modules.balance import discrepancy, separability, shift, trust
@@ -33,6 +34,7 @@ class AWPF(FusedAdapter, Method):
         `balance`: what the weight of the new matrix is made of; `mmd_weight` is λ, `energy` η, `least` its lower bound,
         `samples` the pseudo-features of each class that it is measured on.
         """
+        require(backbone, HasText, "awpf")
         super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
                          shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
         for value, known, key in ((fusion, FUSIONS, "fusion"), (balance, BALANCES, "balance")):

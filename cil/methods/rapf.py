@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from cil.capabilities import HasText, require
 from cil.method import Method, Phase
 from cil.modules.fused_adapter import FusedAdapter
 from cil.modules.fusion import decomposed
@@ -20,6 +21,7 @@ class RAPF(FusedAdapter, Method):
         shrinkage: bool, hinge: float, margin: float, threshold: float, bias: float,
     ) -> None:  # fmt: skip
         """All but `bias`: see FusedAdapter."""
+        require(backbone, HasText, "rapf")
         super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
                          shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
         self.bias = bias

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.backbones.templates import templates as named
-from cil.capabilities import HasText, require
 from cil.data import Batch
 from cil.frozen import Known
 from cil.mistakes import Mistake
@@ -47,7 +46,6 @@ class FusedAdapter(FrozenImages, nn.Module):
         to its text than to that of a new class, by `margin`, where the two texts are less than `threshold` apart.
         """
         super().__init__()
-        require(backbone, HasText, "an adapter")
         if classes_drawn < 1 or int(PER_CLASS * beta) < 1:
             raise Mistake(f"method.classes_drawn={classes_drawn} method.beta={beta} draw nothing of old classes; type "
                           "method.classes_drawn=2 method.beta=1.0")  # fmt: skip
