@@ -30,7 +30,7 @@ TOGETHER = 32  # runs at a time: their images' features are shared, their parame
 
 
 def main(words: list[str] | None = None) -> int:
-    words = sys.argv[1:] if words is None else words
+    words = [word for word in (sys.argv[1:] if words is None else words) if word not in ("-m", "--multirun")]
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         return 0
