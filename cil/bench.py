@@ -168,13 +168,13 @@ class Bench:
         count = iter(range(10**9))
         rate = self.trainer.recipe.schedule(0, phase.epochs or self.trainer.recipe.epochs)
         made = phase.data.batch(rows, self.device, torch.Generator())
-        model = lambda: self.trainer.learn(Step(phase, made, optimizer, rate, (0, 0, 0, 0)))  # noqa: E731
+
+        def step() -> Step:
+            return Step(phase, rows, optimizer, rate, (0, 0, 0, next(count)))
+
+        model = lambda: self.trainer.learn_from(step(), made)  # noqa: E731
         model()  # the optimizer makes its state once
-
-        def call() -> None:
-            self.trainer.learn(self.trainer.step(phase, optimizer, rate, rows, (0, 0, 0, next(count))))
-
-        return call, model, len(rows)
+        return lambda: self.trainer.learn(step()), model, len(rows)
 
     def eval(self) -> Iterator[dict]:
         """A test batch; with a frozen stage also once its results are kept."""

@@ -55,14 +55,19 @@ class Stack:
         self.adapters = nn.Parameter(torch.stack([trainer.method.adapter.detach() for trainer in trainers]))
         self.optimizer = trainers[0].recipe.optimizer([self.adapters])
         self.rate = self.optimizer.param_groups[0]["lr"]
+        seeds = list(dict.fromkeys(trainer.seed for trainer in trainers))
+        self.leaders = [next(n for n, trainer in enumerate(trainers) if trainer.seed == seed) for seed in seeds]
+        self.followed = torch.tensor([seeds.index(trainer.seed) for trainer in trainers], device=self.adapters.device)
 
     def learn(self, steps: Sequence[Step]) -> None:
-        drawn = []
-        for trainer, step in zip(self.trainers, steps):
+        drawn = []  # runs of one seed draw the same
+        for trainer, step in ((self.trainers[number], steps[number]) for number in self.leaders):
+            batch = trainer.batch(step)
             seed_everything(trainer.seed, "step", *step.where)
-            drawn.append(trainer.method.drawn(step.batch, step.phase))
+            drawn.append(trainer.method.drawn(batch, step.phase))
+        stacked = type(drawn[0])(*(torch.stack(parts)[self.followed] for parts in zip(*drawn)))
         self.optimizer.param_groups[0]["lr"] = steps[0].rate * self.rate
-        losses = self.method.losses_of(self.adapters, type(drawn[0])(*map(torch.stack, zip(*drawn))))
+        losses = self.method.losses_of(self.adapters, stacked)
         self.optimizer.zero_grad()
         sum(losses.values()).sum().backward()
         self.optimizer.step()

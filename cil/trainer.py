@@ -48,10 +48,10 @@ class Machine:
 
 @dataclass
 class Step:
-    """A batch that is ready to be learned from; whoever asked for it learns and leaves the losses here."""
+    """What is to be learned next; whoever asked for it learns and leaves the losses here."""
 
     phase: Phase
-    batch: Batch | Known
+    rows: torch.Tensor  # of the phase's data
     optimizer: torch.optim.Optimizer
     rate: float  # factor of the learning rate
     where: tuple[int, int, int, int]  # task, phase, epoch, step
@@ -171,8 +171,8 @@ class Trainer:
             for step in range(first_step, steps):
                 rate = schedule(epoch + step / steps, epochs)
                 rows = order[step * size : (step + 1) * size]
-                asked = self.step(phase, optimizer, rate, rows, (*where, step))
-                asked.last = (epoch + 1, step + 1) == (epochs, steps)
+                last = (epoch + 1, step + 1) == (epochs, steps)
+                asked = Step(phase, rows, optimizer, rate, (*where, step), last)
                 yield asked
                 meter.add(step, phase.data.rows[rows], asked.losses)
                 self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), asked.losses)
@@ -209,23 +209,24 @@ class Trainer:
             optimizer.load_state_dict(inside["optimizer"])
         return optimizer
 
-    def step(self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, rows: torch.Tensor, where: tuple) -> Step:
+    def batch(self, step: Step) -> Batch | Known:
         """Of a phase whose frozen stage gives all that is learned from, images are encoded once, or once and mirrored."""
-        data, random = phase.data, generator(self.seed, "augment", *where)
+        data, random = step.phase.data, generator(self.seed, "augment", *step.where)
         if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
             with torch.no_grad(), self.precision():
-                batch = self.frozen.batch(data, rows, random, where[-1])
-        else:
-            batch = data.batch(rows, self.machine.device, random, where[-1])
-        return Step(phase, batch, optimizer, rate, where)
+                return self.frozen.batch(data, step.rows, random, step.where[-1])
+        return data.batch(step.rows, self.machine.device, random, step.where[-1])
 
     def learn(self, step: Step) -> None:
+        self.learn_from(step, self.batch(step))
+
+    def learn_from(self, step: Step, batch: Batch | Known) -> None:
         seed_everything(self.seed, "step", *step.where)
         for group in step.optimizer.param_groups:
             group["lr"] = step.rate * group["initial_lr"]
         with self.precision():
-            ask = self.method.training_step if isinstance(step.batch, Batch) else self.method.losses_from
-            losses = ask(step.batch, step.phase)
+            ask = self.method.training_step if isinstance(batch, Batch) else self.method.losses_from
+            losses = ask(batch, step.phase)
         step.optimizer.zero_grad()
         sum(losses.values()).backward()
         if self.recipe.clip is not None:
