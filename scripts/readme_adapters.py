@@ -21,6 +21,7 @@ ROWS = {
     "class_mean": ["method=class_mean", ON],
     "rapf": ["method=rapf"],
     "awpf": ["method=awpf"],
+    "awpf, λ 0.9": ["method=awpf", "method.mmd_weight=0.9"],
     "joint adapter": ["method=rapf", "scenario.tasks=1"],
     "joint, all weights": ["method=joint", ON],
 }
