@@ -12,6 +12,7 @@ import torch
 from cil.build import device_of, experiment
 from cil.data import LabelledImages
 from cil.mistakes import Mistake
+from cil.modules.frozen_images import FrozenImages
 from cil.rundir import RunDir
 from cil.signals import StopRequest
 from cil.trainer import Trainer
@@ -32,7 +33,7 @@ def run(config: dict, folder: Path, what: str) -> dict:
     with redirect_stdout(StringIO()):
         path = RunDir(folder / what.split()[0]).open(config)
         trainer = experiment(config, path, device_of(config["machine"]["device"]), StopRequest())
-        if trainer.frozen is None or not trainer.method.shelved:
+        if not isinstance(trainer.method, FrozenImages):
             raise Mistake(f"{type(trainer.method).__name__} keeps no features; type method=rapf, awpf or class_mean")
         if what == "encoding at every use":  # as released code: each batch of training and test, statistics at a task's end
             trainer.frozen = trainer.evaluation.frozen = None

@@ -14,9 +14,10 @@ import yaml
 from cil import checkpoint
 from cil.capabilities import HasFrozenStage
 from cil.frozen import FrozenResults
-from cil.identity import of_inputs, of_machine, of_state
+from cil.identity import of_inputs, of_machine
 from cil.method import Method
 from cil.mistakes import Mistake, nearest
+from cil.modules.frozen_images import FrozenImages
 from cil.rundir import RunDir, names
 from cil.scenario import Scenario
 from cil.seeding import seed_everything
@@ -58,14 +59,16 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
 
 
 def frozen_results(config: dict, method: Method, device: torch.device) -> FrozenResults | None:
-    """Of a method with a frozen stage; the backbone's own features lie on a shelf, under all that decides them."""
+    """Of a method with a frozen stage; the backbone's own features lie on a shelf, under all that decides them.
+
+    Weights that no file has differ with the seed: nobody would find their features again.
+    """
     if not isinstance(method, HasFrozenStage):
         return None
-    folder, shelf = config["data"].get("features"), None
-    if method.shelved and folder is not None:
-        code = {key: value for key, value in config["backbone"].items() if key not in ("weights", "sha256")}
-        weights = method.backbone.identity["sha256"] or of_state(method.backbone)
-        shelf = Shelf(Path(folder), {"code": code, "weights_sha256": weights, "precision": config["machine"]["precision"]})
+    folder, weights, shelf = config["data"].get("features"), method.backbone.identity["sha256"], None
+    if type(method).frozen_stage is FrozenImages.frozen_stage and folder is not None and weights is not None:
+        settings = {key: value for key, value in config["backbone"].items() if key not in ("weights", "sha256")}
+        shelf = Shelf(Path(folder), {"settings": settings, "weights": weights, "precision": config["machine"]["precision"]})
     return FrozenResults(method.frozen_stage, device, shelf)
 
 

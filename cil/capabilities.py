@@ -70,7 +70,7 @@ class LearnsTogether(LearnsFromFrozen, Protocol):
     """
 
     adapter: nn.Parameter
-    apart: tuple[str, ...]  # settings in which those that learn together may differ: training does not see them
+    after_training: tuple[str, ...]  # settings in which those that learn together may differ: a step does not see them
 
     def drawn(self, known: Known, phase: object) -> tuple[Tensor, ...]: ...
 

@@ -16,7 +16,7 @@ from cil.augment import View
 from cil.data import LabelledImages, Pictures
 from cil.shelf import Place, Shelf
 
-BLOCK = 250  # rows
+BLOCK = 250  # rows that are encoded at a time
 
 
 class Known(NamedTuple):
@@ -61,7 +61,7 @@ class FrozenResults:
     def _of(self, pixels: Pictures, rows: Tensor, view: View) -> Tensor:
         key = id(pixels), view.words()
         if key not in self._kept:
-            self._kept[key] = Kept(pixels, self._shelf and self._shelf.place(pixels, view))
+            self._kept[key] = Kept(pixels, self._shelf and self._shelf.place(pixels, view, BLOCK))
         kept = self._kept[key]
         with torch.inference_mode(False), torch.no_grad():  # a test's results may be trained on
             for missing in sorted(set((rows // BLOCK).tolist()) - kept.blocks):

@@ -1,6 +1,5 @@
 """What decides a number, written down with it."""
 
-import hashlib
 import platform
 import resource
 import subprocess
@@ -40,15 +39,6 @@ def of_machine(device: torch.device, precision: str) -> dict[str, object]:
         "packages": {package: _version(package) for package in PACKAGES},
         "git_commit": git_commit(),
     }
-
-
-def of_state(module: torch.nn.Module) -> str:
-    """sha256 over all weights, for those that no file has."""
-    sha = hashlib.sha256()
-    for name, values in sorted(module.state_dict().items()):
-        sha.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-        sha.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, int]:

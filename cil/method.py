@@ -35,7 +35,6 @@ class Method(nn.Module):
     test_batch: int | None = None  # test images that must be scored together; None: their answers do not depend on it
     leaky_batch: int | None = None  # test images a batch where released code reads the task off the batch; counted beside
 
-    shelved: bool = False  # the frozen stage is the backbone's feature as it is, in float32: kept on disk for every run
     frozen: FrozenResults  # given by the trainer where there is a frozen stage: of images, each computed once
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:

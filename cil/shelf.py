@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,10 @@ from torch import Tensor
 from cil.augment import View
 from cil.data import Pictures, content
 from cil.files import keep_or_make, write_json
+from cil.mistakes import Mistake
+
+REVISION = 1  # one more whenever an encoder of this project, or a view, gives other numbers for the same settings
+LIBRARIES = ("open_clip_torch", "timm")
 
 
 class Shelf:
@@ -24,14 +29,18 @@ class Shelf:
 
     def __init__(self, root: Path, encoder: dict) -> None:
         """`encoder`: what decides its results, in plain words and numbers."""
-        self._root, self._encoder = root, encoder
+        self._root = root
+        self._encoder = encoder | {"revision": REVISION, "libraries": {name: version(name) for name in LIBRARIES}}
 
-    def place(self, pixels: Pictures, view: View) -> "Place":
+    def place(self, pixels: Pictures, view: View, rows: int) -> "Place":
+        """`rows`: of a block."""
         shown = hashlib.sha256(repr(tuple(pixels.shape)).encode())
         shown.update(content(pixels))
-        made = {"encoder": self._encoder, "view": view.words(), "images": shown.hexdigest()[:16], "count": len(pixels)}
+        images = {"digest": shown.hexdigest()[:16], "count": len(pixels), "rows": rows}
+        made = {"encoder": self._encoder, "view": view.words(), "images": images}
         key = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
-        return Place(self._root / key, made)
+        with usable(self._root):
+            return Place(self._root / key, made)
 
 
 class Place:
@@ -44,11 +53,23 @@ class Place:
 
     def block(self, number: int, make: Callable[[], Tensor]) -> Tensor:
         file = self.folder / f"{number:05d}.safetensors"
-        with nullcontext() if file.exists() else self._lock():  # a full shelf may be read-only
+        with usable(self.folder.parent), nullcontext() if file.exists() else self._lock():  # a full shelf may be read-only
             return keep_or_make(file, lambda: {"results": make().cpu()}, self._about)["results"]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         with (self.folder / "lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in self.folder.glob(".*.partial"):  # of a killed process
+                leftover.unlink(missing_ok=True)
             yield
+
+
+@contextmanager
+def usable(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise Mistake(f"features cannot be kept in {root} ({why}); type data.features=DIR for another folder, or "
+                      "data.features=null to keep none") from error  # fmt: skip

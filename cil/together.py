@@ -15,10 +15,12 @@ from cil.seeding import seed_everything
 from cil.signals import Stopped, StopRequest
 from cil.trainer import Step, Trainer
 
+MOST, BYTES = 32, 2 << 30  # runs at a time, and what their statistics may take
 
-def kind(config: dict, apart: Sequence[str]) -> str:
+
+def kind(config: dict, after_training: Sequence[str]) -> str:
     """The same for configurations whose runs may learn together."""
-    method = {key: value for key, value in config["method"].items() if key not in apart}
+    method = {key: value for key, value in config["method"].items() if key not in after_training}
     return json.dumps({**config, "method": method, "seed": None}, sort_keys=True)
 
 
@@ -28,6 +30,12 @@ def may(trainer: Trainer) -> bool:
     known = trainer.method.backbone.identity["sha256"] is not None  # weights from a file, not drawn with the seed
     plain = not trainer.modifiers and trainer.recipe.clip is None
     return isinstance(trainer.method, LearnsTogether) and once and known and plain
+
+
+def room(trainer: Trainer) -> int:
+    """How many such runs fit into memory: each keeps the statistics of all classes, which its checkpoint has too."""
+    each = 4 * len(trainer.scenario.class_names) * trainer.method.backbone.width**2
+    return max(1, min(MOST, BYTES // each))
 
 
 def fit_together(trainers: Sequence[Trainer], stop: StopRequest, tell: Callable[[int], None]) -> None:

@@ -41,6 +41,9 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     from cil.build import reopened
     from cil.capabilities import ChoosesPrompts, HasEmbedding
 
+    tasks = json.loads((path / "summary.json").read_text())["tasks"]
+    if task is not None and not 1 <= task <= tasks:
+        raise Mistake(f"--task {task} is not one of the {tasks} tasks of {path}; type --task {tasks}")
     trainer = reopened(path, task)
     if isinstance(trainer.method, ChoosesPrompts):
         files = prompts(trainer, path, count, kind, score)

@@ -52,7 +52,8 @@ def adapters(settings: list[str]) -> str:
         one = runs[0]["tasks"] == 1 or name.startswith("joint")
         numbers = [[s["class_il"][key] for s in runs] for key in NUMBERS.values()]
         told = [mean_and_spread(own) if not one or key == "Last" else "–" for key, own in zip(NUMBERS, numbers)]
-        lines.append([name, *told, mean_and_spread([s["task_il"]["acc"] for s in runs]), str(len(runs))])
+        told_task = mean_and_spread([s["task_il"]["acc"] for s in runs]) if runs[0]["tasks"] > 1 else "–"
+        lines.append([name, *told, told_task, str(len(runs))])
     return grid(["method", *NUMBERS, "task-IL", "seeds"], lines, markdown=True)
 
 

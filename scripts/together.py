@@ -3,7 +3,7 @@
 python scripts/together.py method=awpf method.mmd_weight=0.1,0.5,0.9 seed=0,1,2
 python scripts/together.py experiment=awpf_figure4/glyphs_10tasks
 
-The runs, their folders and their numbers are those of python run.py -m with the same words.
+The runs, their folders and, on a CPU, every bit of their numbers are those of python run.py -m with the same words.
 """
 
 import os
@@ -18,15 +18,15 @@ from typing import TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 
 import run as front_door
+from cil.mistakes import Mistake
 from cil.report.table import one_line
 from cil.rundir import RunDir, address, names
 from cil.settings import checked
 from cil.signals import EXIT_CODE, Stopped, StopRequest, stop_request
 from scripts.compose import compose, guarded, swept
-
-TOGETHER = 32  # runs at a time: their images' features are shared, their parameters and checkpoints are not
 
 
 def main(words: list[str] | None = None) -> int:
@@ -38,40 +38,64 @@ def main(words: list[str] | None = None) -> int:
 
 
 def sweep(words: list[str]) -> int:
-    groups, alone, done = defaultdict(list), [], 0
-    for config in map(checked, points(words)):
-        run = RunDir(Path(config["outputs"]) / address(config))
-        if run.is_done:
+    front_door.FAILED.clear()
+    groups, done = defaultdict(list), 0
+    for config in {address(config): config for config in map(checked, points(words))}.values():
+        if of(config).is_done:
             done += 1
-        elif run.newest is not None:  # goes on from where it was
-            alone.append(config)
         else:
             groups[alike(config)].append(config)
     if done:
         print(f"{done} done already")
     try:
+        alone = []
         for configs in groups.values():
-            for first in range(0, len(configs), TOGETHER):
-                alone += several(configs[first : first + TOGETHER])
+            while configs:
+                one_by_one, configs = several(configs)
+                alone += one_by_one
         for config in alone:
-            front_door.execute(config, RunDir(Path(config["outputs"]) / address(config)))
+            with told():
+                front_door.execute(config, of(config))
     except Stopped as stopped:
         print(f"stopped by {stopped}; what is done is kept, and the same command goes on from there", file=sys.stderr)
         return EXIT_CODE
-    return 0
+    return 2 if front_door.FAILED else 0
+
+
+def of(config: dict) -> RunDir:
+    return RunDir(Path(config["outputs"]) / address(config))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A run that cannot be made is said in one line, and the others go on."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if not front_door.tell(error):
+            raise
 
 
 def points(words: list[str]) -> Iterator[dict]:
     """The configurations that a sweep stands for, in its order."""
     fixed, axes = [], {}
-    for word, override in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
-        if override.is_sweep_override():
-            axes[override.key_or_group] = list(override.sweep_string_iterator())
-        else:
+    overrides = OverridesParser.create().parse_overrides(words)
+    for number, (word, override) in enumerate(zip(words, overrides, strict=True)):
+        key = word.split("=", 1)[0]
+        if not override.is_sweep_override():
             fixed.append(word)
-            if override.key_or_group == "experiment":
-                axes = {**swept(str(override.value())), **axes}
-    named = {word.split("=", 1)[0].lstrip("+") for word in fixed}
+        elif isinstance(override.value(), Glob):
+            raise Mistake(f"{word} is not spelled out; type the names, as in {key}=A,B")
+        elif key == "experiment":  # each has a grid of its own
+            for value in override.sweep_string_iterator():
+                yield from points([*words[:number], f"experiment={value}", *words[number + 1 :]])
+            return
+        else:
+            axes[key] = list(override.sweep_string_iterator())
+    named = dict(word.split("=", 1) for word in fixed if "=" in word)
+    axes = (swept(named["experiment"]) if "experiment" in named else {}) | axes
     axes = {key: values for key, values in axes.items() if key not in named}
     for values in product(*axes.values()):
         yield compose(*fixed, *(f"{key}={value}" for key, value in zip(axes, values)))
@@ -81,38 +105,49 @@ def alike(config: dict) -> str:
     from cil.build import find
     from cil.together import kind
 
-    return kind(config, getattr(find(config["method"]["_target_"], "method"), "apart", ()))
+    return kind(config, getattr(find(config["method"]["_target_"], "method"), "after_training", ()))
 
 
-def several(configs: list[dict]) -> list[dict]:
-    """Runs them together and returns none, or returns all where they cannot."""
+def several(configs: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Runs as many of them together as there is room for; returns those that must run alone, and those that are left."""
     from cil.build import device_of, experiment
     from cil.finish import finish
-    from cil.together import fit_together, may
+    from cil.together import fit_together, may, room
 
     if len(configs) == 1:
-        return configs
+        return configs, []
+    device, alone, whole, left = device_of(configs[0]["machine"]["device"]), [], [], []
     with ExitStack() as stack:
-        runs, trainers = [RunDir(Path(config["outputs"]) / address(config)) for config in configs], []
-        stop = stack.enter_context(stop_request())
-        for run, config in zip(runs, configs):
-            stack.enter_context(run.open(config))
-            whole = {**config, "machine": {**config["machine"], "checkpoint_seconds": float("inf")}}  # only at a task's end
-            like, device = trainers[0] if trainers else None, device_of(config["machine"]["device"])
-            with hushed():
-                trainers.append(experiment(whole, run, device, StopRequest(), like))
-            stack.callback(trainers[-1].log.close)
-            if not may(trainers[0]):
-                return configs
-        print(f"{len(configs)} runs together: {names(configs[0])[1]} on {names(configs[0])[0]}")
-        tasks = len(trainers[0].scenario)
-        with hushed() as out:
-            fit_together(trainers, stop, lambda done: print(f"task {done}/{tasks} learned", file=out, flush=True))
-            for trainer, config in zip(trainers, configs):
-                finish(trainer, config)
-    for run in runs:
-        print(f"{one_line(run.summary())}\n{run.path}")
-    return []
+        trainers, stop = [], stack.enter_context(stop_request())
+        for config in configs:
+            if trainers and len(trainers) == room(trainers[0]):
+                left.append(config)
+                continue
+            with told(), hushed():
+                run = stack.enter_context(of(config).open(config))
+                if run.is_done:  # by another process, a moment ago
+                    continue
+                if run.newest is not None or (trainers and not may(trainers[0])):
+                    alone.append(config)  # it goes on from where it was
+                    continue
+                only = {**config, "machine": {**config["machine"], "checkpoint_seconds": float("inf")}}  # at a task's end
+                trainers.append(experiment(only, run, device, StopRequest(), trainers[0] if trainers else None))
+                stack.callback(trainers[-1].log.close)
+                whole.append(config)
+        if len(trainers) == 1 or (trainers and not may(trainers[0])):
+            trainers, whole, alone = [], [], whole + alone
+        if trainers:
+            print(f"{len(trainers)} runs together: {names(whole[0])[1]} on {names(whole[0])[0]}", flush=True)
+            tasks = len(trainers[0].scenario)
+            with hushed() as out:
+                fit_together(trainers, stop, lambda done: print(f"task {done}/{tasks} learned", file=out, flush=True))
+                for trainer, config in zip(trainers, whole):
+                    finish(trainer, config)
+        if stop:
+            raise Stopped(stop.name)
+    for config in whole:
+        print(f"{one_line(of(config).summary())}\n{of(config).path}")
+    return alone, left
 
 
 @contextmanager

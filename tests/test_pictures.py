@@ -109,6 +109,9 @@ def test_features_after_a_task(compose, capsys):
         assert drawn[0] == drawn[1]
     assert "60 test images of 2 tasks" in capsys.readouterr().out
     assert pictures.main([str(run.path), "--task", "11"]) == 2
+    assert "one of the 10 tasks" in capsys.readouterr().err
+    (run.path / "task_03.pt").unlink()
+    assert pictures.main([str(run.path), "--task", "4"]) == 2
     assert "machine.keep_checkpoints=all" in capsys.readouterr().err
 
 

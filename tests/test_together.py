@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import cil.finish
+from cil.mistakes import Mistake
 from cil.together import Stack
 from scripts import together
 from tests import harness
@@ -37,7 +39,7 @@ def test_together_as_alone(words, tmp_path, sweep, threads, capsys):
         assert together.sweep([*sweep, *words("together")]) == 0
         configs = list(together.points([*sweep, *words("together")]))
         assert len(configs) == 4 and "4 runs together" in capsys.readouterr().out
-        for config, single in zip(configs, alone(configs[:2], tmp_path / "alone")):
+        for config, single in zip(configs, alone(configs, tmp_path / "alone"), strict=True):
             harness.assert_same_bits(harness.run_of(config), single)
             mine, other = harness.run_of(config).summary(), single.summary()
             assert mine["class_il"] == other["class_il"] and mine["address"] == other["address"]
@@ -98,6 +100,46 @@ def test_points_of_a_sweep():
     assert [(config["method"]["key_loss"], config["seed"]) for config in named] == [("mse", 4), ("mse", 5)]
     listed = list(together.points(["method=continual_clip", "method.templates=[a,b]", "seed=1"]))
     assert [config["method"]["templates"] for config in listed] == [["a", "b"]]
+
+    both = list(together.points(["experiment=awpf_figure4/glyphs_10tasks,awpf_fusion/glyphs_10tasks"]))
+    assert len(both) == 27 + 25  # each has its own grid
+    (added,) = together.points(["method=rapf", "+optim.eps=choice(1e-7)"])
+    assert added["optim"]["eps"] == 1e-7
+    with pytest.raises(Mistake, match="spelled out"):
+        list(together.points(["method=glob(*wpf)"]))
+
+
+def test_a_point_that_cannot_run_leaves_the_others(words, capsys):
+    sweep = ["method=awpf", "method.mmd_weight=0.5,1.5,0.7", "seed=0,0", *words("runs")]
+    configs = list(together.points(sweep))
+    with harness.run_of(configs[0]).open(configs[0]):  # by another process
+        assert together.sweep(sweep) == 2
+    told = capsys.readouterr().err
+    assert "method.mmd_weight=1.5 is not between 0 and 1" in told and "is being run by process" in told
+    assert [harness.run_of(config).is_done for config in configs[::2]] == [False, False, True]
+    assert together.sweep([*sweep, "method.mmd_weight=0.5"]) == 0
+    assert harness.run_of(configs[0]).is_done
+
+
+def test_a_run_that_another_process_finished_or_began_meanwhile(words):
+    configs = list(together.points(["method=rapf", "seed=0,1,2", *words("runs")]))
+    harness.execute(configs[1])
+    assert together.several(configs) == ([], []) and all(harness.run_of(config).is_done for config in configs)
+
+
+def test_a_sweep_in_several_groups(words, monkeypatch, capsys):
+    monkeypatch.setattr("cil.together.BYTES", 2 * 4 * 100 * 128**2)
+    assert together.sweep(["method=rapf", "seed=0,1,2,3", *words("runs")]) == 0
+    assert capsys.readouterr().out.count("2 runs together") == 2
+
+
+def test_a_signal_at_the_end_stops_what_would_come_next(words, monkeypatch, capsys):
+    finish = cil.finish.finish
+    monkeypatch.setattr(cil.finish, "finish", lambda *of: signal.raise_signal(signal.SIGTERM) or finish(*of))
+    sweep = ["method=rapf,awpf", "seed=0,1", *words("runs")]
+    assert together.sweep(sweep) == together.EXIT_CODE
+    done = [harness.run_of(config).is_done for config in together.points(sweep)]
+    assert done == [True, True, False, False]
 
 
 def test_a_mistake_is_one_line(capsys):

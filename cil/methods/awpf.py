@@ -10,7 +10,7 @@ from cil.method import Method, Phase
 from cil.mistakes import Mistake, nearest
 from cil.modules.balance import discrepancy, separability, shift, trust
 from cil.modules.fused_adapter import FusedAdapter
-from cil.modules.fusion import PLAIN, decomposed, stacked
+from cil.modules.fusion import PLAIN, decomposed, share, stacked
 from cil.scenario import Task
 
 FUSIONS = ("stacked", "decomposed", *PLAIN)
@@ -21,7 +21,7 @@ class AWPF(FusedAdapter, Method):
     """After each task the adapter's low-rank factors are stacked on the old ones, weighted by how far the tasks lie apart
     (MMD) and how well their classes part (LDA)."""
 
-    apart = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
+    after_training = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
@@ -46,7 +46,7 @@ class AWPF(FusedAdapter, Method):
         if samples < 2:
             raise Mistake(f"method.samples={samples} measure no scatter; type method.samples=100")
         self.fusion, self.balance, self.mmd_weight, self.energy = fusion, balance, mmd_weight, energy
-        self.least, self.samples, self.bias = least, samples, bias
+        self.least, self.samples, self.bias = least, samples, share(bias)
         self._told: dict = {}
 
     def phases(self, task: Task) -> list[Phase]:
@@ -70,8 +70,8 @@ class AWPF(FusedAdapter, Method):
         last, new = self.tasks[-2:]
         labels = torch.arange(last.start, new.stop, device=self.adapter.device)
         features = self.embedded(self.gaussians.sample(labels, self.samples).flatten(0, 1))
-        apart = len(last) * self.samples
-        moved = shift(discrepancy(features[:apart], features[apart:]))
+        older = len(last) * self.samples
+        moved = shift(discrepancy(features[:older], features[older:]))
         parted = separability(features, labels.repeat_interleave(self.samples))
         self._told = {"MMD": round(moved, 4), "LDA": round(parted, 4)}
         measured = {"mmd_lda": (moved, parted), "mmd": (moved, 0.5), "lda": (0.5, parted)}

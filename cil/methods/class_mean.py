@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.method import Method, Phase
+from cil.modules.cosine import scores
 from cil.modules.frozen_images import FrozenImages
 from cil.scenario import Task
 
@@ -36,4 +37,4 @@ class ClassMean(FrozenImages, Method):
         return self.backbone(images)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return F.normalize(frozen, dim=1) @ F.normalize(self.means, dim=1).T
+        return scores(self.means.new_ones(()), F.normalize(frozen, dim=1), F.normalize(self.means, dim=1))

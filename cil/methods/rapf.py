@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from cil.capabilities import HasText, require
 from cil.method import Method, Phase
 from cil.modules.fused_adapter import FusedAdapter
-from cil.modules.fusion import decomposed
+from cil.modules.fusion import decomposed, share
 from cil.scenario import Task
 
 
 class RAPF(FusedAdapter, Method):
     """After each task every coordinate of the adapter keeps at least `bias` of its change, the largest all of it."""
 
-    apart = ("bias",)
+    after_training = ("bias",)
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
@@ -24,7 +24,7 @@ class RAPF(FusedAdapter, Method):
         require(backbone, HasText, "rapf")
         super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
                          shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
-        self.bias = bias
+        self.bias = share(bias)
 
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [self.adapter])]

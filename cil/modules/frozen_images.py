@@ -4,10 +4,12 @@ from torch import Tensor, nn
 
 
 class FrozenImages:
-    """A method's `predict` by way of the feature of an image, not normalised; the method adds `predict_from`."""
+    """A method's `predict` by way of the feature of an image, not normalised; the method adds `predict_from`.
+
+    Results of this `frozen_stage`, and of no other, are kept on disk for every run.
+    """
 
     backbone: nn.Module
-    shelved = True
 
     def predict(self, images: Tensor) -> Tensor:
         return self.predict_from(self.frozen_stage(images), lambda: images)

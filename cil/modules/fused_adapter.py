@@ -21,7 +21,7 @@ from cil.modules.names import written
 from cil.scenario import Task
 
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, times beta
-BLOCK = 16384  # of them drawn at a time, for the steps to come
+AHEAD = 16384  # of them drawn at a time, for the steps to come
 
 
 class Drawn(NamedTuple):
@@ -49,6 +49,9 @@ class FusedAdapter(FrozenImages, nn.Module):
         if classes_drawn < 1 or int(PER_CLASS * beta) < 1:
             raise Mistake(f"method.classes_drawn={classes_drawn} method.beta={beta} draw nothing of old classes; type "
                           "method.classes_drawn=2 method.beta=1.0")  # fmt: skip
+        for key, value, most in (("threshold", threshold, 2.0), ("margin", margin, 2.0), ("hinge", hinge, float("inf"))):
+            if not 0 <= value <= most:
+                raise Mistake(f"method.{key}={value} is not between 0 and {most:g}; type method.{key}=0.5")
         self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
         self.classes_drawn, self.per_class, self.per_pair = classes_drawn, int(PER_CLASS * beta), int(PER_PAIR * beta)
         self.hinge, self.margin, self.threshold = hinge, margin, threshold
@@ -76,7 +79,7 @@ class FusedAdapter(FrozenImages, nn.Module):
         texts = [template.format(name) for name in written(task.names, self.underscores) for template in self.templates]
         encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1).view(len(task.names), len(self.templates), -1)
         self.texts = torch.cat([self.texts, F.normalize(encoded.mean(1), dim=1)])
-        self.pairs = near(self.texts, task.classes.start, self.threshold) if self.hinge else self.pairs
+        self.pairs = near_pairs(self.texts, task.classes.start, self.threshold) if self.hinge else self.pairs
 
     def begin_epoch(self, phase: object, epoch: int) -> None:
         self.turn = torch.randperm(phase.task.classes.start)
@@ -102,7 +105,7 @@ class FusedAdapter(FrozenImages, nn.Module):
 
         Several steps are drawn at a time, from a stream that the epoch and the block decide.
         """
-        size = max(1, BLOCK // (self.classes_drawn * self.per_class + len(self.pairs) * self.per_pair))
+        size = max(1, AHEAD // (self.classes_drawn * self.per_class + len(self.pairs) * self.per_pair))
         first = step - step % size
         if not self._block or self._first != first:
             places = torch.arange(first * self.classes_drawn, (first + size) * self.classes_drawn) % len(self.turn)
@@ -157,7 +160,7 @@ def adapted(features: Tensor, adapters: Tensor) -> Tensor:
     return F.normalize(torch.bmm(features, adapters.mT), dim=2)
 
 
-def near(texts: Tensor, first_new: int, threshold: float) -> Tensor:
+def near_pairs(texts: Tensor, first_new: int, threshold: float) -> Tensor:
     """(pairs, 2): old and new classes whose normalised texts are less than `threshold` apart, by the old one."""
     return (torch.cdist(texts[:first_new].double(), texts[first_new:].double()) < threshold).nonzero() + texts.new_tensor(
         [0, first_new], dtype=torch.long

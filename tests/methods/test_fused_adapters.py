@@ -10,7 +10,7 @@ from torch import nn
 from cil.methods.rapf import RAPF
 from cil.mistakes import Mistake
 from cil.modules import fused_adapter
-from cil.modules.fused_adapter import Drawn, near
+from cil.modules.fused_adapter import Drawn, near_pairs
 from cil.modules.fusion import decomposed
 from cil.modules.gaussians import cholesky, statistics
 from tests import harness
@@ -76,10 +76,10 @@ def test_losses_and_their_gradient(scale):
 
 def test_near_pairs_by_the_distance_of_texts():
     """0 and 1 are 1.511 apart, 0 and 2 1.618, 1 and 2 1.640."""
-    assert near(TEXTS, 2, 1.62).tolist() == [[0, 2]]
-    assert near(TEXTS, 1, 1.62).tolist() == [[0, 1], [0, 2]]
-    assert near(TEXTS, 2, 1.7).tolist() == [[0, 2], [1, 2]]
-    assert near(TEXTS, 2, 1.0).tolist() == near(TEXTS, 3, 9.0).tolist() == []
+    assert near_pairs(TEXTS, 2, 1.62).tolist() == [[0, 2]]
+    assert near_pairs(TEXTS, 1, 1.62).tolist() == [[0, 1], [0, 2]]
+    assert near_pairs(TEXTS, 2, 1.7).tolist() == [[0, 2], [1, 2]]
+    assert near_pairs(TEXTS, 2, 1.0).tolist() == near_pairs(TEXTS, 3, 9.0).tolist() == []
 
 
 def test_old_classes_take_turns(monkeypatch):
@@ -89,7 +89,7 @@ def test_old_classes_take_turns(monkeypatch):
     made.gaussians.means += torch.arange(5.0)[:, None]  # no spread: a feature tells its class
     made.turn, made.pairs = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([[0, 2], [4, 2], [4, 1]])
     for block in (1, 75, 16384):  # one step, a few, all
-        monkeypatch.setattr(fused_adapter, "BLOCK", block)
+        monkeypatch.setattr(fused_adapter, "AHEAD", block)
         made._block = ()
         for step, classes in enumerate([(3, 0), (4, 1), (2, 3), (0, 4), (1, 2), (3, 0), (4, 1)]):
             labels, features, apart = made.old_of(step)
@@ -177,8 +177,10 @@ def test_a_task_of_one_class(compose, tmp_path):
     assert trainer.matrix.learned == 100
 
 
-@pytest.mark.parametrize("words", ["method.fusion=staked", "method.balance=ldaa", "method.mmd_weight=1.5", "method.samples=1",
-                                   "method.beta=0.05", "method.classes_drawn=0"])  # fmt: skip
+@pytest.mark.parametrize("words", [
+    "method.fusion=staked", "method.balance=ldaa", "method.mmd_weight=1.5", "method.samples=1", "method.beta=0.05",
+    "method.classes_drawn=0", "method.bias=60.0", "method.threshold=-1.0",
+])  # fmt: skip
 def test_slips_are_named(small, tmp_path, words):  # noqa: F811
     with pytest.raises(Mistake, match=words.split("=")[0].replace(".", r"\.")):
         trainer_of(small("awpf", words), tmp_path)
