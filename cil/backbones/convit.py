@@ -1,0 +1,125 @@
+"""A transformer over patches whose feature is a token that reads them last (DyTox's ConViT), with any of three attentions."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from cil.augment import ImageSpec
+from cil.backbones.inputs import image_spec
+from cil.backbones.weights import expects, load
+from cil.mistakes import Mistake, nearest
+from cil.modules.attention import ATTENTIONS, STD, TaskAttention
+
+RATIO = 4  # of the hidden layer of an MLP
+
+
+class Drop(nn.Module):
+    """Stochastic depth: in training the branch of a row, or of a token of it, is left out with probability `p`."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor, dims: int = 1) -> Tensor:
+        """`dims`: how many leading dimensions draw for themselves."""
+        if not self.p or not self.training:
+            return x
+        keep = torch.rand(x.shape[:dims]).ge(self.p).to(x)  # drawn here, so that a seed means the same on a GPU
+        return x * (keep / (1 - self.p)).view(*x.shape[:dims], *[1] * (x.dim() - dims))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each behind a norm and beside a shortcut."""
+
+    def __init__(self, width: int, attention: nn.Module, drop: float) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(width), attention, nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, RATIO * width), nn.GELU(), nn.Linear(RATIO * width, width))
+        self.drop = Drop(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attention(self.norm1(x)))
+        return x + self.drop(self.mlp(self.norm2(x)))
+
+    def read(self, tokens: Tensor, patches: Tensor) -> Tensor:
+        """Where the attention is of tokens: they change, the patches do not."""
+        tokens = tokens + self.drop(self.attention(self.norm1(tokens), self.norm1(patches)), dims=2)
+        return tokens + self.drop(self.mlp(self.norm2(tokens)), dims=2)
+
+
+class ConViT(nn.Module):
+    """`patches` is the trunk, `read` its last block, for one token or a token a task; the feature is that of its own token."""
+
+    def __init__(
+        self, image: ImageSpec, *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float
+    ) -> None:
+        """`depth` counts the blocks over patches; `drop` is the last block's stochastic depth, the others have less."""
+        super().__init__()
+        if attention not in ATTENTIONS:
+            raise Mistake(f"backbone.attention={attention} is not known; {nearest(attention, ATTENTIONS)}")
+        if image.size % patch or width % heads:
+            raise Mistake(f"backbone.patch={patch} backbone.heads={heads} do not divide {image.size} px and width {width}")
+        self.image, self.width, self.side = image, width, image.size // patch
+        self.identity: dict = {}
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.position = nn.Parameter(torch.empty(1, self.side**2, width))
+        self.token = nn.Parameter(torch.empty(1, 1, width))
+        rates = torch.linspace(0, drop, depth + 1).tolist()
+        made = (ATTENTIONS[attention](width, heads, self.side) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, layer, rate) for layer, rate in zip(made, rates))
+        self.last = Block(width, TaskAttention(width, heads), rates[-1])
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for parameter in (self.position, self.token):
+            nn.init.trunc_normal_(parameter, std=STD)
+        for block in self.blocks:
+            block.attention.reset()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, width)."""
+        return self.read(self.token, self.patches(images))[:, 0]
+
+    def patches(self, images: Tensor) -> Tensor:
+        """(batch, patches, width), row by row."""
+        x = self.embed(images).flatten(2).transpose(1, 2) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def read(self, tokens: Tensor, patches: Tensor) -> Tensor:
+        """(1 or batch, tokens, width) and patches → (batch, tokens, width), each token for itself."""
+        return self.last.read(tokens.expand(len(patches), -1, -1), patches)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Of each block over patches: (batch, heads, queries, keys)."""
+        x, found = self.embed(images).flatten(2).transpose(1, 2) + self.position, []
+        for block in self.blocks:
+            found.append(block.attention.maps(block.norm1(x)))
+            x = block(x)
+        return found
+
+    def bare(self, images: Tensor) -> Tensor:
+        """The floor that `make bench` measures against."""
+        return self(images)
+
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+
+def convit(
+    *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float, weights: str | None, sha256: str | None,
+    image: dict, root: str | None = None,
+) -> ConViT:  # fmt: skip
+    """`attention`: plain | gated (GPSA) | local (LPA). `root` holds a mirror of the registered weights."""
+    spec = image_spec(image, expects(weights))
+    backbone = ConViT(spec, attention=attention, patch=patch, width=width, heads=heads, depth=depth, drop=drop)
+    backbone.identity = load(backbone, weights, sha256, root)
+    return backbone
