@@ -1,0 +1,25 @@
+"""Which images of a class stand for it best: iCaRL's greedy order, as DyTox and its successors compute it."""
+
+import torch
+from torch import Tensor
+
+ROUNDS = 1000  # an image may be found again and again
+
+
+def herded(features: Tensor, count: int) -> Tensor:
+    """(images, width) of one class → the places of `count` images, the best first.
+
+    Normalised features are chosen whose sum follows the class mean; a target moves on whether or not its image is new. Places
+    that are still free after all rounds get the images that are left, in their order.
+    """
+    features = features / (features.norm(dim=1, keepdim=True) + 1e-8)
+    mean, target, wanted = features.mean(0), features.mean(0), min(count, len(features))
+    chosen: dict[int, None] = {}
+    for _ in range(ROUNDS):
+        best = int((features @ target).argmax())
+        chosen.setdefault(best)
+        if len(chosen) == wanted:
+            break
+        target = target + mean - features[best]
+    rest = (place for place in range(len(features)) if place not in chosen)
+    return torch.tensor([*chosen, *rest][:wanted])

@@ -1,0 +1,34 @@
+"""The loss of a growing classifier with a memory: targets that may be soft, a teacher, and a head that tells new from old."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """(batch, classes): `smoothing` spread over all, the rest on the label."""
+    return F.one_hot(labels, classes).to(torch.get_default_dtype()) * (1 - smoothing) + smoothing / classes
+
+
+def mixed(labels: Tensor, share: float, classes: int, smoothing: float) -> Tensor:
+    """Targets of a batch that was mixed with itself in reverse order."""
+    targets = soft(labels, classes, smoothing)
+    return share * targets + (1 - share) * targets.flip(0)
+
+
+def binary(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean over images and classes."""
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def distilled(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL from the teacher's answers among its classes, the mean over images and over those classes."""
+    known = teacher.shape[1]
+    return (
+        F.kl_div(logits[:, :known].log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="sum") / teacher.numel()
+    )
+
+
+def diverging(logits: Tensor, targets: Tensor, old: int) -> Tensor:
+    """Of a head that knows the new classes and, first, all old ones as one."""
+    return binary(logits, torch.cat([targets[:, :old].sum(1, keepdim=True), targets[:, old:]], 1))
