@@ -30,6 +30,9 @@ GRADIENTS = {
          "0.925622 0.904541 0.618327 0.099322 -0.112393"),
 }  # fmt: skip
 
+FILE = harness.compose("backbone=clip_tiny")["backbone"]
+SHIPPED = ("backbone=clip_tiny", f"backbone.weights={FILE['weights']}", f"backbone.sha256={FILE['sha256']}")
+
 
 class Given(nn.Module):
     """Four numbers are a feature."""
@@ -191,9 +194,7 @@ def test_slips_are_named(small, tmp_path, words):  # noqa: F811
 
 def test_each_image_is_encoded_once_ever(compose, tmp_path):
     """Ten tasks, training, statistics and all tests: as many encodes as images. Later runs of any such method make none."""
-    shipped = harness.compose("backbone=clip_tiny")["backbone"]
-    words = ("augment.train.crop=whole", "train.epochs=2", f"data.features={tmp_path / 'features'}", "backbone=clip_tiny",
-             f"backbone.weights={shipped['weights']}", f"backbone.sha256={shipped['sha256']}")  # fmt: skip
+    words = ("augment.train.crop=whole", "train.epochs=2", f"data.features={tmp_path / 'features'}", *SHIPPED)
 
     def encodes(*more: str) -> int:
         return harness.execute(compose(*more, *words)).summary()["image_encodes"]
@@ -207,7 +208,7 @@ def test_each_image_is_encoded_once_ever(compose, tmp_path):
 
 
 def test_what_lies_on_the_shelf_is_what_would_be_computed(compose, tmp_path):
-    words = ("method=rapf", "augment.train.crop=whole", "train.epochs=2")
+    words = ("method=rapf", "augment.train.crop=whole", "train.epochs=2", *SHIPPED)
     shelf = tmp_path / "features"
     none, cold, warm = (harness.execute(compose(*words, f"outputs={tmp_path / name}", f"data.features={folder}"))
                         for name, folder in (("none", "null"), ("cold", shelf), ("warm", shelf)))  # fmt: skip
@@ -220,4 +221,4 @@ def test_what_lies_on_the_shelf_is_what_would_be_computed(compose, tmp_path):
     assert torn.summary()["image_encodes"] == 1200
     harness.assert_same_bits(none, torn)
     made = json.loads(next((tmp_path / "features").glob("*/made.json")).read_text())
-    assert {"encoder", "view", "images", "count"} == set(made)
+    assert {"encoder", "view", "images"} == set(made)
