@@ -167,6 +167,7 @@ def adapters(settings: list[str]) -> None:
     for block in ("adapters", "fusions", "lambda"):
         fill(PAGE, block, getattr(readme_adapters, {"lambda": "sweep"}.get(block, block))(settings))
     fill(PAGE, "features", readme_adapters.features())
+    fill(PAGE, "together", readme_adapters.clock())
 
 
 def photographs(settings: list[str]) -> None:

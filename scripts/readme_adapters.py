@@ -1,9 +1,12 @@
 """The blocks of the front page on adapters behind CLIP: called by scripts/readme.py, which has the commands."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
+from tempfile import TemporaryDirectory
 
 from cil.pictures.sweep import draw_sweep
 from cil.report.paired import paired
@@ -109,6 +112,16 @@ def features() -> str:
             encodes = f"{row['image_encodes']:,} ({row['image_encodes'] / row['images']:.1f} an image)"
             lines.append([method, row["what"], encodes, f"{row['seconds']:.1f}", f"{row['times_faster']:.1f}"])
     return grid(["method", "features", "image encodes", "seconds", "times faster"], lines, markdown=True)
+
+
+def clock() -> str:
+    """How long a warm sweep takes as one process, from the command to its end."""
+    runs = len(swept(FIGURE4)["method.mmd_weight"]) * len(swept(FIGURE4)["seed"])
+    with TemporaryDirectory() as folder:
+        since = time.perf_counter()
+        together(f"experiment={FIGURE4}", f"outputs={folder}")
+        seconds = time.perf_counter() - since
+    return f"The {runs} runs of `experiment={FIGURE4}`, features known: {seconds:.0f} s on {os.cpu_count()} cores."
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"files", "fetch", "archives", "store", "crops", "resample", "augment", "data", "metrics", "seeding", "schedule",
+    {"files", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics", "seeding", "schedule",
      "settings", "mistakes"},  # ground
     {"scenario", "registry", "rundir", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
