@@ -28,8 +28,8 @@ def neighbourhood(heads: int) -> Tensor:
     return torch.tensor(places)
 
 
-class PatchAttention(nn.Module):
-    """What the three share; one of them says which patches a head looks at (`maps`)."""
+class PlainAttention(nn.Module):
+    """By content alone. The others change which patches a head looks at (`maps`), and what they begin with (`reset`)."""
 
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
@@ -53,15 +53,10 @@ class PatchAttention(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """(batch, heads, queries, keys), each query's sum is 1."""
-        raise NotImplementedError
-
-
-class PlainAttention(PatchAttention):
-    def maps(self, x: Tensor) -> Tensor:
         return self.content(x).softmax(3)
 
 
-class GatedAttention(PatchAttention):
+class GatedAttention(PlainAttention):
     """GPSA (d'Ascoli et al. 2021): a gate of each head mixes a map by content with one by position."""
 
     def __init__(self, width: int, heads: int, side: int) -> None:
@@ -80,7 +75,7 @@ class GatedAttention(PatchAttention):
         return mixed / mixed.sum(3, keepdim=True)
 
 
-class LocalAttention(PatchAttention):
+class LocalAttention(PlainAttention):
     """LPA (Zheng et al., ICME 2023): one softmax over position and content, whose weight of each head starts near zero.
 
     The released layer maps the scores of all heads onto each and keeps the diagonal; this is the same function at 1/heads
