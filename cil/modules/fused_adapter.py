@@ -33,7 +33,7 @@ class Drawn(NamedTuple):
 
 
 class FusedAdapter(FrozenImages, nn.Module):
-    """logit of a class = scale · cos(adapter · feature, text of the class). A method adds `phases`, and how maps are `merged`."""
+    """logit of a class = scale · cos(adapter · feature, its text). A method adds `phases` and says how maps are `merged`."""
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
