@@ -23,12 +23,18 @@ def rand_augment(levels: Tensor, random: torch.Generator) -> Tensor:
         applied = torch.rand(len(levels), generator=random) < CHANCE
         magnitudes = (MAGNITUDE + SPREAD * torch.randn(len(levels), generator=random)).clamp(0, 10)
         signs = 1.0 - 2 * (torch.rand(len(levels), generator=random) < 0.5)
-        levels = levels.clone()
-        for number, operation in enumerate(OPERATIONS.values()):
-            rows = (applied & (which == number)).nonzero()[:, 0]
-            if len(rows):
-                drawn = (values[rows].to(levels.device) for values in (magnitudes, signs))
-                levels[rows.to(levels.device)] = operation(levels[rows.to(levels.device)], *drawn)
+        # those that drew one operation lie together, those that are left alone at the end
+        number = torch.where(applied, which, len(OPERATIONS))
+        order = number.argsort(stable=True)
+        many = number.bincount(minlength=len(OPERATIONS) + 1).tolist()
+        drawn = (values.to(levels.device).split(many) for values in (magnitudes[order], signs[order]))
+        parts = list(zip([*OPERATIONS.values(), alone], levels[order.to(levels.device)].split(many), *drawn))
+        done = [operation(own, *values) for operation, own, *values in parts if len(own)]
+        levels = torch.cat(done)[order.argsort().to(levels.device)]
+    return levels
+
+
+def alone(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
     return levels
 
 
@@ -118,37 +124,59 @@ def rotate(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
 
 
 def shear_x(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
-    return moved(levels, 1, sign * 0.03 * m, 0, 0, 1, 0)
+    return slid(levels, sign * 0.03 * m, 0)
 
 
 def shear_y(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
-    return moved(levels, 1, 0, 0, sign * 0.03 * m, 1, 0)
+    return shear_x(levels.mT, m, sign).mT
 
 
 def translate_x(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
-    return moved(levels, 1, 0, sign * 0.045 * m * levels.shape[3], 0, 1, 0)
+    return slid(levels, 0, sign * 0.045 * m * levels.shape[3])
 
 
 def translate_y(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
-    return moved(levels, 1, 0, 0, 0, 1, sign * 0.045 * m * levels.shape[2])
+    return translate_x(levels.mT, m, sign).mT
 
 
-def moved(levels: Tensor, *matrix: Tensor | float) -> Tensor:
-    """Each pixel comes from (a·x + b·y + c, d·x + e·y + f), by Pillow's bicubic interpolation of four by four neighbours."""
+def slid(levels: Tensor, slope: Tensor | float, shift: Tensor | float) -> Tensor:
+    """Rows that move along themselves, pixel x from x + slope · y + shift: four neighbours each."""
     count, _, high, wide = levels.shape
-    a, b, c, d, e, f = (torch.as_tensor(v, device=levels.device).double().expand(count).view(-1, 1, 1) for v in matrix)
+    slope, shift = (torch.as_tensor(v, device=levels.device).double().expand(count).view(-1, 1, 1) for v in (slope, shift))
+    y, x = (torch.arange(n, device=levels.device, dtype=torch.double) + 0.5 for n in (high, wide))
+    across = x + slope * y[:, None] + shift
+    columns, share = neighbours(across, wide)
+    found = cubic([taken(levels, column) for column in columns], share[:, None])
+    return framed(found, levels, (across >= 0) & (across < wide))
+
+
+def moved(levels: Tensor, *matrix: Tensor) -> Tensor:
+    """Each pixel comes from (a·x + b·y + c, d·x + e·y + f), by Pillow's bicubic interpolation of four by four neighbours."""
+    high, wide = levels.shape[2:]
+    a, b, c, d, e, f = (v.view(-1, 1, 1) for v in matrix)
     y, x = torch.meshgrid(*(torch.arange(n, device=levels.device) + 0.5 for n in (high, wide)), indexing="ij")
     across, down = a * x + b * y + c, d * x + e * y + f
+    (columns, beside), (rows, below) = neighbours(across, wide), neighbours(down, high)
+    flat = levels.flatten(2)[:, :, None]
+    places = [[(row * wide + column).flatten(1)[:, None] for column in columns] for row in rows]
+    lines = [cubic([taken(flat, place).view_as(levels) for place in line], beside[:, None]) for line in places]
     inside = (across >= 0) & (across < wide) & (down >= 0) & (down < high)
-    (left, dx), (top, dy) = ((at.sub(0.5).floor(), at.sub(0.5) - at.sub(0.5).floor()) for at in (across, down))
-    columns = [(left.long() + k).clamp(0, wide - 1) for k in range(-1, 3)]
-    rows = [(top.long() + k).clamp(0, high - 1) * wide for k in range(-1, 3)]
-    flat = levels.double().flatten(2)
+    return framed(cubic(lines, below[:, None]), levels, inside)
 
-    def taken(row: Tensor, column: Tensor) -> Tensor:
-        return flat.gather(2, (row + column).flatten(1)[:, None].expand(-1, 3, -1)).view_as(levels)
 
-    found = cubic([cubic([taken(row, column) for column in columns], dx[:, None]) for row in rows], dy[:, None])
+def neighbours(at: Tensor, length: int) -> tuple[list[Tensor], Tensor]:
+    """The four pixels around each place, those beyond the border being the last ones, and how far past the second it lies."""
+    at = at - 0.5
+    first = at.floor()
+    return [(first.long() + k).clamp(0, length - 1) for k in range(-1, 3)], at - first
+
+
+def taken(levels: Tensor, places: Tensor) -> Tensor:
+    """(n, 3, rows, length) at (n, rows, places)."""
+    return levels.gather(3, places[:, None].expand(-1, levels.shape[1], -1, -1)).double()
+
+
+def framed(found: Tensor, levels: Tensor, inside: Tensor) -> Tensor:
     fill = torch.tensor(FILL, device=levels.device).view(1, 3, 1, 1)
     return torch.where(inside[:, None], found.trunc().clamp(0, 255).to(levels), fill)
 
