@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cil.crops import boxed, centre, each, random_boxes, scaled
 from cil.mistakes import Mistake, nearest
+from cil.randaugment import rand_augment
 from cil.resample import FILTERS, coefficients, resample, room
 
 KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
@@ -41,6 +42,7 @@ class View:
     image: ImageSpec
     crop: str = "whole"
     flip: float = 0.0  # probability of the mirror image
+    randaugment: bool = False  # after the crop
     filter: str = "bilinear"
     resize: int | None = None  # centre: the shorter side before the crop
     padding: int = 0  # padded: black border, in pixels
@@ -57,7 +59,7 @@ class View:
 
     @property
     def has_chance(self) -> bool:
-        return self.flip > 0 or self.crops_by_chance
+        return self.flip > 0 or self.crops_by_chance or self.randaugment
 
     @property
     def crops_by_chance(self) -> bool:
@@ -66,7 +68,7 @@ class View:
     @property
     def variants(self) -> tuple["View", ...]:
         """All that an image can become: itself, or itself and its mirror; none where the crop is drawn."""
-        if self.crops_by_chance:
+        if self.crops_by_chance or self.randaugment:
             return ()
         return tuple(replace(self, flip=flip) for flip in ((0.0, 1.0) if self.flip else (0.0,)))
 
@@ -85,6 +87,7 @@ class View:
             "random_resized": f"random resized crop {size} ({self.filter}, {bounds})",
         }[self.crop]
         mirror = f", mirror p={self.flip:g}" if self.flip else ""
+        mirror += ", RandAugment m9-mstd0.5" if self.randaugment else ""
         mean, std = ("/".join(f"{v:g}" for v in values) for values in (self.image.mean, self.image.std))
         return f"{crop}{mirror}, [0, 1], mean {mean}, std {std}"
 
@@ -98,7 +101,10 @@ class View:
     ) -> Tensor:
         """(batch, height, 3, width) uint8, or a list of (height, width, 3) → (batch, 3, size, size) float32."""
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.image.mean, self.image.std))
-        return self._cropped(pixels, random, device, lambda levels: levels.div_(255).sub_(mean).div_(std))
+        normalised = lambda levels: levels.div_(255).sub_(mean).div_(std)  # noqa: E731
+        if self.randaugment:
+            return normalised(rand_augment(self._cropped(pixels, random, device, lambda levels: levels), random))
+        return self._cropped(pixels, random, device, normalised)
 
     def geometry(self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None) -> Tensor:
         """The crop alone, in grey levels: (batch, 3, size, size) float32 with whole numbers from 0 to 255."""

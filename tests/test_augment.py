@@ -1,6 +1,7 @@
 """Whole batches against Pillow and torchvision, one image at a time."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torchvision import transforms
 from cil.augment import ImageSpec, View, views
 from cil.crops import random_boxes
 from cil.mistakes import Mistake
+from cil.randaugment import rand_augment
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MODES = {name: transforms.InterpolationMode(name) for name in PILLOW}
@@ -213,3 +215,14 @@ def test_words_tell_the_transform():
     wanted = "random resized crop 224 px (bilinear, scale 0.05–1, ratio 0.75–1.33), mirror p=0.5"
     assert crop.words() == f"{wanted}, {norm}"
     assert math.isclose(crop.ratio[1], 4 / 3)
+    assert View(spec(32), randaugment=True).words() == f"resize to 32 px (bilinear), RandAugment m9-mstd0.5, {norm}"
+
+
+def test_randaugment_comes_after_the_crop_and_is_chance():
+    images, view = pixels(32, 32, count=16), View(spec(32), "padded", flip=0.5, padding=4, randaugment=True)
+    assert view.has_chance and view.variants == View(spec(32), randaugment=True).variants == ()
+    again, plain = random(5), replace(view, randaugment=False)
+    levels = rand_augment(plain.geometry(images, again), again)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (view.image.mean, view.image.std))
+    torch.testing.assert_close(view(images, random(5)), (levels / 255 - mean) / std)
+    assert not torch.equal(view(images, random(5)), plain(images, random(5)))
