@@ -155,7 +155,7 @@ class Bench:
 
     def step(self) -> Iterator[dict]:
         """A training step as the trainer does it, from the uint8 images to the optimizer."""
-        phases = self.method.phases(self.task)
+        phases = list(self.method.phases(self.task))
         if not phases:
             yield {"row": "step", "method": self.name, "trains": False}
             return
@@ -166,7 +166,7 @@ class Bench:
         """The step on as many images as the phase's data and the batch have, its part after the batch is made, their number."""
         optimizer, rows = self.trainer._prepare(phase, None), torch.arange(min(len(phase.data), len(self.images)))
         count = iter(range(10**9))
-        rate = self.trainer.recipe.schedule(0, phase.epochs or self.trainer.recipe.epochs)
+        rate = self.trainer.recipe.schedule(0, phase.epochs or self.trainer.recipe.epochs, optimizer.param_groups[0]["lr"])
         made = phase.data.batch(rows, self.device, torch.Generator())
 
         def step() -> Step:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+SHORT = 12  # numbers that a line has room for
+
 
 class Console:
     """Tells of tasks, phases and epochs; `live: false` gives plain lines in a terminal too."""
@@ -76,3 +78,15 @@ class Console:
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def told(facts: dict) -> str:
+    """For the screen: each fact by its name, short lists spelled out."""
+
+    def text(value: object) -> str:
+        if not isinstance(value, list):
+            return str(value)
+        few = len(value) <= SHORT
+        return " ".join(map(str, value)) if few else f"{sum(v != 0 for v in value)} of {len(value)}, at most {max(value)}"
+
+    return "  ".join(f"{name} {text(value)}" for name, value in facts.items())

@@ -1,12 +1,13 @@
 """The contract of a method: it answers questions (which data? which loss? which score?); the trainer owns the loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from cil.data import Batch, LabelledImages
 from cil.frozen import FrozenResults
+from cil.sampling import shuffled
 from cil.scenario import Task
 
 Losses = dict[str, Tensor]  # the trainer sums them and logs each by its key
@@ -23,6 +24,7 @@ class Phase:
     epochs: int | None = None  # None: the recipe's
     batch_size: int | None = None
     schedule: Callable | None = None
+    order: Callable = shuffled  # in which an epoch visits the images: cil/sampling.py
 
 
 class Method(nn.Module):
@@ -52,8 +54,9 @@ class Method(nn.Module):
     def begin_task(self, task: Task) -> None:
         """Grow heads, take a teacher."""
 
-    def phases(self, task: Task) -> list[Phase]:
-        """What to train, in order; an empty list where nothing is trained."""
+    def phases(self, task: Task) -> Iterable[Phase]:
+        """What to train, in order; none where nothing is trained. A generator is asked for a phase when the one before it is
+        done, and must answer the same when a resumed run asks again."""
         return [Phase("train", task, task.train, list(self.parameters()))]
 
     def answers(self, task: Task) -> bool:
@@ -62,6 +65,9 @@ class Method(nn.Module):
 
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
         """Draw what holds for an epoch; a resumed one draws the same."""
+
+    def end_phase(self, phase: Phase) -> None:
+        """Between two phases of a task, for what the next one needs."""
 
     def end_task(self, task: Task) -> None:
         """Keep exemplars, compute statistics, merge weights."""

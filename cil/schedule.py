@@ -1,6 +1,7 @@
 """Learning-rate schedules: a factor of the optimizer's rate as a function of how far a phase has come.
 
-`done` counts epochs and has a fraction inside one. A schedule has no state, so there is nothing to save or restore.
+`done` counts epochs and has a fraction inside one; `rate` is the phase's own, for a schedule that knows rates and not factors.
+A schedule has no state, so there is nothing to save or restore.
 """
 
 import math
@@ -9,11 +10,11 @@ from collections.abc import Sequence
 from cil.mistakes import Mistake, nearest
 
 
-def constant(done: float, epochs: int) -> float:
+def constant(done: float, epochs: int, rate: float) -> float:
     return 1.0
 
 
-def cosine(done: float, epochs: int, *, every: str) -> float:
+def cosine(done: float, epochs: int, rate: float, *, every: str) -> float:
     """From 1 to 0 over the phase; `every: epoch` holds the rate within an epoch, `every: step` does not."""
     if every not in ("epoch", "step"):
         raise Mistake(f"schedule.every={every} is not known; {nearest(every, ('epoch', 'step'))}")
@@ -21,11 +22,20 @@ def cosine(done: float, epochs: int, *, every: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * at / epochs))
 
 
-def milestones(done: float, epochs: int, *, at: Sequence[int], factor: float) -> float:
+def milestones(done: float, epochs: int, rate: float, *, at: Sequence[int], factor: float) -> float:
     """Multiply by `factor` at each epoch of `at`."""
     return factor ** sum(done >= epoch for epoch in at)
 
 
-def cosine_above(done: float, epochs: int, *, every: str, least: float) -> float:
+def cosine_above(done: float, epochs: int, rate: float, *, every: str, least: float) -> float:
     """From 1 to `least` over the phase (AttriCLIP: to a thousandth)."""
-    return least + (1 - least) * cosine(done, epochs, every=every)
+    return least + (1 - least) * cosine(done, epochs, rate, every=every)
+
+
+def warm_cosine(done: float, epochs: int, rate: float, *, warm: int, first: float, last: float, over: int | None) -> float:
+    """`warm` epochs from the rate `first` up to the phase's, then half a cosine towards the rate `last` at epoch `over`, or
+    at the phase's end. An epoch is trained at the value of the one before it, as timm steps its schedule (DyTox, LPA)."""
+    at = max(math.floor(done) - 1, 0)
+    if at < warm:
+        return (first + at * (rate - first) / warm) / rate
+    return (last + 0.5 * (rate - last) * (1 + math.cos(math.pi * at / (over or epochs)))) / rate

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from cil import checkpoint
+from cil import checkpoint, locality
 from cil.capabilities import LearnsFromFrozen
 from cil.data import Batch
 from cil.evaluate import Evaluation
 from cil.frozen import FrozenResults, Known
-from cil.log import Console
+from cil.log import Console, told
 from cil.meter import Meter
 from cil.method import Method, Phase
 from cil.metrics import AccuracyMatrix
@@ -21,15 +21,13 @@ from cil.scenario import Scenario, Task
 from cil.seeding import generator, seed_everything
 from cil.signals import Stopped, StopRequest
 
-SHORT = 12  # numbers that a line has room for
-
 
 @dataclass(frozen=True)
 class Recipe:
     """How a phase is trained unless it says otherwise."""
 
     optimizer: Callable  # parameters → optimizer
-    schedule: Callable  # (epochs done, epochs) → factor of the learning rate
+    schedule: Callable  # (epochs done, epochs, learning rate) → factor of it
     epochs: int
     batch_size: int
     clip: float | None  # norm of the gradient
@@ -78,7 +76,8 @@ class Trainer:
         self.trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
-        self.counter = method.backbone.register_forward_pre_hook(self._count)
+        # not a method of its own: a copy of the backbone would copy the trainer
+        method.backbone.register_forward_pre_hook(lambda _, given: self._count(len(given[0])))
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 
@@ -129,10 +128,8 @@ class Trainer:
         for number, phase in enumerate(self.method.phases(task)):
             if inside is None or number >= inside["phase"]:
                 yield from self._run_phase(phase, number, inside if inside and number == inside["phase"] else None)
-        seed_everything(self.seed, "end", task.index)
-        self.method.eval()
-        with self.precision():
-            self.method.end_task(task)
+                self._end("phase", phase, number)
+        self._end("task", task)
         self._modify("end", task)
         if facts := self.method.facts():
             self.run.event(task=task.index, method=type(self.method).__name__, **facts)
@@ -141,13 +138,21 @@ class Trainer:
             if facts := modifier.facts():
                 self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)
 
+    def _end(self, what: str, ended: Task | Phase, *number: int) -> None:
+        task = ended.task if isinstance(ended, Phase) else ended
+        seed_everything(self.seed, "end", task.index, *number)
+        self.method.eval()
+        with self.precision():
+            getattr(self.method, f"end_{what}")(ended)
+
     def _evaluate(self, task: Task) -> None:
         with self.precision():
             correct = self.evaluation(self.scenario[: task.index + 1])
+            far = locality.facts(self.method.backbone, self.scenario[0].test, self.machine.eval_batch_size, self.machine.device)
         for name, matrix in self.matrices.items():
             matrix.set_row(task.index, correct[name])
         self.run.write_matrices(self.matrices)
-        self.run.event(task=task.index, **{name: correct[name] for name in self.matrices})
+        self.run.event(task=task.index, **{name: correct[name] for name in self.matrices}, **far)
         own, old = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
         self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {old:.1f} % on all seen")
 
@@ -157,7 +162,10 @@ class Trainer:
         optimizer = self._prepare(phase, inside)
         epochs, size = phase.epochs or self.recipe.epochs, phase.batch_size or self.recipe.batch_size
         schedule = phase.schedule or self.recipe.schedule
-        steps = -(-len(phase.data) // size)
+        rows_of = lambda epoch: phase.order(  # noqa: E731
+            len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
+        )
+        steps = -(-len(rows_of(0)) // size)
         first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
         title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
         self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
@@ -165,11 +173,11 @@ class Trainer:
             where, began = (phase.task.index, number, epoch), time.perf_counter()
             meter = Meter(f"{title}, epoch {epoch + 1}", 1 if self.machine.device.type == "cpu" else 20, kept)
             before = meter.images
-            order = torch.randperm(len(phase.data), generator=generator(self.seed, "order", *where))
+            order = rows_of(epoch)
             seed_everything(self.seed, "epoch", *where)
             self.method.begin_epoch(phase, epoch)
             for step in range(first_step, steps):
-                rate = schedule(epoch + step / steps, epochs)
+                rate = schedule(epoch + step / steps, epochs, optimizer.param_groups[0]["initial_lr"])
                 rows = order[step * size : (step + 1) * size]
                 last = (epoch + 1, step + 1) == (epochs, steps)
                 asked = Step(phase, rows, optimizer, rate, (*where, step), last)
@@ -241,8 +249,8 @@ class Trainer:
     def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
 
-    def _count(self, backbone: torch.nn.Module, arguments: tuple) -> None:
-        self.encodes += len(arguments[0])
+    def _count(self, images: int) -> None:
+        self.encodes += images
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -279,15 +287,3 @@ def in_half(part: torch.nn.Module) -> None:
     for module in part.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             module.to(torch.bfloat16)
-
-
-def told(facts: dict) -> str:
-    """For the screen: each fact by its name, short lists spelled out."""
-
-    def text(value: object) -> str:
-        if not isinstance(value, list):
-            return str(value)
-        few = len(value) <= SHORT
-        return " ".join(map(str, value)) if few else f"{sum(v != 0 for v in value)} of {len(value)}, at most {max(value)}"
-
-    return "  ".join(f"{name} {text(value)}" for name, value in facts.items())

@@ -11,17 +11,17 @@ from tests.harness import CONF, ROOT, compose, options
 
 GROUPS = ("scenario", "dataset", "augment", "backbone", "method", "modifier", "optim", "schedule", "machine", "log")
 EVERY = [(group, name) for group in GROUPS for name in options(group)]
-NEEDS = {"optim": ["optim.lr=0.1"], "schedule": ["schedule.at=[1]"]}
+NEEDS = {("optim", name): ["optim.lr=0.1"] for name in options("optim") if name != "none"}
+NEEDS["schedule", "milestones"] = ["schedule.at=[1]"]
 FROM_THE_RUNNER = {  # arguments that no file names
     "backbone": {"root"}, "dataset": {"root"}, "augment": {"image"}, "scenario": {"images", "views"}, "method": {"backbone"},
-    "schedule": {"done", "epochs"}, "optim": {"params"}, "log": set(), "modifier": set(),
+    "schedule": {"done", "epochs", "rate"}, "optim": {"params"}, "log": set(), "modifier": set(),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "name"), EVERY)
 def test_every_option_composes(group, name):
-    extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine", "cosine_above")]
-    assert compose(f"{group}={name}", *extra)
+    assert compose(f"{group}={name}", *NEEDS.get((group, name), []))
 
 
 @pytest.mark.parametrize("scenario", options("scenario"))
@@ -34,8 +34,7 @@ def test_every_method_composes_with_every_scenario(method, scenario):
 
 def targets():
     for group, name in EVERY:
-        extra = [word for word in NEEDS.get(group, []) if name not in ("none", "constant", "cosine", "cosine_above")]
-        node = compose(f"{group}={name}", *extra)[group]
+        node = compose(f"{group}={name}", *NEEDS.get((group, name), []))[group]
         for part, inner in node.items() if group == "modifier" else [(None, node)]:
             if inner.get("_target_"):
                 yield pytest.param(group, inner, id="-".join(filter(None, (group, name, part))))

@@ -10,12 +10,12 @@ from tests.harness import ROOT
 
 FLOORS = (
     {"files", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics", "seeding",
-     "schedule", "settings", "mistakes"},  # ground
+     "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
     {"scenario", "registry", "rundir", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
-    {"trainer", "checkpoint", "evaluate", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
+    {"trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
      "bench_data", "bench_subspace", "bench_text", "bench_features", "together"},  # engine
 )  # fmt: skip
 ONLY_IN = {

@@ -104,7 +104,7 @@ def test_a_fresh_context_in_each_task_of_coop(small, tmp_path, scenario):  # noq
         trainer.method.end_task(task)
     assert not torch.equal(contexts[0], contexts[1]) and not torch.equal(contexts[1], contexts[2])
     tune = trainer.method.phases(scenario[2])[1]
-    assert (tune.epochs, tune.batch_size, tune.schedule(0.9, 1)) == (3 * trainer.method.tune_epochs, 64, 1.0)
+    assert (tune.epochs, tune.batch_size, tune.schedule(0.9, 1, 0.1)) == (3 * trainer.method.tune_epochs, 64, 1.0)
 
 
 def test_the_leaky_evaluation_lets_an_image_compete_up_to_the_last_task_of_its_batch(small, tmp_path, scenario):  # noqa: F811
