@@ -121,6 +121,29 @@ class TakesPrompts(Protocol):
 Kind = Literal["token", "key", "prefix", "image"]  # of a projection site: looks up energy and components
 
 
+@runtime_checkable
+class ReadsWithTokens(Protocol):
+    """reads its patches with a token in its last block (backbone=convit_dytox…, or convit_tiny…)"""
+
+    width: int
+    std: float  # of a new token
+    token: nn.Parameter
+    last: nn.Module
+
+    def read(self, tokens: Tensor, patches: Tensor) -> Tensor: ...
+
+    def __call__(self, images: Tensor, tokens: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasMaps(Protocol):
+    """shows where its patches look (backbone=convit_dytox…, or convit_tiny…)"""
+
+    side: int  # patches
+
+    def maps(self, images: Tensor) -> list[Tensor]: ...
+
+
 @dataclass(frozen=True)
 class ProjectionSite:
     """A slice of a parameter whose update must leave old inputs undisturbed.

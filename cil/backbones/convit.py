@@ -9,7 +9,7 @@ from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake, nearest
-from cil.modules.attention import ATTENTIONS, STD, TaskAttention
+from cil.modules.attention import ATTENTIONS, TaskAttention
 
 RATIO = 4  # of the hidden layer of an MLP
 
@@ -52,9 +52,11 @@ class ConViT(nn.Module):
     """`patches` is the trunk, `read` its last block, for one token or a token a task; the feature is that of its own token."""
 
     def __init__(
-        self, image: ImageSpec, *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float
-    ) -> None:
-        """`depth` counts the blocks over patches; `drop` is the last block's stochastic depth, the others have less."""
+        self, image: ImageSpec, *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float, std: float,
+        content: float | None,
+    ) -> None:  # fmt: skip
+        """`depth` counts the blocks over patches; `drop` is the last block's stochastic depth, the others have less. `std`: of
+        initial weights; `content`: of the weights of content in `local` attention, null: the same."""
         super().__init__()
         if attention not in ATTENTIONS:
             raise Mistake(f"backbone.attention={attention} is not known; {nearest(attention, ATTENTIONS)}")
@@ -66,26 +68,31 @@ class ConViT(nn.Module):
         self.position = nn.Parameter(torch.empty(1, self.side**2, width))
         self.token = nn.Parameter(torch.empty(1, 1, width))
         rates = torch.linspace(0, drop, depth + 1).tolist()
-        made = (ATTENTIONS[attention](width, heads, self.side) for _ in range(depth))
+        if content is not None and attention != "local":
+            raise Mistake(f"backbone.content={content} is of backbone.attention=local; type backbone.content=null")
+        more = {} if content is None else {"spread": content}
+        made = (ATTENTIONS[attention](width, heads, self.side, **more) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(width, layer, rate) for layer, rate in zip(made, rates))
         self.last = Block(width, TaskAttention(width, heads), rates[-1])
+        self.std = std
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=STD)
+                nn.init.trunc_normal_(module.weight, std=self.std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for parameter in (self.position, self.token):
-            nn.init.trunc_normal_(parameter, std=STD)
+            nn.init.trunc_normal_(parameter, std=self.std)
         for block in self.blocks:
             block.attention.reset()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, width)."""
-        return self.read(self.token, self.patches(images))[:, 0]
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """(batch, width), or of given tokens (1, tokens, width) what each of them reads: (batch, tokens, width)."""
+        patches = self.patches(images)
+        return self.read(self.token, patches)[:, 0] if tokens is None else self.read(tokens, patches)
 
     def patches(self, images: Tensor) -> Tensor:
         """(batch, patches, width), row by row."""
@@ -115,11 +122,12 @@ class ConViT(nn.Module):
 
 
 def convit(
-    *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float, weights: str | None, sha256: str | None,
-    image: dict, root: str | None = None,
+    *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float, std: float, content: float | None,
+    weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> ConViT:  # fmt: skip
     """`attention`: plain | gated (GPSA) | local (LPA). `root` holds a mirror of the registered weights."""
     spec = image_spec(image, expects(weights))
-    backbone = ConViT(spec, attention=attention, patch=patch, width=width, heads=heads, depth=depth, drop=drop)
+    backbone = ConViT(spec, attention=attention, patch=patch, width=width, heads=heads, depth=depth, drop=drop, std=std,
+                      content=content)  # fmt: skip
     backbone.identity = load(backbone, weights, sha256, root)
     return backbone

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STD = 0.02  # of initial weights
-
 
 def relative(side: int) -> Tensor:
     """(patches, patches, 3): of each key seen from each query, columns and rows away and the squared distance."""
@@ -44,12 +42,16 @@ class PlainAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, patches, width) → the same."""
         values = self.v(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        return self.out((self.maps(x) @ values).transpose(1, 2).flatten(2))
+        return self.out(self.looked(x, values).transpose(1, 2).flatten(2))
 
-    def content(self, x: Tensor) -> Tensor:
-        """(batch, heads, patches, patches): q·k / √d."""
+    def looked(self, x: Tensor, values: Tensor) -> Tensor:
+        """maps(x) @ values."""
+        return self.maps(x) @ values
+
+    def content(self, x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """(batch, heads, patches, patches): q·k / √d, times a weight of each head."""
         query, key = self.qk(x).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return query @ key.mT / math.sqrt(query.shape[-1])
+        return (query * (weight / math.sqrt(query.shape[-1]))) @ key.mT
 
     def maps(self, x: Tensor) -> Tensor:
         """(batch, heads, queries, keys), each query's sum is 1."""
@@ -69,10 +71,17 @@ class GatedAttention(PlainAttention):
         place(self.position.weight)
 
     def maps(self, x: Tensor) -> Tensor:
-        gate = self.gate.sigmoid()[:, None, None]
-        by_place = self.position(self.relative).permute(2, 0, 1).softmax(2)
-        mixed = (1 - gate) * self.content(x).softmax(3) + gate * by_place
-        return mixed / mixed.sum(3, keepdim=True)
+        share, by_place = self.shares()
+        return (1 - share) * self.content(x).softmax(3) + share * by_place
+
+    def looked(self, x: Tensor, values: Tensor) -> Tensor:
+        """The map by position is the same for all images, so that they are looked at together."""
+        share, by_place = self.shares()
+        return (1 - share) * (self.content(x).softmax(3) @ values) + torch.einsum("hnm,bhmd->bhnd", share * by_place, values)
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """(heads, 1, 1) and (heads, patches, patches). Both maps sum to 1; ConViT divides their sum by itself once more."""
+        return self.gate.sigmoid()[:, None, None], self.position(self.relative).permute(2, 0, 1).softmax(2)
 
 
 class LocalAttention(PlainAttention):
@@ -82,17 +91,22 @@ class LocalAttention(PlainAttention):
     of the cost.
     """
 
-    def __init__(self, width: int, heads: int, side: int) -> None:
+    def __init__(self, width: int, heads: int, side: int, spread: float | None = None) -> None:
+        """`spread`: of the initial weights of content; None: of all weights."""
         super().__init__(width, heads, side)
         self.position = nn.Linear(4, heads, bias=False)  # of a head: columns, rows, squared distance, content
+        self.spread = spread
 
+    @torch.no_grad()
     def reset(self) -> None:
         nn.init.eye_(self.v.weight)
         place(self.position.weight)
+        if self.spread is not None:
+            self.position.weight[:, 3] = nn.init.trunc_normal_(torch.empty(self.heads), std=self.spread)
 
     def maps(self, x: Tensor) -> Tensor:
         by_place = F.linear(self.relative, self.position.weight[:, :3]).permute(2, 0, 1)
-        return (by_place + self.position.weight[:, 3, None, None] * self.content(x)).softmax(3)
+        return (self.content(x, self.position.weight[:, 3, None, None]) + by_place).softmax(3)
 
 
 ATTENTIONS = {"plain": PlainAttention, "gated": GatedAttention, "local": LocalAttention}
