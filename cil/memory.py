@@ -11,7 +11,8 @@ from cil.scenario import Task
 
 
 class Memory(nn.Module):
-    """At most `total` images, as many of each class: the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp).
+    """At most `total` images, as many of each class: the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp), or of
+    an order that the method finds (herding).
 
     What is kept are rows and labels, so that a checkpoint has no images.
     """
@@ -37,9 +38,14 @@ class Memory(nn.Module):
         """The task's images and what is kept."""
         return join([task.train, self.of(task)])
 
-    def after(self, task: Task) -> LabelledImages:
-        """What will be kept once the task has been met: the same number of each class, the first of them."""
-        both, each = join([self.of(task), task.train]), self.total // len(task.remembered)
+    def each(self, task: Task) -> int:
+        """How many of a class will be kept once the task has been met."""
+        return self.total // len(task.remembered)
+
+    def after(self, task: Task, new: LabelledImages | None = None) -> LabelledImages:
+        """What will be kept once the task has been met: the same number of each class, the first of them. `new`: the task's
+        images in an order of the method's."""
+        both, each = join([self.of(task), new or task.train]), self.each(task)
         first = torch.cat([(both.labels == label).nonzero()[:each, 0] for label in both.labels.unique()])
         return both.take(first)
 

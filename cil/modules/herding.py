@@ -18,8 +18,8 @@ def herded(features: Tensor, count: int) -> Tensor:
     for _ in range(ROUNDS):
         best = int((features @ target).argmax())
         chosen.setdefault(best)
-        if len(chosen) == wanted:
+        if len(chosen) >= wanted:
             break
         target = target + mean - features[best]
     rest = (place for place in range(len(features)) if place not in chosen)
-    return torch.tensor([*chosen, *rest][:wanted])
+    return torch.tensor([*chosen, *rest][:wanted], dtype=torch.long)

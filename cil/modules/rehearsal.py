@@ -10,10 +10,9 @@ def soft(labels: Tensor, classes: int, smoothing: float) -> Tensor:
     return F.one_hot(labels, classes).to(torch.get_default_dtype()) * (1 - smoothing) + smoothing / classes
 
 
-def mixed(labels: Tensor, share: float, classes: int, smoothing: float) -> Tensor:
-    """Targets of a batch that was mixed with itself in reverse order."""
-    targets = soft(labels, classes, smoothing)
-    return share * targets + (1 - share) * targets.flip(0)
+def mixed(rows: Tensor, share: float) -> Tensor:
+    """A batch mixed with itself in reverse order: images, or what they are to be told as."""
+    return share * rows + (1 - share) * rows.flip(0)
 
 
 def binary(logits: Tensor, targets: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def test_losses_of_dytox(outputs):
 
 def test_losses_of_the_lpa_code(outputs):
     logits, teacher, apart = outputs
-    targets = mixed(LABELS, 0.7, 5, 0.1).double()
+    targets = mixed(soft(LABELS, 5, 0.1), 0.7).double()
     close(targets[0], [0.65, 0.02, 0.02, 0.02, 0.29], 1e-6)
     close(targets[2], [0.02, 0.02, 0.29, 0.65, 0.02], 1e-6)
     remembered = slice(0, 2)  # of old tasks
@@ -56,6 +56,7 @@ def test_herding():
     features = fill((6, 4), 1, 0.31, 0.2)
     assert herded(features, 4).tolist() == [1, 2, 0, 5]
     assert herded(features, 6).tolist() == herded(features, 99).tolist() == [1, 2, 0, 5, 4, 3]
+    assert herded(features, 0).tolist() == []
 
 
 def test_herding_of_images_that_are_never_found():

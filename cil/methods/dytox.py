@@ -1,0 +1,54 @@
+"""A token and a head for each task in front of one task-attention block (DyTox; Douillard et al., CVPR 2022)."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from cil.capabilities import ReadsWithTokens, require
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake
+from cil.modules.growing_transformer import GrowingTransformer
+from cil.modules.rehearsal import diverging
+from cil.modules.task_reader import head
+from cil.scenario import Task
+
+
+class DyTox(GrowingTransformer, Method):
+    """With `mixup` and `smoothing` it is DyTox+."""
+
+    token_a_task = True
+
+    def __init__(
+        self, backbone: nn.Module, *, memory: int, herding: str, distil: str, divergence: float, mixup: float | None,
+        smoothing: float, repeats: int, later_epochs: int | None, later_lr: float | None, tune_epochs: int, tune_lr: float,
+        tune_order: str, tune_taught: bool,
+    ) -> None:  # fmt: skip
+        """`divergence`: the weight of a head that tells the new classes from each other and from all old ones as one, made
+        anew in each task and used in its training alone. The others: see GrowingTransformer."""
+        require(backbone, ReadsWithTokens, "dytox")
+        if divergence < 0:
+            raise Mistake(f"method.divergence={divergence} is below 0; type method.divergence=0.1, or 0.0 for none")
+        super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
+                         repeats=repeats, later_epochs=later_epochs, later_lr=later_lr, tune_epochs=tune_epochs,
+                         tune_lr=tune_lr, tune_order=tune_order, tune_taught=tune_taught)  # fmt: skip
+        self.divergence, self.apart = divergence, None
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        if task.index and self.divergence:
+            self.apart = head(self.backbone.width, len(task.classes) + 1)
+
+    def learning(self) -> list[nn.Parameter]:
+        return super().learning() + (list(self.apart.parameters()) if self.apart else [])
+
+    def phases(self, task: Task) -> Iterator[Phase]:
+        return (Phase(**stretch) for stretch in self.stretches(task))
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        images, targets = self.mix(batch)
+        read = self.reader.read(self.backbone, images)
+        losses = self.losses(self.reader.classify(read), targets, images, batch, phase)
+        if self.apart and phase.name == "train":
+            losses["apart"] = self.divergence * diverging(self.apart(read[:, -1]), targets, phase.task.classes.start)
+        return losses

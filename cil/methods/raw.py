@@ -1,0 +1,35 @@
+"""One token for all tasks and a head a task: what locality-preserved attention is measured on (Zheng et al., ICME 2023)."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from cil.capabilities import ReadsWithTokens, require
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.modules.growing_transformer import GrowingTransformer
+from cil.scenario import Task
+
+
+class Raw(GrowingTransformer, Method):
+    """ "Raw" in the released code of LPA."""
+
+    token_a_task = False
+
+    def __init__(
+        self, backbone: nn.Module, *, memory: int, herding: str, distil: str, mixup: float | None, smoothing: float,
+        repeats: int, later_epochs: int | None, later_lr: float | None, tune_epochs: int, tune_lr: float, tune_order: str,
+        tune_taught: bool,
+    ) -> None:  # fmt: skip
+        """See GrowingTransformer."""
+        require(backbone, ReadsWithTokens, "raw")
+        super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
+                         repeats=repeats, later_epochs=later_epochs, later_lr=later_lr, tune_epochs=tune_epochs,
+                         tune_lr=tune_lr, tune_order=tune_order, tune_taught=tune_taught)  # fmt: skip
+
+    def phases(self, task: Task) -> Iterator[Phase]:
+        return (Phase(**stretch) for stretch in self.stretches(task))
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        images, targets = self.mix(batch)
+        return self.losses(self.predict(images), targets, images, batch, phase)

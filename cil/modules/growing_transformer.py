@@ -1,0 +1,163 @@
+"""A transformer learned from scratch, task after task, with a memory and a teacher (Douillard et al., CVPR 2022).
+
+DyTox and LPA's baseline Raw train it alike; they differ in their tokens, and DyTox has a head that tells new from old.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from cil.data import Batch, LabelledImages
+from cil.memory import Memory
+from cil.mistakes import Mistake, nearest
+from cil.modules.herding import herded
+from cil.modules.rehearsal import binary, distilled, mixed, soft
+from cil.modules.task_reader import TaskReader
+from cil.sampling import repeated, shuffled, stored
+from cil.scenario import Task
+from cil.schedule import constant
+
+FEATURES = 128  # images at a time, for herding
+
+
+class Teacher(nn.Module):
+    """The network as it was: nothing in it learns, and no branch is left out."""
+
+    def __init__(self, backbone: nn.Module, reader: TaskReader) -> None:
+        super().__init__()
+        self.backbone, self.reader = copy.deepcopy(backbone), copy.deepcopy(reader)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.reader.classify(self.reader.read(self.backbone, images))
+
+
+class GrowingTransformer(nn.Module):
+    """A method makes phases of the `stretches`."""
+
+    token_a_task: bool
+
+    def __init__(
+        self, backbone: nn.Module, *, memory: int, herding: str, distil: str, mixup: float | None, smoothing: float,
+        repeats: int, later_epochs: int | None, later_lr: float | None, tune_epochs: int, tune_lr: float, tune_order: str,
+        tune_taught: bool,
+    ) -> None:  # fmt: skip
+        """`memory`: images in all; `herding`: chosen by features of `plain` images, `cropped` or fully `augmented` ones.
+
+        `distil`: the teacher's answers count for `all` images, or for those of the `memory` alone, and the other loss is
+        as it was where a batch has none of them (LPA's code). `mixup`: Beta(a, a) draws how a batch is mixed with itself in
+        reverse order. `repeats`: how often an image comes in an epoch that shows so many fewer of them.
+
+        `later_…`: of all tasks but the first; null: as in the first. `tune_…`: of the finetuning on the balanced memory,
+        which sees it `stored` (as it lies, each image twice), `repeated` as in training, or `shuffled`; `tune_taught`:
+        with the teacher.
+        """
+        super().__init__()
+        for value, known, key in (
+            (herding, ("plain", "cropped", "augmented"), "herding"), (distil, ("all", "memory"), "distil"),
+            (tune_order, ("stored", "repeated", "shuffled"), "tune_order"),
+        ):  # fmt: skip
+            if value not in known:
+                raise Mistake(f"method.{key}={value} is not known; {nearest(value, known)}")
+        for value, least, key in (
+            (repeats, 1, "repeats"),
+            (tune_epochs, 0, "tune_epochs"),
+            (later_epochs or 1, 1, "later_epochs"),
+        ):
+            if value < least:
+                raise Mistake(f"method.{key}={value} is not a whole number from {least} on; type method.{key}={least}")
+        if not 0 <= smoothing < 1:
+            raise Mistake(f"method.smoothing={smoothing} is not between 0 and 1; type method.smoothing=0.1")
+        if mixup is not None and mixup <= 0:
+            raise Mistake(f"method.mixup={mixup} is not above 0; type method.mixup=0.8, or null for no MixUp")
+        self.backbone, self.reader = backbone, TaskReader(backbone.width, token_a_task=self.token_a_task, std=backbone.std)
+        self.memory, self.herding, self.distil = Memory(memory), herding, distil
+        self.mixup = None if mixup is None else torch.distributions.Beta(mixup, mixup)
+        self.smoothing, self.repeats = smoothing, partial(repeated, times=repeats) if repeats > 1 else shuffled
+        self.later_epochs, self.later_lr = later_epochs, later_lr
+        self.tune_epochs, self.tune_lr, self.tune_taught = tune_epochs, tune_lr, tune_taught
+        self.tune_order = {"stored": stored, "repeated": self.repeats, "shuffled": shuffled}[tune_order]
+        self.teacher: Teacher | None = None  # of all tasks but the first
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def begin_task(self, task: Task) -> None:
+        if task.index:
+            self.teacher = Teacher(self.backbone, self.reader)
+        self.reader.grow(len(task.classes))
+
+    def stretches(self, task: Task) -> Iterator[dict]:
+        """What a phase is made of: all images with a growing network, then the balanced memory with its upper part."""
+        later = bool(task.index)
+        rate = {"lr": self.later_lr} if later and self.later_lr else {}
+        yield dict(name="train", task=task, data=self.memory.joined(task), parameters=[{"params": self.learning(), **rate}],
+                   epochs=self.later_epochs if later else None, order=self.repeats)  # fmt: skip
+        kept = self.memory.of(task)
+        if later and self.tune_epochs and len(kept):
+            yield dict(name="tune", task=task, data=kept, parameters=[{"params": self.tuned(), "lr": self.tune_lr}],
+                       epochs=self.tune_epochs, schedule=constant, order=self.tune_order)  # fmt: skip
+
+    def learning(self) -> list[nn.Parameter]:
+        """Of the network: all but the heads of old tasks, and their tokens where they have their own."""
+        heads, old = self.reader.heads, [self.backbone.token, *self.reader.tokens][:-1] if self.token_a_task else []
+        fixed = {id(p) for p in [*heads[:-1].parameters(), *old]}
+        return [p for part in (self.backbone, self.reader) for p in part.parameters() if id(p) not in fixed]
+
+    def tuned(self) -> list[nn.Parameter]:
+        """Tokens and heads of all tasks; where tokens differ, also the block that reads with them."""
+        last = self.backbone.last.parameters() if self.token_a_task else ()
+        return [*last, self.backbone.token, *self.reader.parameters()]
+
+    def mix(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images, and the classes that they are to be told as."""
+        targets = soft(batch.labels, sum(head[1].out_features for head in self.reader.heads), self.smoothing)
+        if self.mixup is None:
+            return batch.images, targets
+        share = float(self.mixup.sample())
+        return mixed(batch.images, share), mixed(targets, share)
+
+    def losses(self, logits: Tensor, targets: Tensor, images: Tensor, batch: Batch, phase) -> dict[str, Tensor]:
+        """Each class by itself and, from the second task on, the teacher's answers among its own."""
+        loss, old = binary(logits, targets), phase.task.classes.start
+        if not old or (phase.name == "tune" and not self.tune_taught):
+            return {"bce": loss}
+        taught = slice(None) if self.distil == "all" else (batch.labels < old).nonzero()[:, 0]
+        if self.distil == "memory" and not len(taught):
+            return {"bce": loss}
+        share = old / logits.shape[1]
+        return {"bce": (1 - share) * loss, "distil": share * distilled(logits[taught], self.teacher(images[taught]))}
+
+    # --- memory and answers -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def end_phase(self, phase) -> None:
+        """Between training and finetuning the memory takes the new classes in, in herding order, and gives of the old."""
+        if phase.name == "train":
+            self.memory.keep(self.memory.after(phase.task, self.chosen(phase.task)))
+
+    def chosen(self, task: Task) -> LabelledImages:
+        """The task's images class by class, the best first, as many as will be kept."""
+        crop = replace(task.train.view, flip=0.0, randaugment=False)
+        seen = replace(
+            task.train, view={"plain": task.train_plain.view, "cropped": crop, "augmented": task.train.view}[self.herding]
+        )
+        device, found = self.backbone.token.device, []
+        for places in torch.arange(len(seen)).split(FEATURES):
+            images = seen.batch(places, device, torch.default_generator).images
+            found.append(self.reader.read(self.backbone, images).flatten(1).float().cpu())
+        features, order = torch.cat(found), []
+        for label in task.classes:
+            own = (task.train.labels == label).nonzero()[:, 0]
+            order.append(own[herded(features[own], self.memory.each(task))])
+        return task.train.take(torch.cat(order))
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.reader.classify(self.reader.read(self.backbone, images))
