@@ -4,7 +4,8 @@ python scripts/pictures.py outputs/glyphs_10tasks/attriclip/<digest>/seed0      
 
 Of a method that chooses prompts: prompts_of_images (a row an image, under the prompts that it chose), images_of_prompts (a
 row a prompt, over all images) and keys (how often each key was chosen, task by task). Of an adapter: tsne, the backbone's
-features of all test images seen beside the method's; --task 2 as they were after the second task.
+features of all test images seen beside the method's. Of a backbone that shows where its patches look: attention, the maps of
+one test image of the first task, and nonlocality, how far patches look after each task. --task 2 as it was after the second.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     if count < 1:
         raise Mistake(f"--images {count} is not a whole number from 1 on; type --images 6")
     from cil.build import reopened
-    from cil.capabilities import ChoosesPrompts, HasEmbedding
+    from cil.capabilities import ChoosesPrompts, HasEmbedding, HasMaps
 
     tasks = json.loads((path / "summary.json").read_text())["tasks"]
     if task is not None and not 1 <= task <= tasks:
@@ -49,9 +50,11 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
         files = prompts(trainer, path, count, kind, score)
     elif isinstance(trainer.method, HasEmbedding):
         files = features(trainer, path, kind, task)
+    elif isinstance(trainer.method.backbone, HasMaps):
+        files = looks(trainer, path, kind, task)
     else:
-        raise Mistake(f"{type(trainer.method).__name__} neither chooses prompts nor moves features: nothing to draw; "
-                      "type the folder of a run of method=attriclip, rapf or awpf")  # fmt: skip
+        raise Mistake(f"{type(trainer.method).__name__} neither chooses prompts nor moves features nor shows where it looks: "
+                      "nothing to draw; type the folder of a run of method=attriclip, rapf, awpf or dytox")  # fmt: skip
     for file in files:
         print(file)
 
@@ -87,6 +90,36 @@ def features(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[
     draw_planes(file, sets, torch.cat([one.test.labels for one in seen]).to(frozen.device), trainer.scenario.class_names)
     print(f"t-SNE of {len(frozen)} test images of {len(seen)} tasks")
     yield file
+
+
+def looks(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:
+    import torch
+
+    from cil.modules.attention import nonlocality
+    from cil.pictures.locality import draw_maps, draw_nonlocality, everywhere
+
+    backbone, test = trainer.method.backbone, trainer.scenario[0].test
+    batch = test.batch(torch.tensor([len(test) // 2]), trainer.machine.device)
+    with torch.no_grad():
+        maps = [own[0] for own in backbone.maps(batch.images)]
+    after = f"after task {task or len(trainer.scenario)} of {len(trainer.scenario)}"
+    title = (
+        f"{trainer.scenario.class_names[int(batch.labels)]}: where the framed patch looks {after}; distance over all patches"
+    )
+    file = path / "pictures" / (f"attention.{kind}" if task is None else f"attention_task_{task:02d}.{kind}")
+    far, norm = [nonlocality(own, backbone.side) for own in maps], (backbone.image.mean, backbone.image.std)
+    draw_maps(file, batch.images[0], maps, far, norm, title)
+    yield file
+    if found := nonlocality_of(path):
+        file = path / "pictures" / f"nonlocality.{kind}"
+        draw_nonlocality(file, {type(trainer.method).__name__: {path.parent.name: [found]}}, everywhere(backbone.side))
+        yield file
+
+
+def nonlocality_of(path: Path) -> list[list[float]]:
+    """After each task, of each block."""
+    events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
+    return [event["nonlocality"] for event in events if "nonlocality" in event]
 
 
 def with_words(method: object) -> str:

@@ -5,6 +5,7 @@ python scripts/readme.py switches                       # each switch between a 
 python scripts/readme.py across                         # two alphabets, one after the other: FT, BT, the union
 python scripts/readme.py sweeps                         # AttriCLIP's tables 6, 7 and 8 on Split-Glyphs
 python scripts/readme.py adapters                       # RAPF and AWPF: merges, λ, features on a plane, what is encoded
+python scripts/readme.py locality                       # DyTox and Raw from scratch, three attentions, where patches look
 python scripts/readme.py text                           # what packed text saves
 python scripts/readme.py photographs dataset.md5=…      # the TinyImageNet rows
 """
@@ -24,21 +25,23 @@ from cil.report.collect import MEANING, collect, rows, table
 from cil.report.paired import paired
 from cil.report.table import fill, grid, number
 from cil.rundir import address
-from scripts import readme_adapters
+from scripts import readme_adapters, readme_locality
 from scripts.compose import ROOT, compose, guarded, options
 from scripts.readme_clip import alphabets, clip, pictures, sweeps
 from scripts.runs import OUTPUTS, found, listed, run, spelled
 
 PAGE, METHODS = ROOT / "README.md", ROOT / "cil" / "methods" / "README.md"
 READINGS, SCENARIO = ("paper", "released"), "scenario=glyphs_10tasks"
-HOSTS, ON_CLIP = ("l2p", "dualprompt"), ("coop", "attriclip", "clip_prompt")
+HOSTS, ON_CLIP, FROM_SCRATCH = ("l2p", "dualprompt"), ("coop", "attriclip", "clip_prompt"), ("dytox", "raw")
 SEEDS, FEWER = range(5), range(3)
 ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can move after the first task
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("results", "switches", "across", "sweeps", "adapters", "photographs", "text"))
+    parser.add_argument(
+        "table", choices=("results", "switches", "across", "sweeps", "adapters", "locality", "photographs", "text")
+    )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
     make = {
@@ -47,6 +50,7 @@ def main() -> int:
         "across": lambda settings: fill(PAGE, "across", alphabets(settings)),
         "sweeps": lambda settings: fill(METHODS, "sweeps", sweeps(settings)),
         "adapters": adapters,
+        "locality": locality,
         "photographs": photographs,
         "text": text,
     }[asked.table]
@@ -58,11 +62,12 @@ def main() -> int:
 
 def results(settings: list[str]) -> None:
     five, three = f"seed={listed(SEEDS)}", f"seed={listed(FEWER)}"
-    others = [method for method in options("method") if method not in (*HOSTS, *ON_CLIP)]
+    others = [method for method in options("method") if method not in (*HOSTS, *ON_CLIP, *FROM_SCRATCH)]
     both = f"reading={listed(READINGS)}"
     sweeps = [
         [f"method={listed(others)}", SCENARIO, five],
         [f"method={listed(HOSTS)}", "modifier=none,pgp", both, SCENARIO, five],
+        [f"method={listed(FROM_SCRATCH)}", SCENARIO, three],
         ["method=coop", SCENARIO, three],
         ["method=attriclip", both, SCENARIO, three],
         ["method=clip_prompt", "modifier=none,pgp", both, SCENARIO, three],
@@ -168,6 +173,12 @@ def adapters(settings: list[str]) -> None:
         fill(PAGE, block, getattr(readme_adapters, {"lambda": "sweep"}.get(block, block))(settings))
     fill(PAGE, "features", readme_adapters.features())
     fill(PAGE, "together", readme_adapters.clock())
+
+
+def locality(settings: list[str]) -> None:
+    """Transformers from scratch."""
+    fill(PAGE, "locality", readme_locality.locality(settings))
+    readme_locality.maps(settings)
 
 
 def photographs(settings: list[str]) -> None:

@@ -126,4 +126,4 @@ def test_names_on_a_plane_do_not_lie_on_one_another():
 def test_a_method_without_either_is_refused(compose, capsys):
     run = harness.execute(compose("method=continual_clip", "scenario.tasks=50"))
     assert pictures.main([str(run.path)]) == 2
-    assert "method=attriclip, rapf or awpf" in capsys.readouterr().err
+    assert "method=attriclip, rapf, awpf or dytox" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""How far patches look: over the tasks as lines, and of one image as maps (LPA, ICME 2023)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cil.pictures.accuracy import COLOURS, figure, save
+from cil.pictures.prompts import shown
+
+CELL = 1.15  # inches
+
+
+def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], uniform: float) -> None:
+    """`panels`: by title, and in it by the name of a line, (seeds, tasks, blocks). A column a title, a row a block and one
+    for their mean.
+
+    `uniform`: how far a patch looks that looks everywhere alike.
+    """
+    found = {title: {name: np.array(runs) for name, runs in lines.items()} for title, lines in panels.items()}
+    blocks = next(iter(next(iter(found.values())).values())).shape[2]
+    drawing = figure(1.2 + 3.1 * len(found), 0.7 + 1.55 * (blocks + 1))
+    grid = drawing.subplots(blocks + 1, len(found), sharex=True, sharey=True, squeeze=False)
+    for column, (title, lines) in zip(grid.T, found.items()):
+        column[0].set_title(title, fontsize="medium")
+        for block, axes in enumerate(column):
+            for colour, (name, runs) in zip(COLOURS, lines.items()):
+                own = runs[..., block] if block < blocks else runs.mean(2)
+                tasks, means = range(1, own.shape[1] + 1), own.mean(0)
+                spread = own.std(0, ddof=1) if len(own) > 1 else np.zeros_like(means)
+                axes.plot(tasks, means, marker="o", markersize=3, color=colour, label=name)
+                axes.fill_between(tasks, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
+            axes.axhline(uniform, color="#4a5568", linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.set(ylim=(0, 1.08 * uniform), xticks=list(tasks))
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+    for block, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel(f"block {block + 1}" if block < blocks else "mean", fontsize="small")
+    for axes in grid[-1]:
+        axes.set_xlabel("tasks learned")
+    grid[0, 0].annotate("everywhere alike", (1, uniform), xytext=(0, -3), textcoords="offset points", fontsize=6.5, va="top",
+                        color="#4a5568")  # fmt: skip
+    grid[0, -1].legend(frameon=False, fontsize="small", loc="lower right")
+    drawing.supylabel("distance at which a patch looks, in patches", fontsize="small")
+    save(drawing, file)
+
+
+def draw_maps(file: Path, image: Tensor, maps: Sequence[Tensor], far: Sequence[Tensor], norm: tuple, title: str) -> None:
+    """One image with a patch framed, the middle one, and where it looks: a row a block, a column a head.
+
+    `maps`: of each block (heads, queries, keys); `far`: (heads,) the mean distance over all patches, written above a map.
+    """
+    side = round(maps[0].shape[-1] ** 0.5)
+    heads, query = len(maps[0]), (side // 2) * side + side // 2
+    drawing = figure(CELL * (heads + 1), CELL * len(maps) + 0.55)
+    picture = shown(image[None], *norm)[0]
+    size = picture.shape[0] / side
+    for block, (row, own, distance) in enumerate(zip(drawing.subplots(len(maps), heads + 1, squeeze=False), maps, far)):
+        row[0].imshow(picture)
+        corner = (query % side * size - 0.5, query // side * size - 0.5)
+        row[0].add_patch(frame(corner, size))
+        row[0].set_ylabel(f"block {block + 1}", fontsize="small")
+        for head, axes in enumerate(row[1:]):
+            axes.imshow(own[head, query].reshape(side, side).float().cpu().numpy(), cmap="magma", vmin=0)
+            axes.set_title(f"{'head ' if block == 0 else ''}{head + 1}: {float(distance[head]):.1f}", fontsize=6.5, pad=2)
+            axes.add_patch(frame((query % side - 0.5, query // side - 0.5), 1))
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+    drawing.suptitle(title, fontsize="small")
+    save(drawing, file)
+
+
+def frame(corner: tuple[float, float], size: float):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, size, size, fill=False, edgecolor="#48bb78", linewidth=1.2)
+
+
+def everywhere(side: int) -> float:
+    """The mean distance of two patches of a grid."""
+    from cil.modules.attention import nonlocality
+
+    return float(nonlocality(torch.full((side**2, side**2), 1 / side**2), side))
