@@ -160,7 +160,9 @@ class Bench:
             yield {"row": "step", "method": self.name, "trains": False}
             return
         call, model, images = self.step_of(phases[0])
-        yield self.row("step", f"training step, phase {phases[0].name}", call, model, images, trains=True)
+        made = interleaved(self.batch_of(phases[0], images), call, self.rounds, self.device)
+        more = {"trains": True, "share_of_the_batch": figures(made.ratio_cpu)}
+        yield self.row("step", f"training step, phase {phases[0].name}", call, model, images, **more)
 
     def step_of(self, phase: Phase) -> tuple[Callable[[], object], Callable[[], object], int]:
         """The step on as many images as the phase's data and the batch have, its part after the batch is made, their number."""
@@ -175,6 +177,11 @@ class Bench:
         model = lambda: self.trainer.learn_from(step(), made)  # noqa: E731
         model()  # the optimizer makes its state once
         return lambda: self.trainer.learn(step()), model, len(rows)
+
+    def batch_of(self, phase: Phase, images: int) -> Callable[[], object]:
+        """What of a step has to do with pixels: crop, mirror, RandAugment, normalisation."""
+        rows, random = torch.arange(images), torch.Generator()
+        return lambda: phase.data.batch(rows, self.device, random)
 
     def eval(self) -> Iterator[dict]:
         """A test batch; with a frozen stage also once its results are kept."""

@@ -29,10 +29,10 @@ BATCH = 16
 def bench(compose, tmp_path):
     """A method's name and settings → its bench on an untrained tiny backbone."""
 
-    def made(method: str, *words: str) -> Bench:
+    def made(method: str, *words: str, batch: int = BATCH, rounds: int = 1) -> Bench:
         config = compose(f"method={method}", *words)
         trainer = experiment(config, RunDir(tmp_path), device_of("cpu"), StopRequest())
-        return Bench(trainer, batch=BATCH, rounds=1)
+        return Bench(trainer, batch=batch, rounds=rounds)
 
     return made
 
@@ -75,6 +75,12 @@ def test_a_finetuning_step_costs_three_forwards(bench, family, least, most):
     assert row["image_encodes"] == 1
     assert 100 < row["kernels"] < 1000
     assert all(math.isfinite(row[key]) for key in ("ratio_cpu", "ratio_wall", "images_per_second"))
+
+
+def test_augmentation_costs_less_than_a_tenth_of_a_step(bench):
+    made = bench("dytox", "backbone=convit_tiny", "+augment.train.randaugment=true", batch=64, rounds=5)
+    (row,) = made.step()
+    assert 0 < row["share_of_the_batch"] < 0.1
 
 
 def test_training_the_head_alone_costs_one_forward(bench):

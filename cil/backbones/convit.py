@@ -103,7 +103,8 @@ class ConViT(nn.Module):
 
     def read(self, tokens: Tensor, patches: Tensor) -> Tensor:
         """(1 or batch, tokens, width) and patches → (batch, tokens, width), each token for itself."""
-        return self.last.read(tokens.expand(len(patches), -1, -1), patches)
+        # a sum, since without gradients torch takes a view of a parameter for one that has them, and counting operations fails
+        return self.last.read(tokens + patches.new_zeros(len(patches), 1, 1), patches)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Of each block over patches: (batch, heads, queries, keys)."""
