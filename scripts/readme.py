@@ -67,7 +67,8 @@ def results(settings: list[str]) -> None:
     sweeps = [
         [f"method={listed(others)}", SCENARIO, five],
         [f"method={listed(HOSTS)}", "modifier=none,pgp", both, SCENARIO, five],
-        [f"method={listed(FROM_SCRATCH)}", SCENARIO, three],
+        ["method=dytox", SCENARIO, three],
+        ["method=raw", SCENARIO, "seed=0,1"],
         ["method=coop", SCENARIO, three],
         ["method=attriclip", both, SCENARIO, three],
         ["method=clip_prompt", "modifier=none,pgp", both, SCENARIO, three],
