@@ -10,18 +10,33 @@ from cil.mistakes import Mistake
 from cil.scenario import Task
 
 
-class Memory(nn.Module):
-    """At most `total` images, as many of each class: the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp), or of
-    an order that the method finds (herding).
+class Kept(nn.Module):
+    """Buffers that grow with the tasks, so that a checkpoint's are taken whatever their length."""
 
+    growing: tuple[str, ...]
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
+        for name in self.growing:
+            if prefix + name in state:
+                setattr(self, name, torch.empty_like(state[prefix + name], device=getattr(self, name).device))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class Memory(Kept):
+    """At most `total` images, as many of each class, or with `per_class` that many of each however many there are.
+
+    They are the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp), or of one that the method finds (herding).
     What is kept are rows and labels, so that a checkpoint has no images.
     """
 
-    def __init__(self, total: int) -> None:
+    growing = ("rows", "labels")
+
+    def __init__(self, total: int, per_class: int | None = None) -> None:
         super().__init__()
-        if total < 0:
-            raise Mistake(f"method.memory={total} is not a whole number from 0 on; type method.memory=1000")
-        self.total = total
+        for key, value in (("memory", total), ("per_class", per_class or 0)):
+            if value < 0:
+                raise Mistake(f"method.{key}={value} is not a whole number from 0 on; type method.{key}=1000")
+        self.total, self.per_class = total, per_class
         self.register_buffer("rows", torch.empty(0, dtype=torch.long))
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
 
@@ -40,7 +55,7 @@ class Memory(nn.Module):
 
     def each(self, task: Task) -> int:
         """How many of a class will be kept once the task has been met."""
-        return self.total // len(task.remembered)
+        return self.total // len(task.remembered) if self.per_class is None else self.per_class
 
     def after(self, task: Task, new: LabelledImages | None = None) -> LabelledImages:
         """What will be kept once the task has been met: the same number of each class, the first of them. `new`: the task's
@@ -52,8 +67,48 @@ class Memory(nn.Module):
     def keep(self, images: LabelledImages) -> None:
         self.rows, self.labels = images.rows.to(self.rows.device), images.labels.to(self.rows.device)
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
-        for name in ("rows", "labels"):  # they grow with the tasks
-            if prefix + name in state:
-                setattr(self, name, torch.empty_like(state[prefix + name], device=self.rows.device))
-        super()._load_from_state_dict(state, prefix, *rest)
+
+class Reservoir(Kept):
+    """At most `total` images, each of those that were ever shown with the same chance (Vitter; DER++).
+
+    Every showing counts, so that one image may be there several times. With it lie the logits that it had then, of the
+    classes that were known then.
+    """
+
+    growing = ("rows", "labels", "logits", "known")
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        if total < 1:
+            raise Mistake(f"method.memory={total} is not a whole number from 1 on; type method.memory=1000")
+        self.total = total
+        self.register_buffer("shown", torch.zeros((), dtype=torch.long))
+        for name in ("rows", "labels", "known"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.long))
+        self.register_buffer("logits", torch.empty(0, 0))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def show(self, rows: Tensor, labels: Tensor, logits: Tensor, random: torch.Generator | None = None) -> None:
+        """Each takes the next free place or, in its turn, one drawn from as many as were shown, if there is such a place."""
+        turns = int(self.shown) + torch.arange(len(rows))
+        drawn = (torch.rand(len(rows), generator=random, dtype=torch.double) * (turns + 1)).long()
+        places = torch.where(turns < self.total, turns, drawn)
+        last = {place: number for number, place in enumerate(places.tolist()) if place < self.total}  # the later one stays
+        self.shown += len(rows)
+        self._make_room(min(int(self.shown), self.total), logits.shape[1])
+        where = torch.tensor(list(last), dtype=torch.long, device=self.rows.device)
+        which = torch.tensor(list(last.values()), dtype=torch.long, device=self.rows.device)
+        self.rows[where], self.labels[where] = rows[which], labels[which]
+        self.logits[where, : logits.shape[1]], self.known[where] = logits[which].to(self.logits), logits.shape[1]
+
+    def draw(self, count: int, random: torch.Generator | None = None) -> Tensor:
+        """Places, each at most once."""
+        return torch.randperm(len(self), generator=random)[:count].to(self.rows.device)
+
+    def _make_room(self, count: int, classes: int) -> None:
+        more, wider = count - len(self), max(0, classes - self.logits.shape[1])
+        for name in ("rows", "labels", "known"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(self, name).new_zeros(more)]))
+        self.logits = torch.nn.functional.pad(self.logits, (0, wider, 0, more))

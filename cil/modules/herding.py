@@ -1,4 +1,4 @@
-"""Which images of a class stand for it best: iCaRL's greedy order, as DyTox and its successors compute it."""
+"""Which images of a class stand for it best: greedy orders whose every beginning follows the mean of the class."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,23 @@ from torch import Tensor
 ROUNDS = 1000  # an image may be found again and again
 
 
+def nearest_sums(features: Tensor, count: int) -> Tensor:
+    """(images, width) of one class → the places of `count` images, the best first: iCaRL.
+
+    Of those that are left the one is next whose mean with those before it lies nearest to the mean of all, normalised.
+    """
+    features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    mean, total, chosen = features.mean(0), torch.zeros_like(features[0]), []
+    for rank in range(1, min(count, len(features)) + 1):
+        away = (mean - (features + total) / rank).square().sum(1)
+        away[chosen] = torch.inf
+        chosen.append(int(away.argmin()))
+        total = total + features[chosen[-1]]
+    return torch.tensor(chosen, dtype=torch.long)
+
+
 def herded(features: Tensor, count: int) -> Tensor:
-    """(images, width) of one class → the places of `count` images, the best first.
+    """The same, as DyTox and its successors compute it.
 
     Normalised features are chosen whose sum follows the class mean; a target moves on whether or not its image is new. Places
     that are still free after all rounds get the images that are left, in their order.
