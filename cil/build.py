@@ -139,7 +139,7 @@ def _call(target: Any, where: str, *given: Any, **arguments: Any) -> Any:
     """A value that the target cannot use is the user's mistake; TRACE=1 shows where it was noticed."""
     try:
         return target(*given, **arguments)
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise Mistake(f"{where}: a value cannot be used ({error}); see python run.py --cfg job for its settings") from error
 
 

@@ -60,9 +60,9 @@ class Memory(Kept):
     def after(self, task: Task, new: LabelledImages | None = None) -> LabelledImages:
         """What will be kept once the task has been met: the same number of each class, the first of them. `new`: the task's
         images in an order of the method's."""
-        both, each = join([self.of(task), new or task.train]), self.each(task)
-        first = torch.cat([(both.labels == label).nonzero()[:each, 0] for label in both.labels.unique()])
-        return both.take(first)
+        both, each = join([self.of(task), task.train if new is None else new]), self.each(task)
+        first = [(both.labels == label).nonzero()[:each, 0] for label in both.labels.unique()]
+        return both.take(torch.cat([both.rows[:0], *first]))
 
     def keep(self, images: LabelledImages) -> None:
         self.rows, self.labels = images.rows.to(self.rows.device), images.labels.to(self.rows.device)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from cil.mistakes import Mistake
+
 
 def shuffled(count: int, size: int, random: torch.Generator) -> Tensor:
     """Each once."""
@@ -23,6 +25,8 @@ def stored(count: int, size: int, random: torch.Generator) -> Tensor:
 
     That is what two GPUs see in DyTox's finetuning, when both walk through the same memory.
     """
-    half = max(1, size // 2)
+    if size % 2:
+        raise Mistake(f"images that come twice need an even batch; type train.batch_size={size + 1}")
+    half = size // 2
     kept = torch.arange(count // half * half or count)
     return torch.cat([part.repeat(2) for part in kept.split(half)])

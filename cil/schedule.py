@@ -35,6 +35,10 @@ def cosine_above(done: float, epochs: int, rate: float, *, every: str, least: fl
 def warm_cosine(done: float, epochs: int, rate: float, *, warm: int, first: float, last: float, over: int | None) -> float:
     """`warm` epochs from the rate `first` up to the phase's, then half a cosine towards the rate `last` at epoch `over`, or
     at the phase's end. An epoch is trained at the value of the one before it, as timm steps its schedule (DyTox, LPA)."""
+    for key, value, fits in (("optim.lr", rate, rate > 0), ("schedule.warm", warm, warm >= 0),
+                             ("schedule.over", over, over is None or over > 0)):  # fmt: skip
+        if not fits:
+            raise Mistake(f"{key}={value} makes no schedule; type {key}={1e-3 if key == 'optim.lr' else 5}")
     at = max(math.floor(done) - 1, 0)
     if at < warm:
         return (first + at * (rate - first) / warm) / rate

@@ -77,7 +77,7 @@ class Trainer:
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
         # not a method of its own: a copy of the backbone would copy the trainer
-        method.backbone.register_forward_pre_hook(lambda _, given: self._count(len(given[0])))
+        self.counter = method.backbone.register_forward_pre_hook(lambda _, given: self._count(len(given[0])))
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 

@@ -63,10 +63,8 @@ def words(method: str, backbone: str) -> list[str]:
 
 
 def maps(settings: list[str]) -> None:
-    """Where a patch of one image looks after the first task and the last, gated and locality-preserved."""
+    """Where a patch of one image looks after the last task, gated and locality-preserved."""
     for name, backbone in (("gated", "convit_tiny"), ("lpa", "convit_tiny_lpa")):
-        own = [*words("dytox", backbone), "seed=0", *settings]
-        run(*own, f"outputs={OUTPUTS / 'kept'}", "machine.keep_checkpoints=all")
-        folder = OUTPUTS / "kept" / address(compose(*own))
-        draw(folder, kind="svg", task=10)
-        shutil.copy(folder / "pictures" / "attention_task_10.svg", PICTURES / f"attention_{name}.svg")
+        folder = OUTPUTS / address(compose(*words("dytox", backbone), "seed=0", *settings))
+        draw(folder, kind="svg")
+        shutil.copy(folder / "pictures" / "attention.svg", PICTURES / f"attention_{name}.svg")

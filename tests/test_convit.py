@@ -45,7 +45,9 @@ def test_each_token_reads_for_itself(name):
             torch.testing.assert_close(together[:, number], made.read(tokens[:, number : number + 1], patches)[:, 0])
         torch.testing.assert_close(made(images), made.read(made.token, patches)[:, 0])
     maps = made.maps(images)
-    assert len(maps) == 5 and all(m.shape == (3, 9, 64, 64) and torch.allclose(m.sum(3), torch.ones(())) for m in maps)
+    assert len(maps) == len(made.blocks) and all(
+        m.shape == (3, 9, 64, 64) and torch.allclose(m.sum(3), torch.ones(())) for m in maps
+    )
 
 
 def test_initial_weights():

@@ -3,12 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from cil import locality
 from cil.build import make
-from cil.pictures.locality import everywhere
+from cil.pictures.accuracy import COLOURS
+from cil.pictures.locality import draw_nonlocality, everywhere
 from scripts.pictures import main
 from tests import harness
 
@@ -47,6 +49,23 @@ def test_a_patch_that_looks_everywhere_alike():
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_the_command_draws_maps_and_lines(run, kind, capsys):
     assert main([str(run.path), "--format", kind]) == 0
+    told = capsys.readouterr().out
     for name in ("attention", "nonlocality"):
         file = run.path / "pictures" / f"{name}.{kind}"
-        assert str(file) in capsys.readouterr().out + str(file) and file.stat().st_size > 3000
+        assert str(file) in told and file.stat().st_size > 3000
+
+
+def test_maps_after_a_task(run, capsys):
+    assert main([str(run.path), "--task", "2"]) == 0
+    assert (run.path / "pictures" / "attention_task_02.png").exists()
+    assert main([str(run.path), "--task", "1"]) == 2
+    assert "machine.keep_checkpoints=all" in capsys.readouterr().err
+
+
+def test_a_line_has_one_colour_in_every_column(tmp_path):
+    runs = np.ones((1, 2, 1))
+    file = tmp_path / "lines.svg"
+    draw_nonlocality(file, {"raw": {"b": runs}, "dytox": {"a": runs, "b": runs}}, 2.0)
+    text = file.read_text()
+    first, second = (text.count(f"stroke: {colour}") for colour in COLOURS[:2])  # "b" comes first, in both columns
+    assert first > second > 0

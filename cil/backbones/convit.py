@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.modules.attention import ATTENTIONS, TaskAttention
 
 RATIO = 4  # of the hidden layer of an MLP
@@ -59,7 +59,17 @@ class ConViT(nn.Module):
         initial weights; `content`: of the weights of content in `local` attention, null: the same."""
         super().__init__()
         if attention not in ATTENTIONS:
-            raise Mistake(f"backbone.attention={attention} is not known; {nearest(attention, ATTENTIONS)}")
+            raise Mistake(f"backbone.attention={attention} is not known; there is plain, gated (GPSA), local (LPA)")
+        for key, value in {"patch": patch, "width": width, "heads": heads, "depth": depth}.items():
+            if value < 1:
+                raise Mistake(f"backbone.{key}={value} is not a whole number from 1 on; type backbone.{key}=8")
+        for key, value, fits in (
+            ("drop", drop, 0 <= drop < 1),
+            ("std", std, std > 0),
+            ("content", content, (content or 0) >= 0),
+        ):
+            if not fits:
+                raise Mistake(f"backbone.{key}={value} makes no sense; type backbone.{key}=0.1")
         if image.size % patch or width % heads:
             raise Mistake(f"backbone.patch={patch} backbone.heads={heads} do not divide {image.size} px and width {width}")
         self.image, self.width, self.side = image, width, image.size // patch

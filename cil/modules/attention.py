@@ -102,7 +102,8 @@ class LocalAttention(PlainAttention):
         nn.init.eye_(self.v.weight)
         place(self.position.weight)
         if self.spread is not None:
-            self.position.weight[:, 3] = nn.init.trunc_normal_(torch.empty(self.heads), std=self.spread)
+            drawn = torch.zeros(self.heads)
+            self.position.weight[:, 3] = nn.init.trunc_normal_(drawn, std=self.spread) if self.spread else drawn
 
     def maps(self, x: Tensor) -> Tensor:
         by_place = F.linear(self.relative, self.position.weight[:, :3]).permute(2, 0, 1)

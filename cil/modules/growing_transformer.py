@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cil.augment import View
 from cil.data import Batch, LabelledImages
 from cil.memory import Memory
 from cil.mistakes import Mistake, nearest
@@ -67,16 +68,15 @@ class GrowingTransformer(nn.Module):
         ):  # fmt: skip
             if value not in known:
                 raise Mistake(f"method.{key}={value} is not known; {nearest(value, known)}")
-        for value, least, key in (
-            (repeats, 1, "repeats"),
-            (tune_epochs, 0, "tune_epochs"),
-            (later_epochs or 1, 1, "later_epochs"),
-        ):
-            if value < least:
+        for value, least, key in ((repeats, 1, "repeats"), (tune_epochs, 0, "tune_epochs"), (later_epochs, 1, "later_epochs")):
+            if value is not None and value < least:
                 raise Mistake(f"method.{key}={value} is not a whole number from {least} on; type method.{key}={least}")
+        for value, key in ((later_lr, "later_lr"), (tune_lr, "tune_lr")):
+            if value is not None and value <= 0:
+                raise Mistake(f"method.{key}={value} is not above 0; type method.{key}=1e-4")
         if not 0 <= smoothing < 1:
             raise Mistake(f"method.smoothing={smoothing} is not between 0 and 1; type method.smoothing=0.1")
-        if mixup is not None and mixup <= 0:
+        if mixup is not None and not 0 < mixup < float("inf"):
             raise Mistake(f"method.mixup={mixup} is not above 0; type method.mixup=0.8, or null for no MixUp")
         self.backbone, self.reader = backbone, TaskReader(backbone.width, token_a_task=self.token_a_task, std=backbone.std)
         self.memory, self.herding, self.distil = Memory(memory), herding, distil
@@ -90,6 +90,12 @@ class GrowingTransformer(nn.Module):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def begin_task(self, task: Task) -> None:
+        if task.index == 0 and self.herding == "cropped" and task.train.view.crop != "padded":
+            raise Mistake(
+                f"method.herding=cropped is of augment: crop=padded, not {task.train.view.crop}; type method.herding=plain"
+            )
+        if task.rivals.start or task.remembered.start:
+            raise Mistake("this method learns and remembers all classes; type scenario.heads=joint scenario.exemplars=all")
         if task.index:
             self.teacher = Teacher(self.backbone, self.reader)
         self.reader.grow(len(task.classes))
@@ -97,7 +103,7 @@ class GrowingTransformer(nn.Module):
     def stretches(self, task: Task) -> Iterator[dict]:
         """What a phase is made of: all images with a growing network, then the balanced memory with its upper part."""
         later = bool(task.index)
-        rate = {"lr": self.later_lr} if later and self.later_lr else {}
+        rate = {"lr": self.later_lr} if later and self.later_lr is not None else {}
         yield dict(name="train", task=task, data=self.memory.joined(task), parameters=[{"params": self.learning(), **rate}],
                    epochs=self.later_epochs if later else None, order=self.repeats)  # fmt: skip
         kept = self.memory.of(task)
@@ -145,10 +151,7 @@ class GrowingTransformer(nn.Module):
 
     def chosen(self, task: Task) -> LabelledImages:
         """The task's images class by class, the best first, as many as will be kept."""
-        crop = replace(task.train.view, flip=0.0, randaugment=False)
-        seen = replace(
-            task.train, view={"plain": task.train_plain.view, "cropped": crop, "augmented": task.train.view}[self.herding]
-        )
+        seen = replace(task.train, view=self.herding_view(task.train.view, task.train_plain.view))
         device, found = self.backbone.token.device, []
         for places in torch.arange(len(seen)).split(FEATURES):
             images = seen.batch(places, device, torch.default_generator).images
@@ -158,6 +161,11 @@ class GrowingTransformer(nn.Module):
             own = (task.train.labels == label).nonzero()[:, 0]
             order.append(own[herded(features[own], self.memory.each(task))])
         return task.train.take(torch.cat(order))
+
+    def herding_view(self, train: View, test: View) -> View:
+        """Plain photographs are brought to the size of the crop, so that hardly anything is cut off."""
+        plain = replace(test, resize=test.image.size) if test.crop == "centre" else test
+        return {"plain": plain, "cropped": replace(train, flip=0.0, randaugment=False), "augmented": train}[self.herding]
 
     def predict(self, images: Tensor) -> Tensor:
         return self.reader.classify(self.reader.read(self.backbone, images))

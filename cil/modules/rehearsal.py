@@ -17,15 +17,18 @@ def mixed(rows: Tensor, share: float) -> Tensor:
 
 def binary(logits: Tensor, targets: Tensor) -> Tensor:
     """The mean over images and classes."""
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    return F.binary_cross_entropy_with_logits(whole(logits), targets)
 
 
 def distilled(logits: Tensor, teacher: Tensor) -> Tensor:
     """KL from the teacher's answers among its classes, the mean over images and over those classes."""
-    known = teacher.shape[1]
-    return (
-        F.kl_div(logits[:, :known].log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="sum") / teacher.numel()
-    )
+    own, wanted = (whole(x).log_softmax(1) for x in (logits[:, : teacher.shape[1]], teacher))
+    return F.kl_div(own, wanted, log_target=True, reduction="sum") / teacher.numel()
+
+
+def whole(logits: Tensor) -> Tensor:
+    """Half precision has too few digits for small differences of probabilities."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def diverging(logits: Tensor, targets: Tensor, old: int) -> Tensor:

@@ -19,6 +19,7 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
 
     `uniform`: how far a patch looks that looks everywhere alike.
     """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))  # one colour each, also where some lack
     found = {title: {name: np.array(runs) for name, runs in lines.items()} for title, lines in panels.items()}
     blocks = next(iter(next(iter(found.values())).values())).shape[2]
     drawing = figure(1.2 + 3.1 * len(found), 0.7 + 1.55 * (blocks + 1))
@@ -26,7 +27,8 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
     for column, (title, lines) in zip(grid.T, found.items()):
         column[0].set_title(title, fontsize="medium")
         for block, axes in enumerate(column):
-            for colour, (name, runs) in zip(COLOURS, lines.items()):
+            for name, runs in lines.items():
+                colour = COLOURS[names.index(name)]
                 own = runs[..., block] if block < blocks else runs.mean(2)
                 tasks, means = range(1, own.shape[1] + 1), own.mean(0)
                 spread = own.std(0, ddof=1) if len(own) > 1 else np.zeros_like(means)
@@ -42,7 +44,8 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
         axes.set_xlabel("tasks learned")
     grid[0, 0].annotate("everywhere alike", (1, uniform), xytext=(0, -3), textcoords="offset points", fontsize=6.5, va="top",
                         color="#4a5568")  # fmt: skip
-    grid[0, -1].legend(frameon=False, fontsize="small", loc="lower right")
+    fullest = max(range(len(found)), key=lambda column: len(list(found.values())[column]))
+    grid[0, fullest].legend(frameon=False, fontsize="small", loc="lower right")
     drawing.supylabel("distance at which a patch looks, in patches", fontsize="small")
     save(drawing, file)
 

@@ -1,13 +1,19 @@
 """DyTox and Raw: losses against a slow form, what is frozen when, the memory, the teacher, and what a process leaves alone."""
 
+import math
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.augment import ImageSpec, View, views
 from cil.build import make
 from cil.mistakes import Mistake
+from cil.scenario import Scenario
 from cil.seeding import seed_everything
 from cil.signals import Stopped
 from tests import harness
@@ -15,6 +21,16 @@ from tests.methods.test_contract import StopsAt, fitted, small, trainer_of  # no
 
 FEW = ("method.memory=16", "method.later_epochs=2", "method.tune_epochs=2", "train.batch_size=8")
 PARTS = ("train", "tune")
+CHANCE = ("method.mixup=0.8", "method.smoothing=0.1", "method.repeats=3", "backbone.drop=0.3", "method.herding=augmented")
+
+
+@pytest.fixture
+def chance(small, images, monkeypatch):  # noqa: F811
+    """The same three tasks under a view that draws a crop, a mirror and RandAugment."""
+    pair = views(ImageSpec(32, (0.5,) * 3, (0.5,) * 3), test={"crop": "whole"},
+                 train={"crop": "padded", "padding": 2, "flip": 0.5, "randaugment": True})  # fmt: skip
+    drawn = Scenario(images, pair, name="small", tasks=3, first=None, order="numpy:1993")
+    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: drawn)
 
 
 def begun(small, tmp_path, method: str, tasks: int, *words: str):  # noqa: F811
@@ -146,13 +162,27 @@ def test_a_memory_of_nothing_is_not_tuned_on(small, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("herding", ["plain", "cropped", "augmented"])
-def test_herding_sees_what_it_is_told(small, tmp_path, herding):  # noqa: F811
-    trainer, task = begun(small, tmp_path, "dytox", 1, f"method.herding={herding}", "+augment.train.randaugment=true")
+def test_herding_sees_what_it_is_told(small, chance, tmp_path, herding):  # noqa: F811
+    trainer, task = begun(small, tmp_path, "dytox", 1, f"method.herding={herding}")
+    own, (train, test) = trainer.method.eval(), (task.train.view, task.train_plain.view)
+    wanted = {"plain": test, "cropped": View(train.image, "padded", padding=2), "augmented": train}[herding]
+    assert own.herding_view(train, test) == wanted
     found = []
-    for seed in (0, 1):
+    for seed in (0, 0, 1, 2, 3):
         seed_everything(seed)
-        found.append(trainer.method.eval().chosen(task).rows.tolist())
-    assert (found[0] == found[1]) == (herding == "plain" or not task.train.view.has_chance)
+        found.append(own.chosen(task).rows.tolist())
+    assert found[0] == found[1]
+    assert all(order == found[0] for order in found) == (herding == "plain")
+
+
+def test_herding_of_photographs(small, tmp_path):  # noqa: F811
+    """ImageNet100: the shorter side to 224 and not to 256; there is no padded crop to see."""
+    trainer, _ = begun(small, tmp_path, "raw", 1)
+    image = ImageSpec(224, (0.5,) * 3, (0.5,) * 3)
+    test = View(image, "centre", resize=256, filter="bicubic")
+    assert trainer.method.herding_view(test, test) == View(image, "centre", resize=224, filter="bicubic")
+    with pytest.raises(Mistake, match=r"method\.herding=cropped is of augment: crop=padded, not whole"):
+        begun(small, tmp_path / "cropped", "raw", 1, "method.herding=cropped")
 
 
 def test_the_teacher_stays_as_it_was_and_whole(small, tmp_path):  # noqa: F811
@@ -177,48 +207,82 @@ def test_the_teacher_stays_as_it_was_and_whole(small, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", ["dytox", "raw"])
-def test_resumes_inside_each_phase_to_the_same_bits(small, method, tmp_path):  # noqa: F811
-    """Stopped at every fifth step of a later task, of which the memory is chosen in between."""
-    config = small(method, *FEW)
+def test_resumes_inside_each_phase_to_the_same_bits(small, chance, method, tmp_path):  # noqa: F811
+    """With all that is drawn: crops, RandAugment, MixUp, repeats, depth, herding of augmented images. Stopped at every fifth
+    step of a later task, of which the memory is chosen in between."""
+    config = small(method, *FEW, *CHANCE)
     straight = fitted(config, tmp_path / "straight")
     looks = StopsAt(10**9)
     fitted(config, tmp_path / "counted", looks)
     inside = set()
     for when in range(looks.looks // 3, looks.looks, 5):
-        stop = StopsAt(when)
         folder = tmp_path / f"resumed_{when}"
-        try:
-            fitted(config, folder, stop)
-        except Stopped:
-            state = trainer_of(config, folder).run
-            inside.add(state.load(state.newest)["inside"] and state.load(state.newest)["inside"]["phase"])
-            state.close()
+        with pytest.raises(Stopped):
+            fitted(config, folder, StopsAt(when))
+        stopped = trainer_of(config, folder).run
+        if state := stopped.load(stopped.newest)["inside"]:
+            inside.add(state["phase"])
+        stopped.close()
         resumed = fitted(config, folder)
         harness.assert_same_bits(straight.run, resumed.run)
         assert torch.equal(straight.method.memory.rows, resumed.method.memory.rows)
     assert {0, 1} <= inside
 
 
-def test_memory_is_one_on_any_number_of_processes(small, tmp_path, monkeypatch):  # noqa: F811
-    """Each rank of a launcher holds the same images: `memory` counts all that there are, not those of a process."""
-    found = []
+def test_memory_is_one_on_any_number_of_processes(data_root, tmp_path):
+    """Two processes of a launcher at once: each holds the same images, no more than asked for, and so does one alone."""
+    words = [*harness.SMALL, "method=dytox", "method.memory=200", "method.herding=augmented", "scenario.tasks=2",
+             "dataset.train_per_class=4", "train.epochs=1", "method.later_epochs=1", "method.tune_epochs=1",
+             f"data.root={data_root}"]  # fmt: skip
+    code = "import sys; from tests import harness; harness.execute(harness.compose(*sys.argv[1:]))"
+    runs = {}
     for rank in (None, 0, 1):
-        for key, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items() if rank is not None else ():
-            monkeypatch.setenv(key, str(value))
-        trainer = fitted(small("dytox", *FEW, "method.herding=augmented"), tmp_path / f"rank{rank}")
-        found.append(trainer.method.memory.rows.tolist())
-    assert found[0] == found[1] == found[2]
-    assert len(set().union(*found)) == 2 * 6 <= 16
+        env = {} if rank is None else {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        own = [*words, f"outputs={tmp_path / str(rank)}"]
+        runs[rank] = (
+            harness.run_of(harness.compose(*own)),
+            subprocess.Popen(
+                [sys.executable, "-c", code, *own], env={**os.environ, **env}, cwd=harness.ROOT, stdout=subprocess.DEVNULL
+            ),
+        )
+    kept = []
+    for run, process in runs.values():
+        assert process.wait() == 0
+        kept.append(run.load(run.newest)["method"]["memory.rows"].tolist())
+    assert kept[0] == kept[1] == kept[2] and len(set(kept[0])) == 200
 
 
-def test_numbers_of_dytox_on_a_hundred_classes():
-    config = harness.compose("method=dytox", "scenario=cifar100_10tasks")
+@pytest.mark.parametrize(("method", "backbone", "wanted"), [
+    ("dytox", "convit_dytox", 10_738_587), ("dytox", "convit_dytox_lpa", 10_738_527),  # 5,003 of them tell new from old
+    ("raw", "convit_dytox", 10_730_128), ("raw", "convit_dytox_lpa", 10_730_068),
+])  # fmt: skip
+def test_numbers_of_parameters_on_a_hundred_classes(method, backbone, wanted):
+    config = harness.compose(f"method={method}", "scenario=cifar100_10tasks", f"backbone={backbone}")
     made = make(config["method"], "method", make(config["backbone"], "backbone"))
     for index in range(10):
-        made.begin_task(SimpleNamespace(index=index, classes=range(10 * index, 10 * index + 10)))
-    count = sum(p.numel() for name, p in made.named_parameters() if not name.startswith("teacher."))
-    assert count == 10_738_587  # 10.73 M and the head that tells new from old
-    assert count - sum(p.numel() for p in made.apart.parameters()) == 10_733_584
+        one = range(0)
+        made.begin_task(SimpleNamespace(index=index, classes=range(10 * index, 10 * index + 10), rivals=one, remembered=one))
+    assert sum(p.numel() for name, p in made.named_parameters() if not name.startswith("teacher.")) == wanted
+
+
+def test_rates_from_the_file_to_the_optimizer(small, tmp_path):  # noqa: F811
+    """The first task at its rate, later ones at theirs, each on its schedule; finetuning at one that stays."""
+    config = small("raw", *FEW, "train.epochs=4", "method.later_epochs=3", "optim.lr=0.01", "method.later_lr=0.02",
+                   "method.tune_lr=0.005", "schedule.warm=1", "schedule.first=0.001", "schedule.over=6")  # fmt: skip
+    trainer, found = trainer_of(config, tmp_path), {}
+
+    def watch(step, learn=trainer.learn):
+        learn(step)
+        rates = {group["lr"] for group in step.optimizer.param_groups}
+        assert len(rates) == 1 and {g["weight_decay"] for g in step.optimizer.param_groups} == {0.0, 1e-6}
+        found.setdefault((step.where[0], step.phase.name), {})[step.where[2]] = rates.pop()
+
+    trainer.learn = watch
+    trainer.fit()
+    for task, rate, epochs in ((0, 0.01, 4), (1, 0.02, 3), (2, 0.02, 3)):
+        at = [0.001, 0.001, *(1e-5 + 0.5 * (rate - 1e-5) * (1 + math.cos(math.pi * e / 6)) for e in (1, 2))]
+        assert list(found[task, "train"].values()) == pytest.approx(at[:epochs])
+    assert list(found[1, "tune"].values()) == list(found[2, "tune"].values()) == pytest.approx([0.005, 0.005])
 
 
 @pytest.mark.parametrize(("words", "line"), [
@@ -227,6 +291,14 @@ def test_numbers_of_dytox_on_a_hundred_classes():
     (["method.mixup=0.0"], r"method\.mixup=0\.0 is not above 0"),
     (["method.smoothing=1.0"], r"method\.smoothing=1\.0 is not between 0 and 1"),
     (["method.divergence=-1.0"], r"method\.divergence=-1\.0 is below 0"),
+    (["method.later_epochs=0"], r"method\.later_epochs=0 is not a whole number from 1 on"),
+    (["method.later_lr=0.0"], r"method\.later_lr=0\.0 is not above 0"),
+    (["method.tune_lr=-1.0"], r"method\.tune_lr=-1\.0 is not above 0"),
+    (["backbone.drop=1.0"], r"backbone\.drop=1\.0 makes no sense"),
+    (["backbone.heads=0"], r"backbone\.heads=0 is not a whole number from 1 on"),
+    (["backbone=convit_tiny_lpa", "backbone.content=-0.1"], r"backbone\.content=-0\.1 makes no sense"),
+    (["backbone.content=0.1"], r"backbone\.content=0\.1 is of backbone\.attention=local"),
+    (["backbone.attention=lpa"], r"local \(LPA\)"),
     (["backbone=vit_tiny"], r"dytox needs a backbone that reads its patches with a token"),
 ])  # fmt: skip
 def test_slips_are_named(small, tmp_path, words, line):  # noqa: F811
@@ -234,16 +306,32 @@ def test_slips_are_named(small, tmp_path, words, line):  # noqa: F811
         trainer_of(small("dytox", *words), tmp_path)
 
 
-@pytest.mark.parametrize(("words", "wanted"), [
-    (["method=dytox"], {"lr": 2.5e-4, "epochs": 500, "later_lr": None, "later_epochs": None, "tune_lr": 2.5e-5, "mixup": None}),
-    (["method=raw"], {"lr": 2.5e-4, "epochs": 500, "later_lr": 4e-4, "later_epochs": 600, "tune_lr": 5e-5, "mixup": 0.8}),
-    (["experiment=lpa/cifar100_dytox_plus"], {"lr": 2.5e-4, "epochs": 500, "later_lr": 4e-4, "later_epochs": 600,
-                                             "tune_lr": 5e-5, "mixup": 0.8}),
+DYTOX = {"herding": "augmented", "distil": "all", "divergence": 0.1, "mixup": None, "smoothing": 0.0, "later_epochs": None,
+         "later_lr": None, "tune_lr": 2.5e-5, "tune_order": "stored", "tune_taught": False}  # fmt: skip
+LPA = {"herding": "plain", "distil": "memory", "mixup": 0.8, "smoothing": 0.1, "later_epochs": 600, "later_lr": 4e-4,
+       "tune_lr": 5e-5, "tune_order": "repeated", "tune_taught": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "wanted", "over", "order", "image", "patch", "crop"), [
+    (["experiment=dytox/cifar100_10steps"], DYTOX, None, "dytox1", 32, 4, "padded"),
+    (["experiment=dytox/cifar100_20steps"], DYTOX, None, "dytox1", 32, 4, "padded"),
+    (["experiment=dytox/cifar100_50steps"], DYTOX, None, "dytox1", 32, 4, "padded"),
+    (["method=dytox", "scenario=cifar100_5tasks"], DYTOX, None, "dytox1", 32, 4, "padded"),
+    (["experiment=dytox/imagenet100_10steps"], DYTOX, None, "dytox", 224, 16, "random_resized"),
+    (["experiment=lpa/cifar100_raw"], LPA, 600, "dytox1", 32, 4, "padded"),
+    (["experiment=lpa/imagenet100_raw"], LPA, 600, "dytox", 224, 16, "random_resized"),
+    (["experiment=lpa/cifar100_dytox_plus"], LPA | {"divergence": 0.1}, 600, "dytox1", 32, 4, "padded"),
 ])  # fmt: skip
-def test_recipes_as_published(words, wanted):
-    config = harness.compose(*words, *([] if "experiment" in words[0] else ["scenario=cifar100_10tasks"]))
-    method = config["method"]
-    assert {key: config["optim"].get(key, config["train"].get(key, method.get(key))) for key in wanted} == wanted
-    assert (method["memory"], method["repeats"], method["tune_epochs"], config["train"]["batch_size"]) == (2000, 3, 20, 256)
-    assert config["augment"]["train"]["randaugment"] and config["scenario"]["order"] == "dytox1"
-    assert config["optim"]["weight_decay"] == 1e-6
+def test_recipes_as_published(words, wanted, over, order, image, patch, crop):
+    config = harness.compose(*words)
+    method, train, optim, schedule, backbone, view = (
+        config[key] for key in ("method", "train", "optim", "schedule", "backbone", "augment")
+    )
+    assert {key: method[key] for key in wanted} == wanted
+    assert (method["memory"], method["repeats"], method["tune_epochs"]) == (2000, 3, 20)
+    assert (train["epochs"], train["batch_size"], train["clip"]) == (500, 256, None)
+    assert (optim["lr"], optim["weight_decay"], optim["betas"]) == (2.5e-4, 1e-6, [0.9, 0.999])
+    assert (schedule["warm"], schedule["first"], schedule["last"], schedule["over"]) == (5, 1e-6, 1e-5, over)
+    assert (backbone["image"]["size"], backbone["patch"], backbone["drop"], backbone["std"]) == (image, patch, 0.1, 0.02)
+    assert config["scenario"]["order"] == order
+    assert (view["train"]["crop"], view["train"]["flip"], view["train"]["randaugment"]) == (crop, 0.5, True)
