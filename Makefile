@@ -35,7 +35,7 @@ lint: setup ## style of the code
 bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a row
 	$(PYTHON) scripts/bench.py
 
-pictures: setup ## which prompts a run's images choose, and where they look: make pictures RUN=outputs/…/seed0
+pictures: setup ## of a run: prompts and their images, features on a plane, where patches look: make pictures RUN=outputs/…/seed0
 	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
 tables: setup ## the tables of README.md from the run folders, made where they are missing

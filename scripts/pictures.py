@@ -99,7 +99,8 @@ def looks(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Pat
     from cil.pictures.locality import draw_maps, draw_nonlocality, everywhere
 
     backbone, test = trainer.method.backbone, trainer.scenario[0].test
-    batch = test.batch(torch.tensor([len(test) // 2]), trainer.machine.device)
+    shown = test.batch(torch.arange(len(test)), trainer.machine.device).images.flatten(1).std(1)
+    batch = test.batch(shown.argmax()[None].cpu(), trainer.machine.device)  # the one with the most contrast
     with torch.no_grad():
         maps = [own[0] for own in backbone.maps(batch.images)]
     after = f"after task {task or len(trainer.scenario)} of {len(trainer.scenario)}"

@@ -78,7 +78,7 @@ def draw_maps(file: Path, image: Tensor, maps: Sequence[Tensor], far: Sequence[T
 def frame(corner: tuple[float, float], size: float):
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, size, size, fill=False, edgecolor="#48bb78", linewidth=1.2)
+    return Rectangle(corner, size, size, fill=False, edgecolor="#ff3366", linewidth=1.4)
 
 
 def everywhere(side: int) -> float:
