@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from cil.memory import Reservoir
+from cil.modules.alignment import as_long_as_before, drifted, normalised
 from cil.modules.bias import corrected, fitted
 from cil.modules.distillation import sigmoids, softened
 from cil.modules.fisher import drift, per_batch, per_sample
 from cil.modules.herding import herded, nearest_sums
+from cil.modules.orthogonal import crooked, gram_schmidt
+from cil.modules.prototypes import scores, synthesised
 from cil.modules.random_ridge import SHRINKAGES, RandomRidge
 from tests.reference import close
 
@@ -175,3 +178,54 @@ def test_the_shrinkage_is_that_of_the_least_error():
         weight = torch.linalg.solve(lifted[:48].T @ lifted[:48] + shrinkage * torch.eye(30), lifted[:48].T @ wanted[:48])
         errors.append(float((lifted[48:] @ weight - wanted[48:]).square().mean()))
     assert best == SHRINKAGES[errors.index(min(errors))]
+
+
+# --- weight alignment, SLCA, EASE, CODA-Prompt ------------------------------------------------------------------------
+
+
+def test_new_rows_are_as_long_as_old_ones():
+    torch.manual_seed(0)
+    weight = torch.randn(7, 5) * torch.tensor([1.0] * 4 + [3.0] * 3)[:, None]
+    found = as_long_as_before(weight, 4)
+    assert torch.equal(found[:4], weight[:4])
+    close(found[4:].norm(dim=1).mean(), weight[:4].norm(dim=1).mean(), 1e-5)
+    torch.testing.assert_close(F.normalize(found[4:], dim=1), F.normalize(weight[4:], dim=1))
+    assert torch.equal(as_long_as_before(weight, 0), weight)
+
+
+def test_logits_are_divided_by_the_mean_length_over_tasks():
+    logits, tasks = torch.tensor([[3.0, 4.0, 0.0, 1.0]]), (range(2), range(2, 4))
+    close(normalised(logits, tasks)[0], [3 / 3 / 0.1, 4 / 3 / 0.1, 0.0, 1 / 3 / 0.1], 1e-4)
+    close(drifted(torch.ones(2), 1, 4), [0.925, 0.925], 1e-6)
+    close(drifted(torch.ones(1), 4, 4), [1.0], 1e-6)
+
+
+def test_an_old_class_in_a_newer_subspace():
+    torch.manual_seed(0)
+    own, others_own, others = torch.randn(3), torch.randn(4, 3), torch.randn(4, 6)
+    weights = [math.exp(float(own @ o / own.norm() / o.norm())) for o in others_own]
+    slow = sum(w * o for w, o in zip(weights, others)) / sum(weights)
+    torch.testing.assert_close(synthesised(own, others_own, others), slow)
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_scores_over_subspaces(tasks):
+    torch.manual_seed(0)
+    features, prototypes = [torch.randn(2, 4) for _ in range(tasks)], [torch.randn(3, 4) for _ in range(tasks)]
+    task_of = torch.tensor([0, tasks - 1, tasks // 2])
+    found = scores(features, prototypes, task_of, 0.1)
+    for image in range(2):
+        for label in range(3):
+            each = [float(F.cosine_similarity(f[image], p[label], dim=0)) for f, p in zip(features, prototypes)]
+            own = each.pop(int(task_of[label]))
+            close(found[image, label], own + (0.1 * sum(each) / (tasks - 1) if each else 0.0), 1e-5)
+
+
+def test_new_parameters_are_at_right_angles():
+    torch.manual_seed(0)
+    old = gram_schmidt(torch.randn(3, 2, 6), torch.empty(0, 2, 6))
+    new = gram_schmidt(torch.randn(4, 2, 6), 2.5 * old)
+    both = torch.cat([old, new]).flatten(1)
+    torch.testing.assert_close(both @ both.T, torch.eye(7), atol=1e-5, rtol=0)
+    assert float(crooked(both)) < 1e-10 and float(crooked(2 * both)) == pytest.approx(9 / 7, rel=1e-4)
+    assert gram_schmidt(torch.empty(0, 2, 6), old).shape == (0, 2, 6)

@@ -1,0 +1,28 @@
+"""Class prototypes in the subspaces of several adapters, those that were never measured made up from those that were (EASE)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def synthesised(own: Tensor, others_own: Tensor, others: Tensor) -> Tensor:
+    """An old class in a newer subspace.
+
+    `own`: (width,) its prototype in the subspace of its task; `others_own`: (classes, width) newer classes in that subspace;
+    `others`: (classes, width') the same classes in the newer one, of which a mean by similarity is taken.
+    """
+    return F.cosine_similarity(others_own, own[None]).softmax(0) @ others
+
+
+def scores(features: Sequence[Tensor], prototypes: Sequence[Tensor], task_of: Tensor, others: float) -> Tensor:
+    """(batch, classes): the cosine in the subspace of a class's own task, and `others` times the mean of those in the rest.
+
+    `features[s]`: (batch, width), `prototypes[s]`: (classes, width) in subspace s; `task_of`: (classes,).
+    """
+    cosines = torch.stack([F.normalize(f, dim=1) @ F.normalize(p, dim=1).T for f, p in zip(features, prototypes, strict=True)])
+    own = cosines.gather(0, task_of[None, None].expand(1, *cosines.shape[1:]))[0]
+    if len(cosines) == 1:
+        return own
+    return own + others / (len(cosines) - 1) * (cosines.sum(0) - own)
