@@ -68,7 +68,7 @@ def results(settings: list[str]) -> None:
         [f"method={listed(others)}", SCENARIO, five],
         [f"method={listed(HOSTS)}", "modifier=none,pgp", both, SCENARIO, five],
         ["method=dytox", SCENARIO, three],
-        ["method=raw", SCENARIO, "seed=0,1"],
+        ["method=raw", SCENARIO, "seed=0"],
         ["method=coop", SCENARIO, three],
         ["method=attriclip", both, SCENARIO, three],
         ["method=clip_prompt", "modifier=none,pgp", both, SCENARIO, three],

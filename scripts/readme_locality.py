@@ -14,7 +14,7 @@ from scripts.compose import ROOT, compose
 from scripts.pictures import draw, nonlocality_of
 from scripts.runs import OUTPUTS, found, listed, run
 
-SEEDS = {"finetune": range(3), "raw": range(2), "dytox": range(3)}
+SEEDS = {"finetune": range(3), "raw": range(1), "dytox": range(3)}
 ATTENTIONS = {"plain": "convit_tiny_plain", "gated": "convit_tiny", "LPA": "convit_tiny_lpa"}
 NUMBERS = {"ACC": "acc", "avg inc": "incremental_average", "forgetting": "forgetting"}
 NOTE = (
