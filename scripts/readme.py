@@ -180,6 +180,7 @@ def locality(settings: list[str]) -> None:
     """Transformers from scratch."""
     fill(PAGE, "locality", readme_locality.locality(settings))
     readme_locality.maps(settings)
+    fill(PAGE, "scratch", f"{readme_locality.cost()} {readme_locality.clock()}")
 
 
 def photographs(settings: list[str]) -> None:
