@@ -35,17 +35,17 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
                 axes.plot(tasks, means, marker="o", markersize=3, color=colour, label=name)
                 axes.fill_between(tasks, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
             axes.axhline(uniform, color="#4a5568", linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.set(ylim=(0, 1.08 * uniform), xticks=list(tasks))
+            axes.set(ylim=(0, 1.25 * uniform), xticks=list(tasks))
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
     for block, axes in enumerate(grid[:, 0]):
         axes.set_ylabel(f"block {block + 1}" if block < blocks else "mean", fontsize="small")
     for axes in grid[-1]:
         axes.set_xlabel("tasks learned")
-    grid[0, 0].annotate("everywhere alike", (1, uniform), xytext=(0, -3), textcoords="offset points", fontsize=6.5, va="top",
+    grid[0, 0].annotate("everywhere alike", (1, uniform), xytext=(0, 2), textcoords="offset points", fontsize=6.5, va="bottom",
                         color="#4a5568")  # fmt: skip
     fullest = max(range(len(found)), key=lambda column: len(list(found.values())[column]))
-    grid[0, fullest].legend(frameon=False, fontsize="small", loc="lower right")
+    grid[0, fullest].legend(frameon=False, fontsize="small", loc="center right", bbox_to_anchor=(1, 0.6))
     drawing.supylabel("distance at which a patch looks, in patches", fontsize="small")
     save(drawing, file)
 
