@@ -45,7 +45,7 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
     grid[0, 0].annotate("everywhere alike", (1, uniform), xytext=(0, 2), textcoords="offset points", fontsize=6.5, va="bottom",
                         color="#4a5568")  # fmt: skip
     fullest = max(range(len(found)), key=lambda column: len(list(found.values())[column]))
-    grid[0, fullest].legend(frameon=False, fontsize="small", loc="center right", bbox_to_anchor=(1, 0.6))
+    grid[0, fullest].legend(frameon=False, fontsize="small", loc="center right", bbox_to_anchor=(1, 0.53))
     drawing.supylabel("distance at which a patch looks, in patches", fontsize="small")
     save(drawing, file)
 
