@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from cil.mistakes import Mistake
-
 
 def shuffled(count: int, size: int, random: torch.Generator) -> Tensor:
     """Each once."""
@@ -21,12 +19,11 @@ def repeated(count: int, size: int, random: torch.Generator, times: int) -> Tens
 
 
 def stored(count: int, size: int, random: torch.Generator) -> Tensor:
-    """As they lie: half a batch of them, and the same once more. What does not fill half a batch is left out.
+    """As they lie: half a batch of them, and the same once more. What does not fill half a batch is left out; in an odd batch
+    one image comes once.
 
     That is what two GPUs see in DyTox's finetuning, when both walk through the same memory.
     """
-    if size % 2:
-        raise Mistake(f"images that come twice need an even batch; type train.batch_size={size + 1}")
-    half = size // 2
+    half = (size + 1) // 2
     kept = torch.arange(count // half * half or count)
-    return torch.cat([part.repeat(2) for part in kept.split(half)])
+    return torch.cat([part.repeat(2)[:size] for part in kept.split(half)])

@@ -45,6 +45,8 @@ def test_stored_images_come_as_they_lie_each_twice():
     order = stored(2000, 256, torch.Generator())
     assert len(order) == 15 * 256
     assert order[:256].tolist() == list(range(128)) * 2 and order[-1] == 15 * 128 - 1  # the last 80 are left out
+    assert stored(6, 5, torch.Generator()).tolist() == [0, 1, 2, 0, 1, 3, 4, 5, 3, 4]  # an odd batch
+    assert stored(1, 1, torch.Generator()).tolist() == [0]
     assert stored(1000, 256, torch.Generator()).max() == 7 * 128 - 1
     assert sorted(shuffled(9, 4, torch.Generator()).tolist()) == list(range(9))
 

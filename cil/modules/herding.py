@@ -30,10 +30,10 @@ def herded(features: Tensor, count: int) -> Tensor:
     features = features / (features.norm(dim=1, keepdim=True) + 1e-8)
     mean, target, wanted = features.mean(0), features.mean(0), min(count, len(features))
     chosen: dict[int, None] = {}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if wanted else 0):
         best = int((features @ target).argmax())
         chosen.setdefault(best)
-        if len(chosen) >= wanted:
+        if len(chosen) == wanted:
             break
         target = target + mean - features[best]
     rest = (place for place in range(len(features)) if place not in chosen)

@@ -56,7 +56,8 @@ def test_herding():
     features = fill((6, 4), 1, 0.31, 0.2)
     assert herded(features, 4).tolist() == [1, 2, 0, 5]
     assert herded(features, 6).tolist() == herded(features, 99).tolist() == [1, 2, 0, 5, 4, 3]
-    assert herded(features, 0).tolist() == []
+    assert herded(features, 0).tolist() == herded(features[:0], 4).tolist() == []
+    assert herded(features[:1], 4).tolist() == [0]
 
 
 def test_herding_of_images_that_are_never_found():
