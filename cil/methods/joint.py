@@ -3,15 +3,16 @@
 import copy
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from cil.data import Batch, LabelledImages, join
 from cil.method import Losses, Method, Phase
 from cil.modules.heads import GrowingLinear
+from cil.modules.linear_host import LinearHost
 from cil.scenario import Task
 
 
-class Joint(Method):
+class Joint(LinearHost, Method):
     """One run over the images of all tasks, after the last of them has arrived.
 
     `curve: true` does the same after every task, from the initial weights each time: the bound for each point of the curve,
@@ -19,9 +20,8 @@ class Joint(Method):
     """
 
     def __init__(self, backbone: nn.Module, *, curve: bool) -> None:
-        super().__init__()
-        self.backbone, self.curve = backbone, curve
-        self.head = GrowingLinear(backbone.width)
+        super().__init__(backbone)
+        self.curve = curve
         self._initial = copy.deepcopy(backbone.state_dict())  # rebuilt from the weights' file, so not in a checkpoint
         self._met: list[LabelledImages] = []
 
@@ -29,7 +29,7 @@ class Joint(Method):
         self._met.append(task.train)
         self.backbone.load_state_dict(self._initial)
         self.head = GrowingLinear(self.backbone.width).to(self.head.weight.device)
-        self.head.grow(len(task.seen))
+        super().begin_task(task)
 
     def answers(self, task: Task) -> bool:
         return self.curve or task.last
@@ -37,13 +37,7 @@ class Joint(Method):
     def phases(self, task: Task) -> list[Phase]:
         if not self.answers(task):
             return []
-        return [Phase("train", task, join(self._met), [*self.backbone.image_parameters(), *self.head.parameters()])]
+        return [Phase("train", task, join(self._met), self.everything())]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         return {"ce": F.cross_entropy(self.predict(batch.images), batch.labels)}
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.backbone(images)
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))

@@ -3,7 +3,6 @@
 DyTox and LPA's baseline Raw train it alike; they differ in their tokens, and DyTox has a head that tells new from old.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,8 @@ from cil.augment import View
 from cil.data import Batch, LabelledImages
 from cil.memory import Memory
 from cil.mistakes import Mistake, nearest
+from cil.modules.exemplars import by_herding
+from cil.modules.frozen_copy import FrozenCopy
 from cil.modules.herding import herded
 from cil.modules.rehearsal import binary, distilled, mixed, soft
 from cil.modules.task_reader import TaskReader
@@ -22,22 +23,11 @@ from cil.sampling import repeated, shuffled, stored
 from cil.scenario import Task
 from cil.schedule import constant
 
-FEATURES = 128  # images at a time, for herding
 
+class Teacher(FrozenCopy):
+    """The network as it was."""
 
-class Teacher(nn.Module):
-    """The network as it was: nothing in it learns, and no branch is left out."""
-
-    def __init__(self, backbone: nn.Module, reader: TaskReader) -> None:
-        super().__init__()
-        self.backbone, self.reader = copy.deepcopy(backbone), copy.deepcopy(reader)
-        self.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Teacher":
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
+    def answer(self, images: Tensor) -> Tensor:
         return self.reader.classify(self.reader.read(self.backbone, images))
 
 
@@ -97,7 +87,7 @@ class GrowingTransformer(nn.Module):
         if task.rivals.start or task.remembered.start:
             raise Mistake("this method learns and remembers all classes; type scenario.heads=joint scenario.exemplars=all")
         if task.index:
-            self.teacher = Teacher(self.backbone, self.reader)
+            self.teacher = Teacher(backbone=self.backbone, reader=self.reader)
         self.reader.grow(len(task.classes))
 
     def stretches(self, task: Task) -> Iterator[dict]:
@@ -152,15 +142,8 @@ class GrowingTransformer(nn.Module):
     def chosen(self, task: Task) -> LabelledImages:
         """The task's images class by class, the best first, as many as will be kept."""
         seen = replace(task.train, view=self.herding_view(task.train.view, task.train_plain.view))
-        device, found = self.backbone.token.device, []
-        for places in torch.arange(len(seen)).split(FEATURES):
-            images = seen.batch(places, device, torch.default_generator).images
-            found.append(self.reader.read(self.backbone, images).flatten(1).float().cpu())
-        features, order = torch.cat(found), []
-        for label in task.classes:
-            own = (task.train.labels == label).nonzero()[:, 0]
-            order.append(own[herded(features[own], self.memory.each(task))])
-        return task.train.take(torch.cat(order))
+        read = lambda images: self.reader.read(self.backbone, images)  # noqa: E731
+        return task.train.take(by_herding(seen, read, self.memory.each(task), self.backbone.token.device, herded))
 
     def herding_view(self, train: View, test: View) -> View:
         """Plain photographs are brought to the size of the crop, so that hardly anything is cut off."""
