@@ -43,9 +43,6 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     scenario = like.scenario if like else build_scenario(config, backbone)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
-    train, optim = config["train"], config["optim"]
-    optimizer = make(optim, "optim") if optim.get("_target_") else partial(_no_optimizer, names(config)[1])
-    recipe = Recipe(optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"])
     where = Machine(
         device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
     )
@@ -54,8 +51,21 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     log.open(run.path)
     for line in scenario.notes:
         log.say(line)
-    return Trainer(method, scenario, modifiers, recipe, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
+    return Trainer(method, scenario, modifiers, recipe(config), where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
                    identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"]))  # fmt: skip
+
+
+def recipe(config: dict) -> Recipe:
+    """How phases are trained; `train.first` has what of it differs in the first task."""
+    train, optim = config["train"], config["optim"]
+    optimizer = make(optim, "optim") if optim.get("_target_") else partial(_no_optimizer, names(config)[1])
+    first = None
+    if changes := train.get("first"):
+        nodes = {key: {**config[key], **changes.get(key, {})} for key in ("optim", "schedule")}
+        first = recipe({**config, **nodes, "train": {**train, "epochs": changes["epochs"], "first": None}})
+    return Recipe(
+        optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"], first
+    )  # fmt: skip
 
 
 def frozen_results(config: dict, method: Method, device: torch.device) -> FrozenResults | None:

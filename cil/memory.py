@@ -103,9 +103,10 @@ class Reservoir(Kept):
         self.rows[where], self.labels[where] = rows[which], labels[which]
         self.logits[where, : logits.shape[1]], self.known[where] = logits[which].to(self.logits), logits.shape[1]
 
-    def draw(self, count: int, random: torch.Generator | None = None) -> Tensor:
-        """Places, each at most once."""
-        return torch.randperm(len(self), generator=random)[:count].to(self.rows.device)
+    def draw(self, count: int, among: range, random: torch.Generator | None = None) -> Tensor:
+        """Places of images of these classes, each at most once."""
+        allowed = ((self.labels >= among.start) & (self.labels < among.stop)).nonzero()[:, 0]
+        return allowed[torch.randperm(len(allowed), generator=random)[:count].to(allowed.device)]
 
     def _make_room(self, count: int, classes: int) -> None:
         more, wider = count - len(self), max(0, classes - self.logits.shape[1])

@@ -24,6 +24,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"there is {', '.join(known)}" if known else "there is none"
 
 
+def one_of(key: str, value: object, known: Iterable[str]) -> None:
+    """Stop where a setting is none of the words that it may be."""
+    known = tuple(known)
+    if value not in known:
+        raise Mistake(f"{key}={value} is not known; {nearest(str(value), known)}")
+
+
+def at_least(key: str, value: float, least: int) -> None:
+    """Stop where a number is too small."""
+    if value < least:
+        raise Mistake(f"{key}={value} is less than {least}; type {key}={least} or more")
+
+
 def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, elsewhere: str = ELSEWHERE) -> str | None:
     """The line that a user should see instead of a traceback, or None where the fault is the project's own.
 

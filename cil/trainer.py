@@ -12,8 +12,8 @@ from cil.data import Batch
 from cil.evaluate import Evaluation
 from cil.frozen import FrozenResults, Known
 from cil.log import Console, told
-from cil.meter import Meter
-from cil.method import Method, Phase
+from cil.meter import Meter, mean_of
+from cil.method import Losses, Method, Phase
 from cil.metrics import AccuracyMatrix
 from cil.modifier import Modifier
 from cil.rundir import RunDir
@@ -31,6 +31,10 @@ class Recipe:
     epochs: int
     batch_size: int
     clip: float | None  # norm of the gradient
+    first: "Recipe | None" = None  # where the first task is trained otherwise
+
+    def of(self, task: Task) -> "Recipe":
+        return self.first if self.first and task.index == 0 else self
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,9 @@ class Trainer:
 
     def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> Iterator[Step]:
         optimizer = self._prepare(phase, inside)
-        epochs, size = phase.epochs or self.recipe.epochs, phase.batch_size or self.recipe.batch_size
-        schedule = phase.schedule or self.recipe.schedule
+        recipe = self.recipe.of(phase.task)
+        epochs, size = phase.epochs or recipe.epochs, phase.batch_size or recipe.batch_size
+        schedule = phase.schedule or recipe.schedule
         rows_of = lambda epoch: phase.order(  # noqa: E731
             len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
         )
@@ -210,7 +215,7 @@ class Trainer:
         trained = {name for name, p in self.method.named_parameters() if id(p) in chosen and name.startswith("backbone.")}
         self.method.backbone.train(bool(trained))  # a frozen backbone keeps its statistics
         self.trained |= trained
-        optimizer = self.recipe.optimizer(listed)
+        optimizer = (phase.optimizer or self.recipe.of(phase.task).optimizer)(listed)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if inside:
@@ -232,19 +237,23 @@ class Trainer:
         seed_everything(self.seed, "step", *step.where)
         for group in step.optimizer.param_groups:
             group["lr"] = step.rate * group["initial_lr"]
+        asked, taken = self.method.training_steps(batch, step.phase), []
+        while losses := self._next(asked):
+            step.optimizer.zero_grad()
+            sum(losses.values()).backward()
+            if self.recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
+            for modifier in self.modifiers:
+                modifier.before_step(self.method, step.phase)
+            step.optimizer.step()
+            for modifier in self.modifiers:
+                modifier.after_step(self.method, step.phase)
+            taken.append({name: loss.detach() for name, loss in losses.items()})
+        step.losses = mean_of(taken)
+
+    def _next(self, asked: Iterator[Losses]) -> Losses | None:
         with self.precision():
-            ask = self.method.training_step if isinstance(batch, Batch) else self.method.losses_from
-            losses = ask(batch, step.phase)
-        step.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        if self.recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
-        for modifier in self.modifiers:
-            modifier.before_step(self.method, step.phase)
-        step.optimizer.step()
-        for modifier in self.modifiers:
-            modifier.after_step(self.method, step.phase)
-        step.losses = {name: loss.detach() for name, loss in losses.items()}
+            return next(asked, None)
 
     def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")

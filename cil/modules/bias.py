@@ -12,8 +12,11 @@ def corrected(logits: Tensor, pairs: Tensor, tasks: Tensor) -> Tensor:
     return logits * pairs[tasks, 0] + pairs[tasks, 1]
 
 
-def fitted(logits: Tensor, labels: Tensor, new: slice) -> Tensor:
-    """(2,): the factor and the shift of the `new` classes with the least cross-entropy. It is convex in both."""
+def fitted(logits: Tensor, labels: Tensor, new: slice, *, twice: bool = False, pull: float = 0.0) -> Tensor:
+    """(2,): the factor and the shift of the `new` classes with the least cross-entropy. It is convex in both.
+
+    `twice`: of the softmax of a softmax, as PyCIL has it. `pull`: times half the shift's square, as FACIL adds it.
+    """
     logits, pair = logits.detach().double(), torch.tensor([1.0, 0.0], dtype=torch.double, device=logits.device)
     pair.requires_grad_(True)
     search = torch.optim.LBFGS([pair], max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
@@ -21,7 +24,7 @@ def fitted(logits: Tensor, labels: Tensor, new: slice) -> Tensor:
     def loss() -> Tensor:
         search.zero_grad()
         moved = torch.cat([logits[:, : new.start], pair[0] * logits[:, new] + pair[1], logits[:, new.stop :]], 1)
-        value = F.cross_entropy(moved, labels)
+        value = F.cross_entropy(moved.softmax(1) if twice else moved, labels) + pull * pair[1].square() / 2
         value.backward()
         return value
 

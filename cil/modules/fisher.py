@@ -10,16 +10,18 @@ from torch.func import functional_call, grad, vmap
 CHUNK = 16  # images whose gradients lie side by side
 
 
-def per_sample(network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def per_sample(
+    network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0
+) -> dict[str, Tensor]:  # fmt: skip
     """The mean over images of the squared gradient of log p(label), of the named parameters.
 
-    `network` gives logits and is in evaluation mode: no image may depend on another.
+    `network` gives logits and is in evaluation mode: no image may depend on another. `first`: of the classes that compete.
     """
     own, rest = parted(network, names)
 
     def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         logits = functional_call(network, {**rest, **weights}, (image[None],))
-        return F.cross_entropy(logits.float(), label[None])
+        return F.cross_entropy(logits[:, first:].float(), label[None] - first)
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     total, count = {name: torch.zeros_like(value) for name, value in own.items()}, 0
@@ -31,12 +33,15 @@ def per_sample(network: nn.Module, names: Iterable[str], batches: Iterable[tuple
     return {name: value / max(count, 1) for name, value in total.items()}
 
 
-def per_batch(network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def per_batch(
+    network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0
+) -> dict[str, Tensor]:  # fmt: skip
     """As PyCIL, FACIL and Avalanche have it: the square of a batch's mean gradient, about 1/batch of the above."""
     own, rest = parted(network, names)
 
     def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(network, {**rest, **weights}, (images,)).float(), labels)
+        logits = functional_call(network, {**rest, **weights}, (images,))
+        return F.cross_entropy(logits[:, first:].float(), labels - first)
 
     total, count = {name: torch.zeros_like(value) for name, value in own.items()}, 0
     for images, labels in batches:

@@ -1,0 +1,105 @@
+"""BiC: two numbers a task take the bias towards new classes away (Wu et al., CVPR 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.data import Batch, LabelledImages
+from cil.memory import Kept
+from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake, at_least, one_of
+from cil.modules.bias import corrected, fitted
+from cil.modules.distillation import softened
+from cil.modules.exemplars import IMAGES, Exemplars
+from cil.modules.linear_host import LinearHost, Teacher
+from cil.scenario import Task
+
+
+class BiC(Kept, LinearHost, Method):
+    """Images are trained on but for a few of each class, as many of old and new ones, on which a factor and a shift of the
+    new logits are fitted. Logits are corrected wherever they are used, the teacher's too."""
+
+    growing = ("pairs", "task_of")
+
+    def __init__(
+        self, backbone: nn.Module, *, temperature: float, share: str, validation: float, double_softmax: bool,
+        shift_pull: float, memory: int, per_class: int | None, selection: str,
+    ) -> None:  # fmt: skip
+        """`share` of the teacher in the loss: of the old `classes` among those seen, or of the old `tasks` the inverse
+        (mammoth: 1/2 in the second task, then less where it should be more).
+
+        `validation`: share of an old class's exemplars that is fitted on, and no fewer than one.
+        `double_softmax`: PyCIL's fit; `shift_pull`: FACIL's 0.1 times half the square of the shift.
+        """
+        super().__init__(backbone)
+        one_of("method.share", share, ("classes", "tasks"))
+        at_least("method.temperature", temperature, 0)
+        if not 0 < validation < 1:
+            raise Mistake(f"method.validation={validation} is not between 0 and 1; type method.validation=0.1")
+        self.temperature, self.share, self.validation = temperature, share, validation
+        self.double_softmax, self.shift_pull = double_softmax, shift_pull
+        self.memory = Exemplars(memory, per_class, selection)
+        self.teacher: Teacher | None = None  # of all tasks but the first
+        self.register_buffer("pairs", torch.empty(0, 2))  # (tasks, 2)
+        self.register_buffer("task_of", torch.empty(0, dtype=torch.long))  # (classes,)
+        self.register_buffer("draw", torch.zeros((), dtype=torch.long))  # of the images that are fitted on
+
+    def begin_task(self, task: Task) -> None:
+        if task.index:
+            self.teacher = Teacher(self)
+        super().begin_task(task)
+        self.pairs = torch.cat([self.pairs, self.pairs.new_tensor([[1.0, 0.0]])])
+        self.task_of = torch.cat([self.task_of, self.task_of.new_full((len(task.classes),), task.index)])
+        self.draw.copy_(torch.randint(2**62, ()))
+
+    # --- first stage: the network -------------------------------------------------------------------------------------
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, self.parted(task)[0], self.everything())]
+
+    def parted(self, task: Task) -> tuple[LabelledImages, LabelledImages]:
+        """What is trained on, and what is fitted on: as many images of each class, old or new."""
+        both, old = self.memory.joined(task), len(self.memory.of(task).labels.unique())
+        if not old:
+            return both, both.take(torch.arange(0))
+        each = max(1, int(self.validation * len(self.memory.of(task)) / old))
+        order = torch.randperm(len(both), generator=torch.Generator().manual_seed(int(self.draw)))
+        fitted_on = torch.cat([order[both.labels[order] == label][:each] for label in both.labels.unique()])
+        trained_on = torch.ones(len(both), dtype=torch.bool).index_fill_(0, fitted_on, False).nonzero()[:, 0]
+        return both.take(trained_on), both.take(fitted_on)
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        task = phase.task
+        first, old = task.rivals.start, slice(task.rivals.start, task.classes.start)
+        logits = self.predict(batch.images)
+        loss = F.cross_entropy(logits[:, first:], batch.labels - first)
+        if old.start == old.stop:
+            return {"ce": loss}
+        share = (task.classes.start - first) / (task.classes.stop - first) if self.share == "classes" else 1 / (task.index + 1)
+        taught = corrected(self.teacher(batch.images), self.pairs, self.task_of[: task.classes.start])[:, old]
+        return {"ce": (1 - share) * loss, "distil": share * softened(logits[:, old], taught, self.temperature)}
+
+    # --- second stage: two numbers ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def end_phase(self, phase: Phase) -> None:
+        """Nothing of the network learns any more, so the images are seen once, and the best pair is found to the end."""
+        task, images = phase.task, self.parted(phase.task)[1]
+        if not len(images):
+            return
+        plain, first = task.train_plain.view, task.rivals.start
+        seen = (plain(images.pixels[rows], None, self.pairs.device) for rows in images.rows.split(IMAGES))
+        logits = torch.cat([self.predict(some).float() for some in seen])[:, first:]
+        new = slice(task.classes.start - first, task.classes.stop - first)
+        labels = (images.labels - first).to(logits.device)
+        self.pairs[task.index] = fitted(logits, labels, new, twice=self.double_softmax, pull=self.shift_pull)
+
+    def end_task(self, task: Task) -> None:
+        self.memory.choose(task, self.features)
+
+    def facts(self) -> dict:
+        factor, shift = self.pairs[-1].tolist()
+        return {"factor": round(factor, 3), "shift": round(shift, 3)}
+
+    def predict(self, images: Tensor) -> Tensor:
+        return corrected(self.head(self.features(images)), self.pairs, self.task_of)

@@ -1,0 +1,118 @@
+"""DER, an extractor a task (Yan et al., CVPR 2021), and a gate that guesses the task (MCG; Cai et al., CVPR 2023).
+
+The gate is a reconstruction from its abstract: no code is public, and its constants are in the paper alone.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.data import Batch
+from cil.method import Losses, Method, Phase
+from cil.mistakes import at_least, one_of
+from cil.modules.alignment import as_long_as_before
+from cil.modules.exemplars import Exemplars
+from cil.modules.expansion import Extractor, Gate
+from cil.modules.heads import GrowingLinear
+from cil.scenario import Task
+
+
+class DERMCG(Method):
+    """Old extractors are fixed; the newest starts as a copy of the last. The head reads all of them side by side."""
+
+    def __init__(
+        self, backbone: nn.Module, *, auxiliary: float, align: bool, gate: str, gate_learns: str, gate_width: int,
+        centroids: int, temperature: float, gate_epochs: int | None, memory: int, per_class: int | None, selection: str,
+    ) -> None:  # fmt: skip
+        """`auxiliary`: of a head on the newest extractor that tells new classes from one another and from all old ones.
+        `align`: new rows of the head become as long as old ones (PyCIL; the paper trains the head again).
+
+        `gate`: `none` (DER), or it weighs each extractor's `features` or each task's `logits`. Of its network `all` learns,
+        or the `head`. A task has as many `centroids`; `temperature` is that of their cosines.
+        """
+        super().__init__()
+        one_of("method.gate", gate, ("none", "features", "logits"))
+        one_of("method.gate_learns", gate_learns, ("all", "head"))
+        for key, value in (("gate_width", gate_width), ("centroids", centroids), ("gate_epochs", gate_epochs or 1)):
+            at_least(f"method.{key}", value, 1)
+        self.backbone, self.older = backbone, nn.ModuleList()  # of tasks before: fixed
+        self.head, self.auxiliary_head = GrowingLinear(backbone.width), GrowingLinear(backbone.width)
+        self.auxiliary, self.align, self.gate_epochs = auxiliary, align, gate_epochs
+        self.gating = gate
+        self.gate = None if gate == "none" else Gate(
+            copy.deepcopy(backbone), gate_width, centroids, temperature, learns=gate_learns == "all"
+        )  # fmt: skip
+        self.memory = Exemplars(memory, per_class, selection)
+        self.tasks: list[range] = []
+
+    def begin_task(self, task: Task) -> None:
+        if task.index:
+            self.older.append(Extractor(backbone=self.backbone))
+            wider = GrowingLinear(self.backbone.width * (1 + len(self.older))).to(self.head.weight.device)
+            wider.grow(len(task.seen))
+            old = self.head.weight.data
+            wider.weight.data[: len(old), : old.shape[1]] = old
+            wider.bias.data[: len(old)] = self.head.bias.data
+            self.head = wider
+            self.auxiliary_head = GrowingLinear(self.backbone.width).to(old.device)
+            self.auxiliary_head.grow(1 + len(task.classes))
+        else:
+            self.head.grow(len(task.seen))
+        self.tasks.append(task.classes)
+        if self.gate is not None:
+            self.gate.grow(len(task.classes))
+
+    def phases(self, task: Task) -> Iterator[Phase]:
+        data, heads = self.memory.joined(task), [*self.head.parameters(), *self.auxiliary_head.parameters()]
+        yield Phase("train", task, data, [*self.backbone.image_parameters(), *heads])
+        if self.gate is not None:
+            yield Phase("gate", task, data, self.gate.learning(), self.gate_epochs)
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        task = phase.task
+        if phase.name == "gate":
+            return {"gate": self.gate.loss(batch.images, batch.labels)}
+        parts = self.parts(batch.images)
+        first, old = task.rivals.start, task.classes.start
+        losses = {"ce": F.cross_entropy(self.head(torch.cat(parts, 1))[:, first:], batch.labels - first)}
+        if self.auxiliary and task.index:
+            told = (batch.labels - old + 1).clamp_min(0)  # 0: any old class
+            losses["auxiliary"] = self.auxiliary * F.cross_entropy(self.auxiliary_head(parts[-1]), told)
+        return losses
+
+    def begin_epoch(self, phase: Phase, epoch: int) -> None:
+        if phase.name == "gate":
+            plain = phase.task.train_plain.view
+            self.gate.match(phase.data, plain, self.tasks, (phase.task.index, epoch))
+
+    @torch.no_grad()
+    def end_phase(self, phase: Phase) -> None:
+        if phase.name == "train" and self.align:
+            first, old = phase.task.rivals.start, phase.task.classes.start
+            rows = self.head.weight[first:]
+            self.head.weight[first:] = as_long_as_before(rows, old - first)
+
+    def end_task(self, task: Task) -> None:
+        self.memory.choose(task, self.features)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def parts(self, images: Tensor) -> list[Tensor]:
+        """Of each extractor, that of the first task first: (batch, width)."""
+        return [*(extractor(images) for extractor in self.older), self.backbone(images)]
+
+    def features(self, images: Tensor) -> Tensor:
+        return torch.cat(self.parts(images), 1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        parts = self.parts(images)
+        if self.gate is None:
+            return self.head(torch.cat(parts, 1))
+        weights = self.gate(images)
+        if self.gating == "features":
+            return self.head(torch.cat([part * (1 + weights[:, n, None]) for n, part in enumerate(parts)], 1))
+        sizes = torch.tensor([len(classes) for classes in self.tasks], device=weights.device)
+        return self.head(torch.cat(parts, 1)) * weights.repeat_interleave(sizes, dim=1)

@@ -1,0 +1,77 @@
+"""DER++: the memory keeps what the network said, not only what is right (Buzzega et al., NeurIPS 2020)."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.data import Batch
+from cil.memory import Reservoir
+from cil.method import Losses, Method, Phase
+from cil.mistakes import at_least, one_of
+from cil.modules.linear_host import LinearHost
+from cil.scenario import Task
+
+
+class DERpp(LinearHost, Method):
+    """Two draws from a reservoir beside each batch: one is answered as it was then, the other as it should be."""
+
+    def __init__(
+        self, backbone: nn.Module, *, strength: float, replay: float, memory: int, memory_batch: int | None, columns: str,
+        counts: str,
+    ) -> None:  # fmt: skip
+        """`strength` of old logits (0: ER), `replay` of old labels (0: DER); a draw has `memory_batch` images, or as many as
+        the batch.
+
+        `columns`: a head of `all` classes from the start, none of them left out in training, or of those `seen`; then old
+        logits count for the classes that they were given for. `counts`: what the reservoir is drawn from, every `showing`
+        of an image (mammoth), or every `image` once.
+        """
+        super().__init__(backbone)
+        one_of("method.columns", columns, ("all", "seen"))
+        one_of("method.counts", counts, ("showing", "image"))
+        for key, value in (("strength", strength), ("replay", replay)):
+            at_least(f"method.{key}", value, 0)
+        if memory_batch is not None:
+            at_least("method.memory_batch", memory_batch, 1)
+        self.strength, self.replay, self.memory_batch = strength, replay, memory_batch
+        self.columns, self.counts = columns, counts
+        self.memory = Reservoir(memory)
+        self.seen, self.epoch = 0, 0
+
+    def begin_task(self, task: Task) -> None:
+        self.head.grow(task.total if self.columns == "all" else len(task.seen))
+        self.seen = len(task.seen)
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, task.train, self.everything())]
+
+    def begin_epoch(self, phase: Phase, epoch: int) -> None:
+        self.epoch = epoch
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        task, count = phase.task, self.memory_batch or len(batch.labels)
+        first = task.rivals.start
+        logits = self.head(self.features(batch.images))
+        losses = {"ce": F.cross_entropy(logits[:, first:], batch.labels - first)}
+        if self.strength and len(places := self.memory.draw(count, task.remembered)):
+            now, then = self.head(self.features(self.shown(places, task))), self.memory.logits[places]
+            width = min(now.shape[1], then.shape[1])
+            known = torch.arange(width, device=now.device) < self.memory.known[places, None]
+            apart = (now[:, :width] - then[:, :width])[known]
+            losses["mse"] = self.strength * apart.square().mean()
+        if self.replay and len(places := self.memory.draw(count, task.remembered)):
+            now, labels = self.head(self.features(self.shown(places, task))), self.memory.labels[places]
+            losses["replay"] = self.replay * F.cross_entropy(now[:, first:], labels - first)
+        if self.counts == "showing" or self.epoch == 0:
+            self.memory.show(batch.indices, batch.labels, logits.detach())
+        return losses
+
+    def shown(self, places: Tensor, task: Task) -> Tensor:
+        """Images of the memory under a new augmentation."""
+        images = replace(task.train, rows=self.memory.rows[places].cpu(), labels=self.memory.labels[places].cpu())
+        return images.batch(torch.arange(len(places)), places.device, torch.default_generator).images
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))[:, : self.seen]

@@ -1,0 +1,89 @@
+"""iCaRL: exemplars, a teacher, and the nearest mean of exemplars as answer (Rebuffi et al., CVPR 2017)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.data import Batch
+from cil.memory import Kept
+from cil.method import Losses, Method, Phase
+from cil.mistakes import Mistake, at_least, one_of
+from cil.modules.distillation import sigmoids, softened
+from cil.modules.exemplars import IMAGES, Exemplars
+from cil.modules.linear_host import LinearHost, Teacher
+from cil.scenario import Task
+
+
+class ICaRL(Kept, LinearHost, Method):
+    """Trained on the task's images and the memory's; old classes are told by the network before the task."""
+
+    growing = ("means",)
+
+    def __init__(
+        self, backbone: nn.Module, *, loss: str, strength: float, temperature: float, answer: str, mirror: bool, memory: int,
+        per_class: int | None, selection: str,
+    ) -> None:  # fmt: skip
+        """`loss`: each class by itself (`sigmoids`, the paper), or cross-entropy and `strength` times the teacher's softmax
+        at a `temperature` (`softmax`, PyCIL and PILOT).
+
+        `answer`: the nearest of the `means` of exemplars, with `mirror` of each and its mirror image, or the `head`'s.
+        `memory`: images in all, or `per_class` of each; see cil/modules/exemplars.py for the `selection`.
+        """
+        super().__init__(backbone)
+        one_of("method.loss", loss, ("sigmoids", "softmax"))
+        one_of("method.answer", answer, ("means", "head"))
+        at_least("method.temperature", temperature, 0)
+        self.loss, self.strength, self.temperature = loss, strength, temperature
+        self.answer, self.mirror = answer, mirror
+        self.memory = Exemplars(memory, per_class, selection)
+        self.teacher: Teacher | None = None  # of all tasks but the first
+        self.register_buffer("means", torch.empty(0, backbone.width))  # (classes, width), of length 1
+
+    def begin_task(self, task: Task) -> None:
+        if self.answer == "means" and not self.memory.each(task):
+            raise Mistake(
+                f"method.memory={self.memory.total} holds no image of each of {len(task.remembered)} classes, so there are no "
+                f"means; type method.memory={20 * task.total}, or method.answer=head"
+            )
+        if task.index:
+            self.teacher = Teacher(self)
+        super().begin_task(task)
+        self.means = torch.cat([self.means, self.means.new_zeros(len(task.classes), self.means.shape[1])])
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, self.memory.joined(task), self.everything())]
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        first, old = phase.task.rivals.start, phase.task.classes.start
+        logits, labels = self.predict_by_head(batch.images)[:, first:], batch.labels - first
+        taught = self.teacher(batch.images)[:, first:] if old > first else logits[:, :0].detach()
+        if self.loss == "sigmoids":
+            return {"bce": sigmoids(logits, taught, F.one_hot(labels, logits.shape[1]).to(logits.dtype))}
+        losses = {"ce": F.cross_entropy(logits, labels)}
+        if old > first:
+            losses["distil"] = self.strength * softened(logits, taught, self.temperature)
+        return losses
+
+    # --- memory and answers -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        self.memory.choose(task, self.features)
+        kept = self.memory.of(task)
+        plain = task.train_plain.view
+        features = []
+        for places in torch.arange(len(kept)).split(IMAGES):
+            images = plain(kept.pixels[kept.rows[places]], None, self.means.device)
+            both = [images, images.flip(3)] if self.mirror else [images]
+            features.append(sum(F.normalize(self.features(some).float(), dim=1) for some in both))
+        for label in kept.labels.unique().tolist():
+            own = torch.cat(features)[(kept.labels == label).to(self.means.device)]
+            self.means[label] = F.normalize(F.normalize(own, dim=1).mean(0), dim=0)
+
+    def predict_by_head(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+    def predict(self, images: Tensor) -> Tensor:
+        if self.answer == "head":
+            return self.predict_by_head(images)
+        return F.normalize(self.features(images).float(), dim=1) @ self.means.T
