@@ -23,13 +23,14 @@ class BiC(Kept, LinearHost, Method):
 
     def __init__(
         self, backbone: nn.Module, *, temperature: float, share: str, validation: float, double_softmax: bool,
-        shift_pull: float, memory: int, per_class: int | None, selection: str,
+        factor_pull: float, shift_pull: float, memory: int, per_class: int | None, selection: str,
     ) -> None:  # fmt: skip
         """`share` of the teacher in the loss: of the old `classes` among those seen, or of the old `tasks` the inverse
         (mammoth: 1/2 in the second task, then less where it should be more).
 
         `validation`: share of an old class's exemplars that is fitted on, and no fewer than one.
-        `double_softmax`: PyCIL's fit; `shift_pull`: FACIL's 0.1 times half the square of the shift.
+        `double_softmax`: PyCIL's fit. `factor_pull`, `shift_pull` towards 1 and 0: a few images can often be told apart
+        without a mistake, and then the best factor is infinite; FACIL pulls the shift by 0.1.
         """
         super().__init__(backbone)
         one_of("method.share", share, ("classes", "tasks"))
@@ -37,7 +38,7 @@ class BiC(Kept, LinearHost, Method):
         if not 0 < validation < 1:
             raise Mistake(f"method.validation={validation} is not between 0 and 1; type method.validation=0.1")
         self.temperature, self.share, self.validation = temperature, share, validation
-        self.double_softmax, self.shift_pull = double_softmax, shift_pull
+        self.double_softmax, self.pull = double_softmax, (factor_pull, shift_pull)
         self.memory = Exemplars(memory, per_class, selection)
         self.teacher: Teacher | None = None  # of all tasks but the first
         self.register_buffer("pairs", torch.empty(0, 2))  # (tasks, 2)
@@ -92,7 +93,7 @@ class BiC(Kept, LinearHost, Method):
         logits = torch.cat([self.predict(some).float() for some in seen])[:, first:]
         new = slice(task.classes.start - first, task.classes.stop - first)
         labels = (images.labels - first).to(logits.device)
-        self.pairs[task.index] = fitted(logits, labels, new, twice=self.double_softmax, pull=self.shift_pull)
+        self.pairs[task.index] = fitted(logits, labels, new, twice=self.double_softmax, pull=self.pull)
 
     def end_task(self, task: Task) -> None:
         self.memory.choose(task, self.features)

@@ -12,19 +12,23 @@ def corrected(logits: Tensor, pairs: Tensor, tasks: Tensor) -> Tensor:
     return logits * pairs[tasks, 0] + pairs[tasks, 1]
 
 
-def fitted(logits: Tensor, labels: Tensor, new: slice, *, twice: bool = False, pull: float = 0.0) -> Tensor:
+def fitted(
+    logits: Tensor, labels: Tensor, new: slice, *, twice: bool = False, pull: tuple[float, float] = (0.0, 0.0)
+) -> Tensor:
     """(2,): the factor and the shift of the `new` classes with the least cross-entropy. It is convex in both.
 
-    `twice`: of the softmax of a softmax, as PyCIL has it. `pull`: times half the shift's square, as FACIL adds it.
+    `twice`: of the softmax of a softmax, as PyCIL has it. `pull`: of the factor towards 1 and of the shift towards 0, times
+    half the square: without one there is no least where the images can be told apart without a mistake.
     """
-    logits, pair = logits.detach().double(), torch.tensor([1.0, 0.0], dtype=torch.double, device=logits.device)
-    pair.requires_grad_(True)
+    logits = logits.detach().double()
+    start, pulls = logits.new_tensor([1.0, 0.0]), logits.new_tensor(pull)
+    pair = start.clone().requires_grad_(True)
     search = torch.optim.LBFGS([pair], max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
 
     def loss() -> Tensor:
         search.zero_grad()
         moved = torch.cat([logits[:, : new.start], pair[0] * logits[:, new] + pair[1], logits[:, new.stop :]], 1)
-        value = F.cross_entropy(moved.softmax(1) if twice else moved, labels) + pull * pair[1].square() / 2
+        value = F.cross_entropy(moved.softmax(1) if twice else moved, labels) + (pulls * (pair - start).square()).sum() / 2
         value.backward()
         return value
 
