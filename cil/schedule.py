@@ -22,6 +22,14 @@ def cosine(done: float, epochs: int, rate: float, *, every: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * at / epochs))
 
 
+def quarter_cosine(done: float, epochs: int, rate: float, *, every: str) -> float:
+    """From 1 to cos(0.495 π), a 64th: in the last epoch with `every: epoch`, at the phase's end with `step` (CODA-Prompt)."""
+    if every not in ("epoch", "step"):
+        raise Mistake(f"schedule.every={every} is not known; {nearest(every, ('epoch', 'step'))}")
+    at = math.floor(done) / max(epochs - 1, 1) if every == "epoch" else done / epochs
+    return math.cos(0.495 * math.pi * at)
+
+
 def milestones(done: float, epochs: int, rate: float, *, at: Sequence[int], factor: float) -> float:
     """Multiply by `factor` at each epoch of `at`."""
     return factor ** sum(done >= epoch for epoch in at)

@@ -7,15 +7,11 @@ from torch import Tensor
 def gram_schmidt(drawn: Tensor, old: Tensor) -> Tensor:
     """(new, …) draws and (old, …) rows that stay → (new, …) of length 1, at right angles to the old and to each other.
 
-    Rows are taken as vectors, whatever their shape; there must be at least as many dimensions as rows.
+    Rows are taken as vectors, whatever their shape; there must be at least as many dimensions as rows. Old rows need not be
+    at right angles to each other, as they no longer are once they have learned (the authors' code takes them as if they were).
     """
-    rows, basis = drawn.flatten(1), list(old.flatten(1))
-    for row in rows:
-        for _ in range(2):  # once more for what rounding left
-            for other in basis:
-                row = row - (row @ other) / (other @ other) * other
-        basis.append(row / row.norm())
-    return torch.stack(basis[len(old) :]).view_as(drawn) if len(drawn) else drawn
+    basis, triangle = torch.linalg.qr(torch.cat([old.flatten(1), drawn.flatten(1)]).T)
+    return (basis * triangle.diagonal().sign()).T[len(old) :].reshape(drawn.shape)
 
 
 def crooked(rows: Tensor) -> Tensor:
