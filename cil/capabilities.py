@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from cil.data import LabelledImages
 from cil.frozen import Known
 from cil.mistakes import Mistake
 
@@ -118,6 +119,30 @@ class TakesPrompts(Protocol):
     def attention_queries(self, x: Tensor, blocks: list[int], prefixes: dict) -> dict[int, Tensor]: ...
 
 
+@runtime_checkable
+class TakesAdapters(Protocol):
+    """takes adapters beside its MLPs (backbone=vit_b16_augreg_in21k, another vit_b16_… or vit_tiny)"""
+
+    width: int
+    depth: int
+
+    def tokens(self, images: Tensor) -> Tensor: ...
+
+    def __call__(self, images: Tensor, *, adapters: Sequence[Callable[[Tensor], Tensor]] | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class KnowsImages(Protocol):
+    """keeps what it computed of images and answers from that, in parts that become more with the tasks
+
+    predict(images) equals predict_from(known(images), …), where the view of the images has no chance.
+    """
+
+    def known(self, images: LabelledImages) -> Tensor: ...
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor: ...
+
+
 Kind = Literal["token", "key", "prefix", "image"]  # of a projection site: looks up energy and components
 
 
@@ -142,6 +167,16 @@ class HasMaps(Protocol):
     side: int  # patches
 
     def maps(self, images: Tensor) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class HasForeground(Protocol):
+    """shows where in an image it looks (backbone=rps_net or rps_net_tiny)
+
+    attended(images) gives the features, and of each image a map between 0 and 1, (batch, 1, height, width).
+    """
+
+    def attended(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)

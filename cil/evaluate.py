@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from cil.capabilities import KnowsImages
 from cil.data import LabelledImages
 from cil.frozen import FrozenResults
 from cil.method import Method
@@ -14,7 +15,8 @@ from cil.scenario import Scenario, Task
 
 
 class Evaluation:
-    """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations."""
+    """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations. A method
+    whose stage grows keeps it itself."""
 
     def __init__(self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None) -> None:
         self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
@@ -23,7 +25,8 @@ class Evaluation:
     def kinds(self, scenario: Scenario) -> list[str]:
         """What is counted: right among all classes seen, among the task's own and, where there is a difference, among those of
         its data set and among those that a released evaluation lets compete."""
-        more = {"dataset_il": len(scenario.datasets) > 1, "leaky_il": self.method.leaky_batch is not None}
+        leaky = self.method.leaky_batch is not None or self.method.leaky_chunk is not None
+        more = {"dataset_il": len(scenario.datasets) > 1, "leaky_il": leaky}
         return ["class_il", "task_il", *(name for name, wanted in more.items() if wanted)]
 
     @torch.inference_mode()
@@ -35,6 +38,7 @@ class Evaluation:
         correct, rivals, first = defaultdict(list), self._leaky(tasks), 0
         for task in tasks:
             right: dict[str, int | Tensor] = defaultdict(int)
+            found = []
             for scores, labels in self._scores(task.test):
                 if scores.shape[1] != wanted:
                     raise Mistake(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
@@ -46,6 +50,10 @@ class Evaluation:
                     barred = torch.arange(wanted)[None] >= rivals[first : first + len(labels), None]
                     right["leaky_il"] += (scores.masked_fill(barred.to(scores.device), -torch.inf).argmax(1) == labels).sum()
                 first += len(labels)
+                found.append(scores)
+            if chunk := self.method.leaky_chunk:
+                answers = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
+                right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
             for name, count in right.items():
                 correct[name].append(int(count))
         return correct
@@ -68,11 +76,11 @@ class Evaluation:
         return stops[last.clamp_max(len(stops) - 1)]
 
     def _scores(self, test: LabelledImages) -> Iterable[tuple[Tensor, Tensor]]:
-        if self.frozen is None:
+        if self.frozen is None and not isinstance(self.method, KnowsImages):
             for batch in test.batches(self.batch_size, self.device):
                 yield self.method.predict(batch.images), batch.labels
             return
-        results = self.frozen.of(test)
+        results = self.frozen.of(test) if self.frozen else self.method.known(test)
         for start in range(0, len(test), self.batch_size):
             rows = torch.arange(start, min(start + self.batch_size, len(test)))
 

@@ -1,12 +1,20 @@
 """Sums of named losses over an epoch, and the guard against losses that are no longer numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cil.mistakes import Mistake
+
+
+def mean_of(steps: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Of each loss over the steps that were taken with one batch."""
+    if len(steps) == 1:
+        return steps[0]
+    names = {name: None for losses in steps for name in losses}
+    return {name: torch.stack([losses[name] for losses in steps if name in losses]).mean() for name in names}
 
 
 class Meter:

@@ -1,12 +1,12 @@
 """The contract of a method: it answers questions (which data? which loss? which score?); the trainer owns the loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from cil.data import Batch, LabelledImages
-from cil.frozen import FrozenResults
+from cil.frozen import FrozenResults, Known
 from cil.sampling import shuffled
 from cil.scenario import Task
 
@@ -24,6 +24,7 @@ class Phase:
     epochs: int | None = None  # None: the recipe's
     batch_size: int | None = None
     schedule: Callable | None = None
+    optimizer: Callable | None = None  # parameters → optimizer
     order: Callable = shuffled  # in which an epoch visits the images: cil/sampling.py
 
 
@@ -36,6 +37,7 @@ class Method(nn.Module):
     backbone: nn.Module
     test_batch: int | None = None  # test images that must be scored together; None: their answers do not depend on it
     leaky_batch: int | None = None  # test images a batch where released code reads the task off the batch; counted beside
+    leaky_chunk: int | None = None  # test images of one task where released code answers them together; counted beside
 
     frozen: FrozenResults  # given by the trainer where there is a frozen stage: of images, each computed once
 
@@ -43,9 +45,17 @@ class Method(nn.Module):
         """The losses of one batch. Required of a method that has phases."""
         raise TypeError(f"{type(self).__name__} has a phase but no training_step")
 
+    def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
+        """The losses of a batch, one after another where several steps are taken with it: the optimizer moves between them."""
+        yield self.training_step(batch, phase) if isinstance(batch, Batch) else self.losses_from(batch, phase)
+
     def predict(self, images: Tensor) -> Tensor:
         """(batch, classes seen): scores whose argmax is the answer. Required."""
         raise TypeError(f"{type(self).__name__} has no predict")
+
+    def together(self, scores: Tensor) -> Tensor:
+        """What a released evaluation makes of the scores of a `leaky_chunk`. Required where there is one."""
+        raise TypeError(f"{type(self).__name__} has a leaky_chunk but no together")
 
     def scored(self, task: Task) -> int:
         """How many classes `predict` scores after this task; released code may let those compete that are yet to come."""

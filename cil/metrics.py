@@ -144,7 +144,7 @@ COUNTS = {
     "class_il": "among all classes seen",
     "task_il": "among the task's own classes",
     "dataset_il": "among the classes of its data set",
-    "leaky_il": "among those up to the last task in its batch",
+    "leaky_il": "as released code counts that reads the task off several tests of one task",
 }
 DEFINITIONS = {
     "acc": "mean of the last row over tasks (L2P, DualPrompt, PGP, AttriCLIP)",

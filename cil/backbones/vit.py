@@ -1,10 +1,10 @@
 """Vision transformers of timm: ViT-B/16 in its several checkpoints, and the tiny twin that ships with the project.
 
-Prompts and prefixes are arguments. The trunk's weights are timm's, the walk through them is here: the last block is
+Prompts, prefixes and adapters are arguments. The trunk's weights are timm's, the walk through them is here: the last block is
 computed for the tokens that are read and no others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import timm
 import torch
@@ -17,6 +17,7 @@ from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
+Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added
 
 
 class ViT(nn.Module):
@@ -37,23 +38,23 @@ class ViT(nn.Module):
 
     def forward(
         self, images: Tensor, *, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
-        read: str = "class",
+        adapters: Sequence[Adapter] | None = None, read: str = "class",
     ) -> Tensor:  # fmt: skip
         """(batch, width) features of images, or of what `tokens` made of them.
 
         `prompts` (batch or 1, length, width) stand between the class token and the patches, all at the class token's
-        position; `prefixes` give blocks more keys and values. `read`: the class token, or the mean over the `prompts`.
+        position; `prefixes` give blocks more keys and values; `adapters`, one a block, stand beside the blocks' MLPs.
+        `read`: the class token, or the mean over the `prompts`.
         """
         x = self.tokens(images) if images.dim() == 4 else images
         if prompts is not None:
             x = torch.cat([x[:, :1], (prompts + self.trunk.pos_embed[:, :1]).expand(len(x), -1, -1), x[:, 1:]], 1)
         places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])
-        *blocks, last = enumerate(self.trunk.blocks)
-        prefixes = prefixes or {}
-        for number, block in blocks:
-            x = walk(block, x, prefixes.get(number))
-        number, block = last
-        return self.trunk.norm(walk(block, x, prefixes.get(number), places)).mean(1)
+        prefixes, last = prefixes or {}, self.depth - 1
+        for number, block in enumerate(self.trunk.blocks):
+            beside = None if adapters is None else adapters[number]
+            x = walk(block, x, prefixes.get(number), places if number == last else None, beside)
+        return self.trunk.norm(x).mean(1)
 
     def tokens(self, images: Tensor) -> Tensor:
         """(batch, 1 + patches, width): what enters the first block."""
@@ -84,8 +85,10 @@ class ViT(nn.Module):
         return self.trunk.parameters()
 
 
-def walk(block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None = None) -> Tensor:
-    """One block: (batch, tokens, width) → the same, or the tokens `read` alone."""
+def walk(
+    block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None = None, beside: Adapter | None = None
+) -> Tensor:
+    """One block: (batch, tokens, width) → the same, or the tokens `read` alone; `beside` sees what the MLP's norm sees."""
     query, key, value = attended(block.attn, block.norm1(x), read)
     if prefix is not None:
         key, value = (torch.cat([p.to(t.dtype).expand(len(t), -1, -1, -1), t], 2) for p, t in zip(prefix, (key, value)))
@@ -93,7 +96,8 @@ def walk(block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None 
     mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop).transpose(1, 2).flatten(2)
     x = x if read is None else x[:, read]
     x = x + block.drop_path1(block.ls1(block.attn.proj_drop(block.attn.proj(mixed))))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    more = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return x + (more if beside is None else more + beside(x))
 
 
 def attended(attention: nn.Module, x: Tensor, read: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.modules.cosine import scores
+
 
 class GrowingLinear(nn.Module):
     """A linear layer over the classes seen; new rows are drawn from a normal with std 0.02, new biases are zero."""
@@ -23,3 +25,16 @@ class GrowingLinear(nn.Module):
     def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
         """(batch, width) → (batch, classes) logits; of the others nothing is computed and nothing learned."""
         return F.linear(features, self.weight[classes], self.bias[classes])
+
+
+class CosineHead(nn.Module):
+    """A scale that learns, from 1 on, times the cosine between a feature and the row of a class."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, width).uniform_(-(width**-0.5), width**-0.5))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width) → (batch, classes)"""
+        return scores(self.scale, F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))

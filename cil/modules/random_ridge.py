@@ -1,9 +1,13 @@
 """A ridge regression on random features, solved from sums: RanPAC's classifier."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 SHRINKAGES = tuple(10.0**power for power in range(-8, 9))
+ROWS = 4096  # that are lifted at a time
 
 
 class RandomRidge(nn.Module):
@@ -27,12 +31,20 @@ class RandomRidge(nn.Module):
         return (given @ self.directions).relu() if self.directions.shape[1] else given
 
     def see(self, given: Tensor, labels: Tensor) -> None:
-        lifted = self.lift(given).double()
-        self.gram += lifted.T @ lifted
-        self.towards.index_add_(1, labels, lifted.T)
+        for some, wanted in zip(given.split(ROWS), one_hot(labels, self.towards.shape[1]).double().split(ROWS)):
+            lifted = self.lift(some).double()
+            self.gram += lifted.T @ lifted
+            self.towards += lifted.T @ wanted
 
-    def solve(self, shrinkage: float) -> None:
-        self.weight = solved(self.gram, self.towards, [shrinkage])[0].float()
+    def solve(self, shrinkage: float) -> float:
+        """The shrinkage that was used: ten times as much, or more, where the sums have no factor with this one."""
+        eye = torch.eye(len(self.gram), dtype=self.gram.dtype, device=self.gram.device)
+        factor, failed = torch.linalg.cholesky_ex(self.gram + shrinkage * eye)
+        while failed and shrinkage < self.gram.diagonal().max():
+            shrinkage *= 10
+            factor, failed = torch.linalg.cholesky_ex(self.gram + shrinkage * eye)
+        self.weight = torch.cholesky_solve(self.towards, factor).float()
+        return shrinkage
 
     def forward(self, given: Tensor) -> Tensor:
         return self.lift(given) @ self.weight
@@ -40,18 +52,15 @@ class RandomRidge(nn.Module):
     def best(self, given: Tensor, labels: Tensor, share: float = 0.8) -> float:
         """The shrinkage with which the first `share` of these images explain the others best, in squares."""
         lifted = self.lift(given).double()
-        wanted = torch.nn.functional.one_hot(labels, self.towards.shape[1]).double()
+        wanted = one_hot(labels, self.towards.shape[1]).double()
         cut = int(share * len(lifted))
-        gram, towards = lifted[:cut].T @ lifted[:cut], lifted[:cut].T @ wanted[:cut]
-        errors = [((lifted[cut:] @ weight - wanted[cut:]) ** 2).mean() for weight in solved(gram, towards, SHRINKAGES)]
-        return SHRINKAGES[int(torch.stack(errors).argmin())]
+        answers = explained(lifted[:cut], wanted[:cut], lifted[cut:], SHRINKAGES)
+        return SHRINKAGES[int(torch.stack([(answer - wanted[cut:]).square().mean() for answer in answers]).argmin())]
 
 
-def solved(gram: Tensor, towards: Tensor, shrinkages) -> list[Tensor]:
-    """(gram + λI)⁻¹ towards for each λ, from one eigendecomposition where there are several."""
-    if len(shrinkages) == 1:
-        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        return [torch.cholesky_solve(towards, torch.linalg.cholesky(gram + shrinkages[0] * eye))]
-    values, vectors = torch.linalg.eigh(gram)
-    turned = vectors.T @ towards
-    return [vectors @ (turned / (values.clamp_min(0)[:, None] + shrinkage)) for shrinkage in shrinkages]
+def explained(seen: Tensor, wanted: Tensor, others: Tensor, shrinkages: Iterable[float]) -> list[Tensor]:
+    """others (seenᵀ seen + λI)⁻¹ seenᵀ wanted for each λ, from one eigendecomposition: of seen seenᵀ where that is smaller."""
+    wide = seen.shape[1] > len(seen)
+    values, vectors = torch.linalg.eigh(seen @ seen.T if wide else seen.T @ seen)
+    left, right = (others @ seen.T @ vectors, vectors.T @ wanted) if wide else (others @ vectors, vectors.T @ (seen.T @ wanted))
+    return [left @ (right / (values.clamp_min(0)[:, None] + shrinkage)) for shrinkage in shrinkages]

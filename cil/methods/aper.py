@@ -1,0 +1,42 @@
+"""APER, once ADAM: adapters tuned on the first task, and class means of plain and adapted features (Zhou et al., IJCV 2024)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import TakesAdapters, require
+from cil.method import Method, Phase
+from cil.modules.cosine import scores
+from cil.modules.first_task import FirstTaskTuned
+from cil.scenario import Task
+
+
+class APER(FirstTaskTuned, Method):
+    """Score of a class: cosine between [plain; adapted] of the image and its mean over the class's training images."""
+
+    def __init__(self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float) -> None:
+        require(backbone, TakesAdapters, "aper")
+        super().__init__(backbone, tune=True, bottleneck=bottleneck, scale=scale, dropout=dropout)
+        self.register_buffer("means", torch.empty(0, 2 * backbone.width))
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.means = torch.cat([self.means, self.means.new_zeros(len(task.classes), self.means.shape[1])])
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("tune", task, task.train, self.learning())] if self.head else []
+
+    def end_task(self, task: Task) -> None:
+        features = self.frozen.of(task.train_plain)
+        labels = task.train_plain.labels.to(features.device)
+        for label in task.classes:
+            self.means[label] = features[labels == label].mean(0)
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        tokens = self.backbone.tokens(images)
+        return torch.cat([self.backbone(tokens), self.adapted(tokens)], 1).float()
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        return scores(self.means.new_ones(()), F.normalize(frozen, dim=1), F.normalize(self.means, dim=1))

@@ -1,0 +1,61 @@
+"""RanPAC: a ridge regression on random features of a backbone tuned on the first task (McDonnell et al., NeurIPS 2023)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cil.capabilities import TakesAdapters, require
+from cil.method import Method, Phase
+from cil.mistakes import Mistake, at_least
+from cil.modules.cosine import exact
+from cil.modules.first_task import FirstTaskTuned
+from cil.modules.random_ridge import RandomRidge
+from cil.scenario import Task
+
+
+class RanPAC(FirstTaskTuned, Method):
+    """Sums over all images met decide the classifier, whatever the order of the tasks, but for the shrinkage."""
+
+    def __init__(
+        self, backbone: nn.Module, *, tune: bool, bottleneck: int, scale: float, dropout: float, features: int,
+        shrinkage: float | None,
+    ) -> None:  # fmt: skip
+        """`features` random ones, 0: those of the backbone as they are; `shrinkage`: null takes the power of ten with which
+        80 % of a task's images explain the others best, in squares."""
+        at_least("method.features", features, 0)
+        if shrinkage is not None and shrinkage <= 0:
+            raise Mistake(f"method.shrinkage={shrinkage} is not above 0; type method.shrinkage=1000, or null to have it chosen")
+        if tune:
+            require(backbone, TakesAdapters, "ranpac")
+        super().__init__(backbone, tune=tune, bottleneck=bottleneck, scale=scale, dropout=dropout)
+        self.shrinkage, self.chosen, self.used = shrinkage, shrinkage, shrinkage
+        self.ridge = RandomRidge(backbone.width, features)
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.ridge.grow(len(task.seen))
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("tune", task, task.train, self.learning())] if self.head else []
+
+    def end_task(self, task: Task) -> None:
+        features = self.frozen.of(task.train_plain)
+        labels = task.train_plain.labels.to(features.device)
+        order = torch.randperm(len(labels)).to(labels.device)  # not class by class, as the released code shuffles
+        with exact(features):
+            if self.shrinkage is None:
+                self.chosen = self.ridge.best(features[order], labels[order])
+            self.ridge.see(features, labels)
+            self.used = self.ridge.solve(self.chosen)
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        return self.adapted(images).float()
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        with exact(frozen):
+            return self.ridge(frozen)
+
+    def facts(self) -> dict:
+        """`used` is more than `chosen` where the sums have no factor with it."""
+        return {"shrinkage": self.used} | ({} if self.used == self.chosen else {"chosen shrinkage": self.chosen})
