@@ -6,6 +6,7 @@ python scripts/readme.py across                         # two alphabets, one aft
 python scripts/readme.py sweeps                         # AttriCLIP's tables 6, 7 and 8 on Split-Glyphs
 python scripts/readme.py adapters                       # RAPF and AWPF: merges, λ, features on a plane, what is encoded
 python scripts/readme.py locality                       # DyTox and Raw from scratch, three attentions, where patches look
+python scripts/readme.py baselines                      # the rows that every table compares with, pre-trained and from scratch
 python scripts/readme.py text                           # what packed text saves
 python scripts/readme.py photographs dataset.md5=…      # the TinyImageNet rows
 """
@@ -25,7 +26,7 @@ from cil.report.collect import MEANING, collect, rows, table
 from cil.report.paired import paired
 from cil.report.table import fill, grid, number
 from cil.rundir import address
-from scripts import readme_adapters, readme_locality
+from scripts import readme_adapters, readme_baselines, readme_locality
 from scripts.compose import ROOT, compose, guarded, options
 from scripts.readme_clip import alphabets, clip, pictures, sweeps
 from scripts.runs import OUTPUTS, found, listed, run, spelled
@@ -33,6 +34,7 @@ from scripts.runs import OUTPUTS, found, listed, run, spelled
 PAGE, METHODS = ROOT / "README.md", ROOT / "cil" / "methods" / "README.md"
 READINGS, SCENARIO = ("paper", "released"), "scenario=glyphs_10tasks"
 HOSTS, ON_CLIP, FROM_SCRATCH = ("l2p", "dualprompt"), ("coop", "attriclip", "clip_prompt"), ("dytox", "raw")
+OWN = ("finetune", "class_mean", "joint")  # of the baselines, in this table too
 SEEDS, FEWER = range(5), range(3)
 ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can move after the first task
 
@@ -40,7 +42,7 @@ ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can m
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "table", choices=("results", "switches", "across", "sweeps", "adapters", "locality", "photographs", "text")
+        "table", choices=("results", "switches", "across", "sweeps", "adapters", "locality", "baselines", "photographs", "text")
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
@@ -51,6 +53,7 @@ def main() -> int:
         "sweeps": lambda settings: fill(METHODS, "sweeps", sweeps(settings)),
         "adapters": adapters,
         "locality": locality,
+        "baselines": lambda settings: fill(PAGE, "baselines", readme_baselines.baselines(settings)),
         "photographs": photographs,
         "text": text,
     }[asked.table]
@@ -62,7 +65,8 @@ def main() -> int:
 
 def results(settings: list[str]) -> None:
     five, three = f"seed={listed(SEEDS)}", f"seed={listed(FEWER)}"
-    others = [method for method in options("method") if method not in (*HOSTS, *ON_CLIP, *FROM_SCRATCH)]
+    elsewhere = {row.split()[0] for row in (*readme_baselines.PRETRAINED, *readme_baselines.SCRATCH)} - {*OWN}
+    others = [method for method in options("method") if method not in (*HOSTS, *ON_CLIP, *FROM_SCRATCH, *elsewhere)]
     both = f"reading={listed(READINGS)}"
     sweeps = [
         [f"method={listed(others)}", SCENARIO, five],

@@ -1,0 +1,81 @@
+"""The block of the front page on the rows that tables compare with: called by scripts/readme.py, which has the command."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from cil.mistakes import Mistake
+from cil.report.collect import count
+from cil.report.table import grid, mean_and_spread
+from scripts.compose import ROOT
+from scripts.runs import found, listed
+
+SEEDS = range(3)
+SCENARIO = "scenario=glyphs_10tasks"
+PRETRAINED = (
+    "finetune", "finetune method.columns=new", "ewc", "ewc reading=released", "lwf", "icarl", "bic", "derpp", "aper", "ease",
+    "coda_prompt", "class_mean", "ranpac", "slca", "joint",
+)  # fmt: skip
+SCRATCH = (
+    "finetune family=resnet32", "ewc family=resnet32", "lwf family=resnet32", "icarl family=resnet32", "bic family=resnet32",
+    "derpp family=resnet32", "der_mcg method.gate=none", "der_mcg", "ari", "ari reading=released", "joint family=resnet32",
+)  # fmt: skip
+COLUMNS = {
+    "ACC": ("class_il", "acc"), "forgetting": ("class_il", "forgetting"), "avg inc": ("class_il", "incremental_average"),
+    "task-IL": ("task_il", "acc"),
+}  # fmt: skip
+
+
+def words(row: str) -> list[str]:
+    return [*f"method={row}".split(), SCENARIO]
+
+
+def baselines(settings: list[str]) -> str:
+    """Both tables, the worst ACC first, and what the runs took."""
+    every, since = [words(row) for row in (*PRETRAINED, *SCRATCH)], time.perf_counter()
+    side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in every])
+    minutes = (time.perf_counter() - since) / 60
+    tables, seconds = [], 0.0
+    for title, rows in (("`vit_tiny`, pre-trained", PRETRAINED), ("`resnet_tiny`, from scratch", SCRATCH)):
+        groups = [(row, found(*words(row), *settings, seeds=SEEDS)) for row in rows]
+        groups.sort(key=lambda pair: sum(run["class_il"]["acc"] for run in pair[1]))
+        tables.append(f"{title}:\n\n{table(groups)}")
+        seconds += sum(run["seconds"] for _, group in groups for run in group)
+    new = f" in {minutes:.0f} minutes" if 60 * minutes > seconds / (2 * workers()) else ""
+    took = (
+        f"`python scripts/readme.py baselines` makes both tables{new}, {workers()} runs at a time on {workers()} cores; their "
+        f"{len(SEEDS) * len(every)} runs took {seconds / 60:.0f} minutes of a core. Exemplars: images kept at the end."
+    )
+    return "\n\n".join([*tables, took])
+
+
+def table(groups: Sequence[tuple[str, list[dict]]]) -> str:
+    lines = []
+    for row, runs in groups:
+        numbers = [mean_and_spread([run[part][key] for run in runs]) for part, key in COLUMNS.values()]
+        kept = str(runs[0]["config"]["method"].get("memory", 0))
+        seconds = f"{sum(run['seconds'] for run in runs) / len(runs):.0f}"
+        lines.append([f"`{row}`", *numbers, kept, count(runs[0]["trained_parameters"]), seconds])
+    return grid(["method", *COLUMNS, "exemplars", "trained", "seconds"], lines, markdown=True)
+
+
+def side_by_side(sweeps: Sequence[list[str]]) -> None:
+    """As many sweeps at a time as there are cores, each with one thread: small networks gain little from more."""
+
+    def run(sweep: list[str]) -> None:
+        print(f"python run.py -m {' '.join(sweep)}", flush=True)
+        command = [sys.executable, ROOT / "run.py", "-m", *sweep, "log.live=false"]
+        own = {**os.environ, "OMP_NUM_THREADS": "1"}
+        told = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
+        if told.returncode:
+            raise Mistake(f"a run failed; type python run.py -m {' '.join(sweep)} to see why")
+
+    with ThreadPoolExecutor(workers()) as pool:
+        list(pool.map(run, sweeps))
+
+
+def workers() -> int:
+    return os.cpu_count() or 1
