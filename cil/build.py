@@ -60,9 +60,11 @@ def recipe(config: dict) -> Recipe:
     train, optim = config["train"], config["optim"]
     optimizer = make(optim, "optim") if optim.get("_target_") else partial(_no_optimizer, names(config)[1])
     first = None
-    if changes := train.get("first"):
+    if changes := train.get("first"):  # optional, so that no address holds it where nothing differs
         nodes = {key: {**config[key], **changes.get(key, {})} for key in ("optim", "schedule")}
-        first = recipe({**config, **nodes, "train": {**train, "epochs": changes["epochs"], "first": None}})
+        first = recipe(
+            {**config, **nodes, "train": {**train, "epochs": changes.get("epochs") or train["epochs"], "first": None}}
+        )
     return Recipe(
         optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"], first
     )  # fmt: skip

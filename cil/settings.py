@@ -8,7 +8,8 @@ from cil.mistakes import Mistake, nearest
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
 TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
 KEYS = {
-    "train": ("epochs", "batch_size", "clip"),
+    "train": ("epochs", "batch_size", "clip", "first"),
+    "train.first": ("epochs", "optim", "schedule"),
     "data": ("root", "weights", "features"),
     "machine": ("device", "precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
@@ -17,13 +18,14 @@ WORDS = {"reading": READINGS, "machine.precision": ("fp32", "bf16"), "machine.ke
 WHOLE = {
     "seed": 0,
     "train.epochs": 1,
+    "train.first.epochs": 1,
     "train.batch_size": 1,
     "machine.eval_batch_size": 1,
     "scenario.tasks": 1,
     "scenario.first": 1,
     "method.test_batch": 1,
 }
-MAY_BE_NULL = ("train.clip", "scenario.first", "method.test_batch")
+MAY_BE_NULL = ("train.clip", "train.first.epochs", "scenario.first", "method.test_batch")
 
 
 def checked(config: dict) -> dict:
@@ -33,7 +35,7 @@ def checked(config: dict) -> dict:
             raise Mistake(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
     _known("", config, TOP)
     for group, keys in KEYS.items():
-        _known(f"{group}.", config[group], keys)
+        _known(f"{group}.", _value(config, group) or {}, keys)
     for key, least in WHOLE.items():
         value = _value(config, key)
         if (value is not None or key not in MAY_BE_NULL) and (type(value) is not int or value < least):
