@@ -41,7 +41,8 @@ class EWC(LinearHost, Method):
     ) -> None:  # fmt: skip
         """`fisher`: squared gradients of each `sample`, or of the mean of a `batch` of that many (about 1/batch of it).
 
-        `images`: how many of a task's are looked at, drawn by chance; null: all. `cap`: the most that a weight may matter.
+        `images`: how many of a task's are looked at, drawn by chance; null: all. `cap`: the most that a weight may
+        matter, in one task and in all.
         `combine`: old and new are added, the old times `decay` (`sum`), or averaged by the numbers of classes (`mean`).
         `columns`: the cross-entropy's, as in finetune.
         """
@@ -78,13 +79,13 @@ class EWC(LinearHost, Method):
             return  # nothing will be learned that could drift
         estimate = per_sample if self.fisher == "sample" else per_batch
         found = estimate(self.network, self.springs.names, self.looked_at(task), task.rivals.start)
-        share = task.classes.start / len(task.seen)
+        share, most = task.classes.start / len(task.seen), torch.inf if self.cap is None else self.cap
         for name, old in self.springs.all("weight").items():
-            new, kept = found[name] if self.cap is None else found[name].clamp_max(self.cap), len(old)
+            new, kept = found[name].clamp_max(most), len(old)
             if kept:
                 both = self.decay * old + new[:kept] if self.combine == "sum" else share * old + (1 - share) * new[:kept]
                 new = torch.cat([both, new[kept:]])
-            self.springs.put("weight", name, new)
+            self.springs.put("weight", name, new.clamp_max(most))
             self.springs.put("anchor", name, self.network.get_parameter(name))
 
     def looked_at(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,9 +20,10 @@ FEW = ("scenario.tasks=10", "train.epochs=2", "train.batch_size=16", "machine.ch
 FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
 LONG, LONGER = ("train.epochs=12", "train.batch_size=36"), ("train.epochs=40", "train.batch_size=12")
 SCRATCH = {  # methods of which no weights are shipped: how they are made small, and what learns best
-    "dytox": (FEWER, "convit_tiny_lpa"),
-    "raw": (FEWER, "convit_tiny_lpa"),
-    "der_mcg": (("method.memory=12", "method.gate_width=8", "method.centroids=3"), "resnet_tiny"),
+    "ari": (("method.memory=12", "train.first=null"), ("train.first=null", "train.epochs=12", "schedule.at=[8]")),
+    "dytox": (FEWER, ("backbone=convit_tiny_lpa",)),
+    "raw": (FEWER, ("backbone=convit_tiny_lpa",)),
+    "der_mcg": (("method.memory=12", "method.gate_width=8", "method.centroids=3"), ("backbone=resnet_tiny",)),
 }
 
 
@@ -73,7 +74,7 @@ def test_scores_exactly_the_seen_classes_and_only_moves_its_phase(small, method,
 @pytest.mark.parametrize("method", METHODS)
 def test_learns(compose, method, tmp_path, images, monkeypatch):
     """Far better than chance on one task of six characters, from the shipped weights; without any, on what it was shown."""
-    longer = (*LONGER, f"backbone={SCRATCH[method][1]}") if method in SCRATCH else LONG
+    longer = (*LONGER, *SCRATCH[method][1]) if method in SCRATCH else LONG
     config = compose(f"method={method}", *longer)
     shipped = harness.compose(f"method={method}")["backbone"]
     config["backbone"].update(weights=shipped["weights"], sha256=shipped["sha256"])
