@@ -16,12 +16,12 @@ from scripts.runs import found, listed
 SEEDS = range(3)
 SCENARIO = "scenario=glyphs_10tasks"
 PRETRAINED = (
-    "finetune", "finetune method.columns=new", "ewc", "ewc reading=released", "lwf", "icarl", "bic", "derpp", "aper", "ease",
+    "finetune", "finetune method.columns=new", "ewc", "lwf", "icarl", "bic", "derpp", "aper", "ease",
     "coda_prompt", "class_mean", "ranpac", "slca", "joint",
 )  # fmt: skip
 SCRATCH = (
     "finetune family=resnet32", "ewc family=resnet32", "lwf family=resnet32", "icarl family=resnet32", "bic family=resnet32",
-    "derpp family=resnet32", "der_mcg method.gate=none", "der_mcg", "ari", "ari reading=released", "joint family=resnet32",
+    "derpp family=resnet32", "der_mcg method.gate=none", "der_mcg", "ari", "joint family=resnet32",
 )  # fmt: skip
 COLUMNS = {
     "ACC": ("class_il", "acc"), "forgetting": ("class_il", "forgetting"), "avg inc": ("class_il", "incremental_average"),

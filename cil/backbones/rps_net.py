@@ -1,0 +1,108 @@
+"""RPS-net with a map of where it looks (ARI, ECCV 2022): ResNet-18 at a third of its width, for small images, from scratch."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.augment import ImageSpec
+from cil.backbones.inputs import image_spec
+from cil.backbones.weights import expects, load
+from cil.mistakes import Mistake
+
+
+def conv_norm(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs))  # with biases, as in the release
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut, which is a 3×3 convolution where there are new channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*conv_norm(inputs, outputs), nn.ReLU(), *conv_norm(outputs, outputs))
+        self.shortcut = nn.Identity() if inputs == outputs else conv_norm(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class Attention(nn.Module):
+    """(batch, channels, height, width) → (batch, 1, height, width) between 0 and 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return self.norm(self.conv(both).sigmoid()).sigmoid()
+
+
+class RPSNet(nn.Module):
+    """Stages of blocks, behind some of which a 2×2 max-pool halves the sides; a map at the resolution of the input."""
+
+    def __init__(self, image: ImageSpec, *, channels: Sequence[int], blocks: int, pooled: Sequence[int], power: float) -> None:
+        super().__init__()
+        self.image, self.width, self.power = image, channels[-1], power
+        self.identity: dict = {}
+        self.stem, self.attention = nn.Conv2d(3, channels[0], 3, padding=1), Attention()
+        self.norm = nn.BatchNorm2d(channels[0])
+        stages = [nn.MaxPool2d(2)] if 0 in pooled else []
+        for number, (inputs, outputs) in enumerate(pairwise([channels[0], *channels]), 1):
+            stages += [Block(inputs, outputs), *(Block(outputs, outputs) for _ in range(blocks - 1))]
+            if number in pooled:
+                stages.append(nn.MaxPool2d(2))
+        self.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)  # half as slow again otherwise on a CPU, where a map is made of few channels
+
+    def forward(self, images: Tensor, with_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(batch, width), and (batch, 1, height, width) `with_map`."""
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        looked = self.attention(x)
+        x = self.stages(F.relu(self.norm(looked * x)))
+        features = generalised_mean(x, self.power)
+        return (features, looked) if with_map else features
+
+    def attended(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, and where they come from."""
+        return self(images, with_map=True)  # as a call, so that it is counted
+
+    def bare(self, images: Tensor) -> Tensor:
+        """The floor that `make bench` measures against."""
+        return self(images)
+
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+
+def generalised_mean(x: Tensor, power: float) -> Tensor:
+    """(batch, channels, height, width) → (batch, channels)."""
+    x = x.float() if x.dtype == torch.bfloat16 else x  # a cube has three times the rounding
+    return x.clamp_min(1e-6).pow(power).mean((2, 3)).pow(1 / power)
+
+
+def rps_net(
+    *, channels: Sequence[int], blocks: int, pooled: Sequence[int], power: float, weights: str | None, sha256: str | None,
+    image: dict, root: str | None = None,
+) -> RPSNet:  # fmt: skip
+    """`channels` of each stage and how many `blocks` it has; `pooled`: the stages that a max-pool follows, 0 the stem;
+    `power` of the last pooling, where 1 is the mean. `root` holds a mirror of the registered weights."""
+    if not channels or min(channels) < 1:
+        raise Mistake(f"backbone.channels={channels} makes no network of stages; type backbone.channels=[21,42,85,170]")
+    if not set(pooled) <= set(range(len(channels) + 1)):
+        raise Mistake(
+            f"backbone.pooled={pooled} names stages that are not there; type numbers from 0, the stem, to {len(channels)}"
+        )
+    for key, value in (("blocks", blocks), ("power", power)):
+        if value < 1:
+            raise Mistake(f"backbone.{key}={value} is less than 1; type backbone.{key}=1 or more")
+    backbone = RPSNet(image_spec(image, expects(weights)), channels=channels, blocks=blocks, pooled=pooled, power=power)
+    backbone.identity = load(backbone, weights, sha256, root)
+    return backbone
