@@ -81,7 +81,7 @@ class Trainer:
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
         # not a method of its own: a copy of the backbone would copy the trainer
-        self.counter = method.backbone.register_forward_pre_hook(lambda _, given: self._count(len(given[0])))
+        self.counter = method.backbone.register_forward_pre_hook(lambda _, given: self._count(given[0]))
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 
@@ -258,8 +258,8 @@ class Trainer:
     def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
 
-    def _count(self, images: int) -> None:
-        self.encodes += images
+    def _count(self, images: torch.Tensor) -> None:
+        self.encodes += torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # all that a vmap looks at
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

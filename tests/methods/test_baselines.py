@@ -321,3 +321,13 @@ def test_what_the_reservoir_counts(scenario, counts, shown):
         method.begin_epoch(phase, epoch)
         step(method, task)
     assert int(method.memory.shown) == shown and len(method.memory) == 5
+
+
+def test_images_whose_gradients_are_taken_one_by_one_are_counted(compose, scenario, tmp_path, monkeypatch):
+    from tests.methods.test_contract import fitted
+
+    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    words = ("train.epochs=1", "train.batch_size=9", "backbone=resnet_tiny", "method.images=20")
+    trainer = fitted(compose("method=ewc", *words), tmp_path)
+    tests = sum(12 * (number + 1) for number in range(3))
+    assert trainer.encodes == 3 * 36 + 2 * 20 + tests

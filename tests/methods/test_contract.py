@@ -23,7 +23,10 @@ SCRATCH = {  # methods of which no weights are shipped: how they are made small,
     "ari": (("method.memory=12", "train.first=null"), ("train.first=null", "train.epochs=12", "schedule.at=[8]")),
     "dytox": (FEWER, ("backbone=convit_tiny_lpa",)),
     "raw": (FEWER, ("backbone=convit_tiny_lpa",)),
-    "der_mcg": (("method.memory=12", "method.gate_width=8", "method.centroids=3"), ("backbone=resnet_tiny",)),
+    "der_mcg": (
+        ("method.memory=12", "method.gate_width=8", "method.centroids=3", "train.first=null"),
+        ("backbone=resnet_tiny", "train.first=null"),
+    ),
 }
 
 
