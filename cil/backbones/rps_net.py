@@ -64,7 +64,7 @@ class RPSNet(nn.Module):
 
     def forward(self, images: Tensor, with_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(batch, width), and (batch, 1, height, width) `with_map`."""
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(images)
         looked = self.attention(x)
         x = self.stages(F.relu(self.norm(looked * x)))
         features = generalised_mean(x, self.power)
