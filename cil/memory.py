@@ -90,6 +90,14 @@ class Reservoir(Kept):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def forget(self, kept: range) -> None:
+        """Of the classes but these: their images go, and the count of what was shown starts with those that stay."""
+        stay = (self.labels >= kept.start) & (self.labels < kept.stop)
+        if not stay.all():
+            for name in self.growing:
+                setattr(self, name, getattr(self, name)[stay])
+            self.shown.fill_(len(self))
+
     def show(self, rows: Tensor, labels: Tensor, logits: Tensor, random: torch.Generator | None = None) -> None:
         """Each takes the next free place or, in its turn, one drawn from as many as were shown, if there is such a place."""
         turns = int(self.shown) + torch.arange(len(rows))

@@ -37,6 +37,12 @@ def at_least(key: str, value: float, least: int) -> None:
         raise Mistake(f"{key}={value} is less than {least}; type {key}={least} or more")
 
 
+def above(key: str, value: float, least: int, type_in: object) -> None:
+    """Stop where a number is too small, or just at the border."""
+    if value <= least:
+        raise Mistake(f"{key}={value} is not above {least}; type {key}={type_in}")
+
+
 def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, elsewhere: str = ELSEWHERE) -> str | None:
     """The line that a user should see instead of a traceback, or None where the fault is the project's own.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cil.data import Batch, LabelledImages
 from cil.memory import Kept
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, at_least, one_of
+from cil.mistakes import Mistake, above, one_of
 from cil.modules.bias import corrected, fitted
 from cil.modules.distillation import softened
 from cil.modules.exemplars import IMAGES, Exemplars
@@ -34,7 +34,7 @@ class BiC(Kept, LinearHost, Method):
         """
         super().__init__(backbone)
         one_of("method.share", share, ("classes", "tasks"))
-        at_least("method.temperature", temperature, 0)
+        above("method.temperature", temperature, 0, 2.0)
         if not 0 < validation < 1:
             raise Mistake(f"method.validation={validation} is not between 0 and 1; type method.validation=0.1")
         self.temperature, self.share, self.validation = temperature, share, validation
@@ -46,6 +46,7 @@ class BiC(Kept, LinearHost, Method):
         self.register_buffer("draw", torch.zeros((), dtype=torch.long))  # of the images that are fitted on
 
     def begin_task(self, task: Task) -> None:
+        self.memory.check(task)
         if task.index:
             self.teacher = Teacher(self)
         super().begin_task(task)
@@ -59,15 +60,20 @@ class BiC(Kept, LinearHost, Method):
         return [Phase("train", task, self.parted(task)[0], self.everything())]
 
     def parted(self, task: Task) -> tuple[LabelledImages, LabelledImages]:
-        """What is trained on, and what is fitted on: as many images of each class, old or new."""
+        """What is trained on, and what is fitted on: as many images of each class, old or new; one is left to train on."""
         both, old = self.memory.joined(task), len(self.memory.of(task).labels.unique())
-        if not old:
+        fewest = int(both.labels.unique(return_counts=True)[1].min())
+        each = min(max(1, int(self.validation * len(self.memory.of(task)) / max(old, 1))), fewest - 1)
+        if not old or not each:
             return both, both.take(torch.arange(0))
-        each = max(1, int(self.validation * len(self.memory.of(task)) / old))
         order = torch.randperm(len(both), generator=torch.Generator().manual_seed(int(self.draw)))
         fitted_on = torch.cat([order[both.labels[order] == label][:each] for label in both.labels.unique()])
         trained_on = torch.ones(len(both), dtype=torch.bool).index_fill_(0, fitted_on, False).nonzero()[:, 0]
         return both.take(trained_on), both.take(fitted_on)
+
+    def teachers_share(self, task: Task) -> float:
+        first = task.rivals.start
+        return (task.classes.start - first) / (task.classes.stop - first) if self.share == "classes" else 1 / (task.index + 1)
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         task = phase.task
@@ -76,7 +82,7 @@ class BiC(Kept, LinearHost, Method):
         loss = F.cross_entropy(logits[:, first:], batch.labels - first)
         if old.start == old.stop:
             return {"ce": loss}
-        share = (task.classes.start - first) / (task.classes.stop - first) if self.share == "classes" else 1 / (task.index + 1)
+        share = self.teachers_share(task)
         taught = corrected(self.teacher(batch.images), self.pairs, self.task_of[: task.classes.start])[:, old]
         return {"ce": (1 - share) * loss, "distil": share * softened(logits[:, old], taught, self.temperature)}
 

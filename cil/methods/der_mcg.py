@@ -61,6 +61,9 @@ class DERMCG(Method):
             self.auxiliary_head.grow(1 + len(task.classes))
         else:
             self.head.grow(len(task.seen))
+            if self.gate is not None:
+                self.gate.body = copy.deepcopy(self.backbone)  # the same weights, whose images are counted by now
+        self.memory.check(task)
         self.tasks.append(task.classes)
         if self.gate is not None:
             self.gate.grow(len(task.classes))
@@ -74,7 +77,8 @@ class DERMCG(Method):
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         task = phase.task
         if phase.name == "gate":
-            return {"gate": self.gate.loss(batch.images, batch.labels)}
+            rivals = next(number for number, classes in enumerate(self.tasks) if classes.start in task.rivals)
+            return {"gate": self.gate.loss(batch.images, batch.labels, rivals)}
         parts = self.parts(batch.images)
         first, old = task.rivals.start, task.classes.start
         losses = {"ce": F.cross_entropy(self.head(torch.cat(parts, 1))[:, first:], batch.labels - first)}

@@ -49,6 +49,7 @@ class DERpp(LinearHost, Method):
 
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
         self.epoch = epoch
+        self.memory.forget(phase.task.remembered)
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         task, count = phase.task, self.memory_batch or len(batch.labels)
@@ -57,9 +58,8 @@ class DERpp(LinearHost, Method):
         losses = {"ce": F.cross_entropy(logits[:, first:], batch.labels - first)}
         if self.strength and len(places := self.memory.draw(count, task.remembered)):
             now, then = self.head(self.features(self.shown(places, task))), self.memory.logits[places]
-            width = min(now.shape[1], then.shape[1])
-            known = torch.arange(width, device=now.device) < self.memory.known[places, None]
-            apart = (now[:, :width] - then[:, :width])[known]
+            columns = torch.arange(first, then.shape[1], device=now.device)
+            apart = (now[:, columns] - then[:, columns])[columns < self.memory.known[places, None]]
             losses["mse"] = self.strength * apart.square().mean()
         if self.replay and len(places := self.memory.draw(count, task.remembered)):
             now, labels = self.head(self.features(self.shown(places, task))), self.memory.labels[places]

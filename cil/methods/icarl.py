@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cil.data import Batch
 from cil.memory import Kept
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, at_least, one_of
+from cil.mistakes import Mistake, above, one_of
 from cil.modules.distillation import sigmoids, softened
 from cil.modules.exemplars import IMAGES, Exemplars
 from cil.modules.linear_host import LinearHost, Teacher
@@ -32,7 +32,7 @@ class ICaRL(Kept, LinearHost, Method):
         super().__init__(backbone)
         one_of("method.loss", loss, ("sigmoids", "softmax"))
         one_of("method.answer", answer, ("means", "head"))
-        at_least("method.temperature", temperature, 0)
+        above("method.temperature", temperature, 0, 2.0)
         self.loss, self.strength, self.temperature = loss, strength, temperature
         self.answer, self.mirror = answer, mirror
         self.memory = Exemplars(memory, per_class, selection)
@@ -40,11 +40,9 @@ class ICaRL(Kept, LinearHost, Method):
         self.register_buffer("means", torch.empty(0, backbone.width))  # (classes, width), of length 1
 
     def begin_task(self, task: Task) -> None:
-        if self.answer == "means" and not self.memory.each(task):
-            raise Mistake(
-                f"method.memory={self.memory.total} holds no image of each of {len(task.remembered)} classes, so there are no "
-                f"means; type method.memory={20 * task.total}, or method.answer=head"
-            )
+        if self.answer == "means" and not self.memory.total and self.memory.per_class is None:
+            raise Mistake("method.memory=0 leaves no means to answer by; type method.answer=head, or method.memory=1000")
+        self.memory.check(task)
         if task.index:
             self.teacher = Teacher(self)
         super().begin_task(task)

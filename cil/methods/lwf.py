@@ -7,7 +7,7 @@ from torch import nn
 
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.mistakes import at_least, one_of
+from cil.mistakes import above, at_least, one_of
 from cil.modules.distillation import softened
 from cil.modules.linear_host import LinearHost, Teacher
 from cil.scenario import Task
@@ -27,8 +27,7 @@ class LwF(LinearHost, Method):
         super().__init__(backbone)
         one_of("method.columns", columns, ("seen", "new"))
         at_least("method.warm_epochs", warm_epochs, 0)
-        if temperature <= 0:
-            at_least("method.temperature", temperature, 1)
+        above("method.temperature", temperature, 0, 2.0)
         self.factor = strength * (temperature**2 if squared else 1.0)
         self.temperature, self.columns, self.warm_epochs = temperature, columns, warm_epochs
         self.teacher: Teacher | None = None  # of all tasks but the first

@@ -25,6 +25,13 @@ class Exemplars(Memory):
             raise Mistake(f"method.selection={selection} is not known; {nearest(selection, SELECTIONS)}")
         self.selection = selection
 
+    def check(self, task: Task) -> None:
+        """Stop before the first of the data set's tasks where its classes will be more than there is room for."""
+        classes = max(len(task.dataset), len(task.remembered))
+        if self.per_class is None and 0 < self.total < classes:
+            raise Mistake(f"method.memory={self.total} holds no image of each of {classes} classes; type "
+                          f"method.memory={20 * classes}, or 0 for none")  # fmt: skip
+
     @torch.no_grad()
     def choose(self, task: Task, features: Callable[[Tensor], Tensor]) -> None:
         """When a task has been learned: its classes come in, the best image first, and old classes give of their last."""

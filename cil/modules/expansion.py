@@ -56,8 +56,10 @@ class Gate(Kept):
     def unit(self) -> Tensor:
         return F.normalize(self.centroids, dim=1)
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return attraction(self.embedded(images), self.unit(), self.centroid_of[labels], self.temperature)
+    def loss(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
+        """`first`: of the tasks whose centroids compete."""
+        start = first * self.each
+        return attraction(self.embedded(images), self.unit()[start:], self.centroid_of[labels] - start, self.temperature)
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, tasks), of sum 1."""

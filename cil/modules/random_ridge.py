@@ -54,6 +54,8 @@ class RandomRidge(nn.Module):
         lifted = self.lift(given).double()
         wanted = one_hot(labels, self.towards.shape[1]).double()
         cut = int(share * len(lifted))
+        if not cut:  # of a single image nothing can be foretold
+            return 1.0
         answers = explained(lifted[:cut], wanted[:cut], lifted[cut:], SHRINKAGES)
         return SHRINKAGES[int(torch.stack([(answer - wanted[cut:]).square().mean() for answer in answers]).argmin())]
 

@@ -1,19 +1,42 @@
 """EWC, LwF, iCaRL, BiC and DER++: each against a slow form of its section of the specification."""
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.augment import ImageSpec, views
 from cil.build import make
 from cil.method import Phase
 from cil.mistakes import Mistake
 from cil.modules.bias import corrected
+from cil.modules.herding import nearest_sums
+from cil.scenario import InTurn, Scenario
 from cil.seeding import seed_everything
 from tests.harness import compose
 
 NETWORK = compose("backbone=resnet_tiny")["backbone"]
+
+
+IMAGE = ImageSpec(32, (0.5,) * 3, (0.5,) * 3)
+TWO_VIEWS = views(IMAGE, train={"crop": "whole"}, test={"crop": "centre", "resize": 280})  # neither has chance, and they differ
+
+
+@pytest.fixture(scope="session")
+def scenario(images) -> Scenario:
+    """Three tasks of two characters, which tests see nearer than training does."""
+    return Scenario(images, TWO_VIEWS, name="small", tasks=3, first=None, order="numpy:1993")
+
+
+@pytest.fixture(scope="session")
+def in_turn(images) -> InTurn:
+    """Two data sets of three characters, one task each character; what is of the first is neither a rival nor remembered."""
+    parts = replace(images, parts=(("first", 3), ("second", 3)))
+    own = dict(tasks=3, order="natural", heads="separate", exemplars="own")
+    return InTurn(parts, TWO_VIEWS, name="in_turn", **own)
 
 
 def method_of(name: str, *words: str):
@@ -66,9 +89,9 @@ def test_springs_are_fisher_times_squared_drift(scenario, combine, cap):
     for task in scenario[:2]:
         method.begin_task(task)
         torch.manual_seed(5)
-        seen = torch.cat([images for images, _ in method.looked_at(task)])
-        torch.manual_seed(5)
-        labels = torch.cat([labels for _, labels in method.looked_at(task)])
+        places = torch.randperm(len(task.train))[:12]
+        seen = task.train_plain.view(task.train.pixels[task.train.rows[places]])
+        labels = task.train.labels[places]
         found = {name: torch.zeros_like(method.network.get_parameter(name)) for name in names}
         for image, label in zip(seen, labels):
             method.zero_grad()
@@ -207,11 +230,24 @@ def test_the_nearest_mean_of_exemplars_answers(scenario, mirror):
 
 
 def test_no_exemplars_no_means(scenario):
-    with pytest.raises(Mistake, match=r"method.memory=1 holds no image of each of 2 classes.*method.answer=head"):
-        method_of("icarl", "memory=1").begin_task(scenario[0])
+    with pytest.raises(Mistake, match=r"method.memory=5 holds no image of each of 6 classes; type method.memory=120"):
+        method_of("icarl", "memory=5").begin_task(scenario[0])
+    with pytest.raises(Mistake, match=r"method.memory=0 leaves no means.*method.answer=head"):
+        method_of("icarl", "memory=0").begin_task(scenario[0])
     alone = method_of("icarl", "memory=0", "answer=head", "loss=sigmoids")  # LwF.MC
     task = learned(alone, scenario, 2)
     assert list(step(alone, task)[1]) == ["bce"] and not len(alone.memory)
+
+
+def test_exemplars_follow_the_mean_of_what_tests_see(scenario):
+    method = method_of("icarl", "memory=36")
+    task = learned(method, scenario, 1)
+    method.end_task(task)
+    for label in task.classes:
+        rows = task.train.rows[task.train.labels == label]
+        features = method.features(task.train_plain.view(task.train.pixels[rows]))
+        chosen = rows[nearest_sums(features.detach(), 18)]
+        assert torch.equal(method.memory.rows[method.memory.labels == label], chosen)
 
 
 # --- BiC ----------------------------------------------------------------------------------------------------------------
@@ -233,7 +269,6 @@ def test_images_are_trained_on_or_fitted_on(scenario):
 @pytest.mark.parametrize(("share", "wanted"), [("classes", [1 / 2, 2 / 3]), ("tasks", [1 / 2, 1 / 3])])
 def test_the_teachers_share(scenario, share, wanted):
     """Ten equal tasks: 0.5 in the second, 0.9 in the last; here a half, and two thirds of three."""
-    method = method_of("bic", "memory=12", f"share={share}")
     for number, part in enumerate(wanted, 1):
         fresh = method_of("bic", "memory=12", f"share={share}")
         task = learned(fresh, scenario, number + 1)
@@ -246,10 +281,23 @@ def test_the_teachers_share(scenario, share, wanted):
             taught[:, 2:4] = 0.7 * taught[:, 2:4] + 0.3
         slow = -(F.softmax(taught / 2, 1) * F.log_softmax(logits[:, :old] / 2, 1)).sum() / len(logits)
         torch.testing.assert_close(losses["distil"], part * slow)
-    assert method.pairs.shape == (0, 2)
+    tenth = SimpleNamespace(rivals=range(100), classes=range(90, 100), index=9)
+    assert method_of("bic", f"share={share}").teachers_share(tenth) == (0.9 if share == "classes" else 0.1)
 
 
-def test_the_fitted_pair_is_the_best(scenario):
+def test_one_image_of_each_class_is_left_to_train_on(scenario):
+    method = method_of("bic", "memory=6")
+    task = learned(method, scenario, 2)
+    trained, fitted = method.parted(task)
+    assert fitted.labels.bincount().tolist() == [1, 1, 1, 1] and trained.labels.bincount().tolist() == [2, 2, 17, 17]
+    method.memory.keep(method.memory.of(task).take(torch.tensor([0, 3])))
+    trained, fitted = method.parted(task)
+    assert len(fitted) == 0 and trained.labels.bincount().tolist() == [1, 1, 18, 18]
+    method.end_phase(Phase("train", task, task.train, []))
+    assert method.pairs[1].tolist() == [1.0, 0.0]
+
+
+def test_the_fitted_pair_helps(scenario):
     method = method_of("bic", "memory=20", "validation=0.5")
     task = learned(method, scenario, 2)
     with torch.no_grad():
@@ -331,3 +379,32 @@ def test_images_whose_gradients_are_taken_one_by_one_are_counted(compose, scenar
     trainer = fitted(compose("method=ewc", *words), tmp_path)
     tests = sum(12 * (number + 1) for number in range(3))
     assert trainer.encodes == 3 * 36 + 2 * 20 + tests
+
+
+# --- two data sets in turn ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ewc", "lwf", "icarl", "bic", "derpp", "der_mcg"])
+def test_another_data_set_is_neither_rival_nor_remembered(in_turn, name):
+    small = {"icarl": ["memory=6"], "bic": ["memory=6"], "derpp": ["memory=6"], "ewc": ["images=4"]}
+    method = method_of(name, *small.get(name, ["memory=6", "gate_width=8", "centroids=3"] if name == "der_mcg" else []))
+    for task in in_turn[:5]:
+        method.begin_task(task)
+        phases = [Phase(phase.name, task, phase.data, phase.parameters) for phase in method.phases(task)]
+        for phase in phases:
+            method.begin_epoch(phase, 0)
+            for _ in range(2):
+                batch = phase.data.batch(torch.arange(0, len(phase.data), 2))
+                method.zero_grad()
+                losses = method.training_step(batch, phase)
+                sum(loss for kind, loss in losses.items() if kind != "drift").backward()
+            if phase.name == "gate":
+                assert not method.gate.centroids.grad[:9].any() or task.index < 3
+            else:
+                assert not method.head.weight.grad[:3].any() or task.index < 3, f"{name}: task {task.index}"
+            assert phase.data.labels.min() >= task.rivals.start
+            method.end_phase(phase)
+        method.end_task(task)
+        move(method)
+        if hasattr(method, "memory"):
+            assert method.memory.labels.min() >= task.remembered.start

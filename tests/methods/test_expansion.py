@@ -9,12 +9,15 @@ import torch.nn.functional as F
 
 from cil.method import Phase
 from cil.modules.centroids import attraction, matched, weights
-from tests.methods.test_baselines import cross_entropy, learned, method_of, move, step
+from cil.signals import Stopped
+from tests import harness
+from tests.methods.test_baselines import cross_entropy, learned, method_of, move, scenario, step  # noqa: F401
+from tests.methods.test_contract import StopsAt, fitted, small  # noqa: F401
 
 SMALL = ("memory=12", "gate_width=8", "centroids=3")
 
 
-def test_the_newest_extractor_and_the_heads_block_are_copies(scenario):
+def test_the_newest_extractor_and_the_heads_block_are_copies(scenario):  # noqa: F811
     method = method_of("der_mcg", *SMALL)
     learned(method, scenario, 1)
     before = copy.deepcopy(method)
@@ -22,7 +25,7 @@ def test_the_newest_extractor_and_the_heads_block_are_copies(scenario):
     images, width = scenario[0].test.batch(torch.arange(5)).images, method.backbone.width
     old, new = method.parts(images)
     assert torch.equal(old, before.features(images)) and torch.equal(new, old)
-    assert method.head.weight.shape == (4, 2 * width) and not torch.equal(method.head.weight[:2, width:], old[:2])
+    assert method.head.weight.shape == (4, 2 * width) and not torch.equal(method.head.weight[:2, width:], before.head.weight)
     assert torch.equal(method.head.weight[:2, :width], before.head.weight)
     assert torch.equal(method.head.bias[:2], before.head.bias) and method.auxiliary_head.weight.shape == (3, width)
     method.train()
@@ -34,7 +37,7 @@ def test_the_newest_extractor_and_the_heads_block_are_copies(scenario):
     assert {id(p) for p in gate.parameters} == {id(p) for p in method.gate.parameters()}
 
 
-def test_the_auxiliary_head_sees_old_classes_as_one(scenario):
+def test_the_auxiliary_head_sees_old_classes_as_one(scenario):  # noqa: F811
     method = method_of("der_mcg", *SMALL, "auxiliary=0.5")
     task = learned(method, scenario, 2)
     batch = method.memory.joined(task).batch(torch.arange(0, 44, 4))
@@ -46,7 +49,7 @@ def test_the_auxiliary_head_sees_old_classes_as_one(scenario):
     torch.testing.assert_close(losses["ce"], cross_entropy(method.head(method.features(batch.images)), batch.labels))
 
 
-def test_new_rows_become_as_long_as_old_ones(scenario):
+def test_new_rows_become_as_long_as_old_ones(scenario):  # noqa: F811
     method = method_of("der_mcg", *SMALL)
     task = learned(method, scenario, 2)
     rows = method.head.weight.detach().clone()
@@ -76,7 +79,7 @@ def test_attraction_and_weights():
 
 
 @pytest.mark.parametrize("gate", ["none", "features", "logits"])
-def test_what_the_gate_does_to_an_answer(scenario, gate):
+def test_what_the_gate_does_to_an_answer(scenario, gate):  # noqa: F811
     method = method_of("der_mcg", *SMALL, f"gate={gate}")
     learned(method, scenario, 2)
     move(method)
@@ -93,7 +96,7 @@ def test_what_the_gate_does_to_an_answer(scenario, gate):
         torch.testing.assert_close(found[row], slow)
 
 
-def test_matching_holds_for_an_epoch(scenario):
+def test_matching_holds_for_an_epoch(scenario):  # noqa: F811
     """A run that goes on in the middle of an epoch has other weights than at its start, and must not match anew."""
     method = method_of("der_mcg", *SMALL)
     task = learned(method, scenario, 2)
@@ -108,3 +111,20 @@ def test_matching_holds_for_an_epoch(scenario):
     method.begin_epoch(phase, 1)
     assert not torch.equal(method.gate.centroid_of, first)
     assert list(step(method, task)[1]) == ["ce", "auxiliary"]
+
+
+def test_a_body_that_does_not_learn_counts_no_statistics():
+    method = method_of("der_mcg", *SMALL, "gate_learns=head").train()
+    assert method.gate.head.training and not any(module.training for module in method.gate.body.modules())
+    assert not {id(p) for p in method.gate.learning()} & {id(p) for p in method.gate.body.parameters()}
+
+
+@pytest.mark.parametrize("when", [16, 22])
+def test_resume_in_a_later_task(small, when, tmp_path):  # noqa: F811
+    """Inside the training and the gate's phase of the second task, beside an old extractor."""
+    config = small("der_mcg")
+    straight = fitted(config, tmp_path / "straight")
+    with pytest.raises(Stopped):
+        fitted(config, tmp_path / "resumed", StopsAt(when))
+    resumed = fitted(config, tmp_path / "resumed")
+    harness.assert_same_bits(straight.run, resumed.run)
