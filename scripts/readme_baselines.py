@@ -13,7 +13,7 @@ from cil.report.table import grid, mean_and_spread
 from scripts.compose import ROOT
 from scripts.runs import found, listed
 
-SEEDS = range(3)
+SEEDS = range(1)
 SCENARIO = "scenario=glyphs_10tasks"
 PRETRAINED = (
     "finetune", "finetune method.columns=new", "ewc", "lwf", "icarl", "bic", "derpp", "aper", "ease",
