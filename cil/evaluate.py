@@ -50,7 +50,8 @@ class Evaluation:
                     barred = torch.arange(wanted)[None] >= rivals[first : first + len(labels), None]
                     right["leaky_il"] += (scores.masked_fill(barred.to(scores.device), -torch.inf).argmax(1) == labels).sum()
                 first += len(labels)
-                found.append(scores)
+                if self.method.leaky_chunk:
+                    found.append(scores)
             if chunk := self.method.leaky_chunk:
                 answers = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
                 right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
