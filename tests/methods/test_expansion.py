@@ -11,8 +11,8 @@ from cil.method import Phase
 from cil.modules.centroids import attraction, matched, weights
 from cil.signals import Stopped
 from tests import harness
-from tests.methods.whole_networks import cross_entropy, learned, method_of, move, scenario, step  # noqa: F401
 from tests.methods.test_contract import StopsAt, fitted, small  # noqa: F401
+from tests.methods.whole_networks import cross_entropy, learned, method_of, move, scenario, step  # noqa: F401
 
 SMALL = ("memory=12", "gate_width=8", "centroids=3")
 
