@@ -13,7 +13,7 @@ setup: .venv/.done ## install everything into .venv (once)
 	  { echo "Python 3.11 or newer is needed; $(PY) is older. Type make PY=/path/to/python3.11"; exit 1; }
 	$(PY) -m venv .venv
 	$(PYTHON) -m pip install -q --disable-pip-version-check "uv==0.13.*"
-	$(PYTHON) -m uv pip install -q -p $(PYTHON) --require-hashes -r requirements.lock
+	$(PYTHON) -m uv pip install -q -p $(PYTHON) --compile-bytecode --require-hashes -r requirements.lock
 	@touch $@
 
 demo: setup ## the methods on the offline benchmark, one comparison table

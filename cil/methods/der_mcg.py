@@ -4,13 +4,15 @@ The gate is a reconstruction from its abstract: no code is public, and its const
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch
+from cil.data import Batch, LabelledImages
+from cil.frozen import FrozenResults
 from cil.method import Losses, Method, Phase
 from cil.mistakes import at_least, one_of
 from cil.modules.alignment import as_long_as_before
@@ -47,6 +49,7 @@ class DERMCG(Method):
         )  # fmt: skip
         self.memory = Exemplars(memory, per_class, selection)
         self.tasks: list[range] = []
+        self.results: list[FrozenResults] = []  # of each extractor, for images that are asked about again
 
     def begin_task(self, task: Task) -> None:
         if task.index:
@@ -112,11 +115,24 @@ class DERMCG(Method):
         return torch.cat(self.parts(images), 1)
 
     def predict(self, images: Tensor) -> Tensor:
-        parts = self.parts(images)
+        return self.predict_from(self.features(images), lambda: images)
+
+    def known(self, images: LabelledImages) -> Tensor:
+        """The features of images that are asked about after every task: an extractor stays as it was after its own."""
+        for number in range(len(self.results), len(self.tasks)):
+            self.results.append(FrozenResults(partial(self.part, number), self.head.weight.device))
+        return torch.cat([each.of(images) for each in self.results], 1)
+
+    def part(self, number: int, images: Tensor) -> Tensor:
+        return self.older[number](images) if number < len(self.older) else self.backbone(images)
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        """(batch, tasks · width) → (batch, classes)"""
         if self.gate is None:
-            return self.head(torch.cat(parts, 1))
-        weights = self.gate(images)
+            return self.head(frozen)
+        weights = self.gate(images())
         if self.gating == "features":
+            parts = frozen.split(self.backbone.width, 1)
             return self.head(torch.cat([part * (1 + weights[:, n, None]) for n, part in enumerate(parts)], 1))
         sizes = torch.tensor([len(classes) for classes in self.tasks], device=weights.device)
-        return self.head(torch.cat(parts, 1)) * weights.repeat_interleave(sizes, dim=1)
+        return self.head(frozen) * weights.repeat_interleave(sizes, dim=1)
