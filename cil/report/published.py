@@ -1,0 +1,118 @@
+"""Numbers that papers print, one file a table in `published/`, each row with the words of the command that runs it here.
+
+A file's keys are the fields below. A quantity is called as `AccuracyMatrix.summary` calls it, counted among all classes unless
+another count stands before it (`task_il.acc`), or `after.N`, the task mean after task N, or `across.FIELD` between data sets.
+A number is `value` or `[value, what is printed behind ±]`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+from cil.metrics import COUNTS, DEFINITIONS
+from cil.mistakes import Mistake, nearest
+from cil.report.across import Across
+
+FOLDER = Path(__file__).with_suffix("")
+
+
+@dataclass(frozen=True)
+class Number:
+    value: float
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One scenario or setting; `run` holds the first words of the command, none where nothing here fits."""
+
+    title: str
+    run: list[str]
+    quantities: dict[str, str]  # our key: the paper's word
+
+
+@dataclass(frozen=True)
+class Row:
+    """Run by `run` after its column's words, or `quoted` for a reason. A column without a number is run all the same."""
+
+    name: str
+    numbers: dict[str, dict[str, Number]]
+    run: list[str] | None = None
+    quoted: str | None = None
+    readings: tuple[str, ...] = ("paper",)
+    memory: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    paper: str
+    table: str
+    title: str
+    seeds: list[int]
+    columns: dict[str, Column]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def tables() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Table:
+    if name not in tables():
+        raise Mistake(f"table {name} is not known; {nearest(name, tables())}")
+    node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    columns = {key: _made(Column, value, f"{name}: {key}") for key, value in node["columns"].items()}
+    for key, column in columns.items():
+        for quantity in column.quantities:
+            _known(f"{name}: {key}", quantity)
+    rows = [_row(row, columns, f"{name}: {row.get('name')}") for row in node["rows"]]
+    return _made(Table, {**node, "name": name, "columns": columns, "rows": rows}, name)
+
+
+def known(quantity: str) -> bool:
+    """Whether a run's record, or several, can be asked for it."""
+    count, _, key = quantity.rpartition(".")
+    if count == "across":
+        return key in Across._fields
+    return re.fullmatch(r"after\.[1-9]\d*", quantity) is not None or (count in ("", *COUNTS) and key in DEFINITIONS)
+
+
+def _row(node: dict, columns: Mapping[str, Column], where: str) -> Row:
+    numbers = {}
+    for key, printed in node["numbers"].items():
+        if key not in columns:
+            raise Mistake(f"{where}: there is no column {key}; {nearest(key, columns)}")
+        for quantity in printed.keys() - columns[key].quantities.keys():
+            raise Mistake(f"{where}: column {key} has no {quantity}; {nearest(quantity, columns[key].quantities)}")
+        numbers[key] = {quantity: Number(*_pair(value)) for quantity, value in printed.items()}
+    readings = {"both": ("paper", "released"), "paper": ("paper",)}[node.get("readings", "paper")]
+    row = _made(Row, {**node, "numbers": numbers, "readings": readings}, where)
+    if (row.run is None) == (row.quoted is None):
+        raise Mistake(f"{where}: a row is run or quoted, one of the two")
+    return row
+
+
+def _known(where: str, quantity: str) -> None:
+    if not known(quantity):
+        raise Mistake(f"{where}: {quantity} is no quantity; {nearest(quantity, DEFINITIONS)}")
+
+
+def _pair(value: float | list[float]) -> list[float]:
+    return [float(part) for part in (value if isinstance(value, list) else [value])]
+
+
+def _made(kind: type, node: dict, where: str):
+    """The dataclass, or a line about the key that is missing or too many."""
+    own = {one.name: one for one in fields(kind)}
+    for key in node.keys() - own.keys():
+        raise Mistake(f"{where}: there is no key {key}; {nearest(key, own)}")
+    for key, one in own.items():
+        if key not in node and one.default is MISSING and one.default_factory is MISSING:
+            raise Mistake(f"{where}: {key} is missing")
+    return kind(**node)

@@ -1,0 +1,158 @@
+"""The printed numbers: files that can be read, rows that can be run, pairs that arithmetic allows, digits of the sources."""
+
+import re
+
+import pytest
+import yaml
+
+from cil.metrics import impossible
+from cil.mistakes import Mistake
+from cil.report import published
+from tests.harness import CONF, ROOT, compose
+
+TABLES = {name: published.load(name) for name in published.tables()}
+SPECS = ROOT.parent / "shared" / "specs"
+DECIMAL = re.compile(r"(?<![\w.])[-+]?\d+\.\d+(?![\w.]*\w)")
+SECTIONS = [  # a specification, the heading over the numbers, the tables that hold them
+    ("prompt-vit", "## 11. Published numbers", ("pgp_", "l2p_")),
+    ("prompt-clip", "## 7. Published tables", ("attriclip_",)),
+    ("clip-fusion", "## 5. Published numbers", ("rapf_", "continual_clip_", "awpf")),
+    ("locality-vit", "## 11. Published numbers", ("dytox_", "lpa")),
+    ("baselines", "### 3.1 PGP Table 5", ("pgp_table5",)),
+]
+
+
+def decimals(text: str) -> set[float]:
+    return {float(found) for found in DECIMAL.findall(re.sub(r"\+-|±|−", lambda sign: "-" if sign[0] == "−" else " ", text))}
+
+
+def printed(table: published.Table) -> set[float]:
+    numbers = [number for row in table.rows for block in row.numbers.values() for number in block.values()]
+    return {part for number in numbers for part in (number.value, number.spread) if part is not None}
+
+
+def commands() -> dict[tuple[str, ...], str]:
+    """Every row's words in every column where it has a place, each list once."""
+    return {
+        (*table.columns[key].run, *row.run): f"{table.name}: {row.name}"
+        for table in TABLES.values() for row in table.rows if row.run is not None for key in row.numbers
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_a_file_says_what_it_is(table):
+    text = (published.FOLDER / f"{table.name}.yaml").read_text()
+    assert text.startswith("# ") and max(map(len, text.splitlines())) <= 128
+    assert table.seeds and table.notes and all(note.endswith(".") for note in table.notes)
+    assert all(note.endswith(".") for row in table.rows for note in row.notes)
+    used = {(key, quantity) for row in table.rows for key, block in row.numbers.items() for quantity in block}
+    if used:
+        assert used >= {(key, quantity) for key, column in table.columns.items() for quantity in column.quantities}
+    assert {key for row in table.rows for key in row.numbers} == set(table.columns)
+    names = [(row.name, row.memory) for row in table.rows]
+    assert len(names) == len(set(names)), "two rows of one name and memory"
+
+
+@pytest.mark.parametrize(("words", "place"), commands().items(), ids=lambda part: part if isinstance(part, str) else "")
+def test_commands_compose(words, place):
+    assert compose(*words), place
+
+
+def test_a_row_with_both_readings_has_a_switch():
+    rows = {
+        tuple(row.run): table.columns[next(iter(row.numbers))].run
+        for table in TABLES.values() for row in table.rows if len(row.readings) == 2
+    }  # fmt: skip
+    for own, first in rows.items():
+        assert compose(*first, *own) != compose(*first, *own, "reading=released"), own
+
+
+def test_impossible_pairs_are_called_so():
+    tasks, flagged = {}, 0
+    for table in TABLES.values():
+        for row in table.rows:
+            for key, block in row.numbers.items():
+                words, acc = tuple(table.columns[key].run), block.get("acc")
+                lost = block.get("forgetting") or block.get("forgetting_with_last")
+                if not (words and acc and lost):
+                    continue
+                if words not in tasks:
+                    tasks[words] = compose(*words)["scenario"]["tasks"]
+                why = impossible(acc.value, lost.value, tasks[words])
+                said = any("impossible" in note for note in row.notes)
+                assert why is None or said, f"{table.name}, {row.name}, {key}: {why}"
+                flagged += why is not None
+    assert flagged == 1  # the 10-task FT of PGP's Table 5
+
+
+@pytest.mark.parametrize(
+    "file", sorted((CONF / "experiment").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_no_number_is_typed_twice(file):
+    comments = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    assert not {number for number in decimals(comments) if number > 1}, "it belongs into cil/report/published"
+    assert set(re.findall(r"cil/report/published/(\w+)\.yaml", comments)) <= set(TABLES)
+
+
+@pytest.mark.skipif(not SPECS.is_dir(), reason="the specifications (../shared/specs) are not here")
+@pytest.mark.parametrize(("spec", "heading", "names"), SECTIONS, ids=[section[0] for section in SECTIONS])
+def test_every_number_of_a_specifications_tables_is_here(spec, heading, names):
+    rest = (SPECS / f"{spec}.md").read_text().split(f"\n{heading}")[1]
+    section = re.split(rf"\n#{{2,{heading.count('#')}}} ", rest)[0]
+    if spec == "baselines":  # its second table is reckoned, not printed
+        section = section.split("\n\n- ")[0]
+    wanted = set()
+    for grid in re.findall(r"(?:^\|.*\n)+", section, re.M):
+        wanted |= decimals("\n".join(grid.splitlines()[2:]).replace("below 11.1", ""))  # a section's number
+    here = set()
+    for name, table in TABLES.items():
+        if name.startswith(names):
+            notes = [*table.notes, *(note for row in table.rows for note in [*row.notes, row.quoted or ""])]
+            here |= printed(table) | decimals("\n".join(notes))
+    assert len(wanted) > 15 and wanted <= here, sorted(wanted - here)
+
+
+@pytest.mark.skipif(not SPECS.is_dir(), reason="the specifications (../shared/specs) are not here")
+def test_every_number_here_stands_in_a_specification():
+    text = "\n".join(file.read_text() for file in SPECS.glob("*.md"))
+    known = decimals(text) | {float(whole) for whole in re.findall(r"(?<![\w.])[-+]?\d+(?![\w.]*\w)", text)}
+    for name, table in TABLES.items():
+        assert printed(table) <= known, (name, sorted(printed(table) - known))
+
+
+def edited(monkeypatch, tmp_path, change) -> published.Table:
+    node = yaml.safe_load((published.FOLDER / "pgp_table8.yaml").read_text())
+    change(node)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(node))
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    return published.load("mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda node: node.update(year=2024), "mine: there is no key year"),
+        (lambda node: node.pop("paper"), "mine: paper is missing"),
+        (lambda node: node["rows"][0].update(methd="l2p"), "mine: CLIP: there is no key methd; there is memory"),
+        (lambda node: node["rows"][0].update(quoted="why"), "a row is run or quoted"),
+        (lambda node: node["rows"][0].pop("run"), "a row is run or quoted"),
+        (lambda node: node["rows"][0]["numbers"].update(cifar10={}), "there is no column cifar10; did you mean"),
+        (lambda node: node["rows"][0]["numbers"]["cifar100_10tasks"].update(aac=1), "has no aac; did you mean acc"),
+        (lambda node: node["columns"]["cifar100_10tasks"]["quantities"].update(aac="ACC"), "aac is no quantity"),
+    ],
+)
+def test_a_slip_in_a_file_is_named(monkeypatch, tmp_path, change, line):
+    with pytest.raises(Mistake, match=re.escape(line)):
+        edited(monkeypatch, tmp_path, change)
+
+
+def test_an_unknown_table_is_told_the_nearest():
+    with pytest.raises(Mistake, match="table pgp_tabel5 is not known; did you mean pgp_table"):
+        published.load("pgp_tabel5")
+
+
+def test_a_number_with_and_without_a_spread(monkeypatch, tmp_path):
+    table = edited(monkeypatch, tmp_path, lambda node: node["rows"][0]["numbers"]["cifar100_10tasks"].update(acc=[73.76, 0.1]))
+    block = table.rows[0].numbers["cifar100_10tasks"]
+    assert block["acc"] == published.Number(73.76, 0.1) and block["forgetting"] == published.Number(5.6)
+    assert table.rows[0].readings == ("paper", "released") and published.load("mine") == table
