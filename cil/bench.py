@@ -19,9 +19,10 @@ from cil.data import LabelledImages
 from cil.evaluate import Evaluation
 from cil.frozen import FrozenResults
 from cil.method import Phase
+from cil.recipe import Step
 from cil.scenario import Task
 from cil.store import Pixels
-from cil.trainer import Step, Trainer
+from cil.trainer import Trainer
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
 

@@ -15,16 +15,19 @@ from cil import checkpoint
 from cil.capabilities import HasFrozenStage
 from cil.frozen import FrozenResults
 from cil.identity import of_inputs, of_machine
+from cil.log import Silent
 from cil.method import Method
 from cil.mistakes import Mistake, nearest
 from cil.modules.frozen_images import FrozenImages
+from cil.processes import divides, joined
+from cil.recipe import Machine, Recipe
 from cil.rundir import RunDir, names
 from cil.scenario import Scenario
 from cil.seeding import seed_everything
 from cil.shelf import Shelf
 from cil.signals import StopRequest
 from cil.store import Size
-from cil.trainer import Machine, Recipe, Trainer
+from cil.trainer import Trainer
 
 ALLOWED = ("cil.", "torch.optim.")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
@@ -47,12 +50,17 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
         device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
     )
     frozen = like.frozen if like else frozen_results(config, method, device)
-    log = make(config["log"], "log")
+    processes = joined(device)
+    if processes.size > 1:
+        divides(method, backbone.modules())
+        processes.same(method)
+    log = make(config["log"], "log") if processes.rank == 0 else Silent()
     log.open(run.path)
     for line in scenario.notes:
         log.say(line)
     return Trainer(method, scenario, modifiers, recipe(config), where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
-                   identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"]))  # fmt: skip
+                   identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"], processes.size),
+                   processes=processes)  # fmt: skip
 
 
 def recipe(config: dict) -> Recipe:
@@ -92,6 +100,7 @@ def reopened(path: Path, task: int | None = None) -> Trainer:
         kept = "" if task is None else f" after task {task}; with machine.keep_checkpoints=all every one is kept"
         raise Mistake(f"{path} has no checkpoint{kept or ' any more'}; delete its DONE and type its command again")
     config["machine"]["precision"] = "fp32"
+    config["log"] = {"_target_": "cil.log.Console", "live": False}  # no mirror of what is only looked at
     with TemporaryDirectory() as folder:
         trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())
         trainer.log.close()

@@ -11,6 +11,7 @@ from cil.data import LabelledImages
 from cil.frozen import FrozenResults
 from cil.method import Method
 from cil.mistakes import Mistake
+from cil.processes import ALONE, Processes
 from cil.scenario import Scenario, Task
 
 
@@ -18,9 +19,13 @@ class Evaluation:
     """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations. A method
     whose stage grows keeps it itself."""
 
-    def __init__(self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None) -> None:
+    def __init__(
+        self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None, processes: Processes = ALONE
+    ) -> None:
         self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
         self.frozen = frozen
+        alone = method.test_batch or method.leaky_batch is not None or method.leaky_chunk
+        self.shared = ALONE if alone else processes  # images that are answered together are not divided
 
     def kinds(self, scenario: Scenario) -> list[str]:
         """What is counted: right among all classes seen, among the task's own and, where there is a difference, among those of
@@ -37,9 +42,9 @@ class Evaluation:
         self.method.eval()
         correct, rivals, first = defaultdict(list), self._leaky(tasks), 0
         for task in tasks:
-            right: dict[str, int | Tensor] = defaultdict(int)
+            right: dict[str, int | Tensor] = defaultdict(int, {name: 0 for name, _ in self._among(task, wanted)})
             found = []
-            for scores, labels in self._scores(task.test):
+            for scores, labels in self._scores(self.shared.tests(task.test)):
                 if scores.shape[1] != wanted:
                     raise Mistake(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
                                   f"score exactly {wanted} classes")  # fmt: skip
@@ -55,8 +60,8 @@ class Evaluation:
             if chunk := self.method.leaky_chunk:
                 answers = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
                 right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
-            for name, count in right.items():
-                correct[name].append(int(count))
+            for name, count in self.shared.sums(right).items():
+                correct[name].append(count)
         return correct
 
     def _among(self, task: Task, wanted: int) -> Iterable[tuple[str, range]]:

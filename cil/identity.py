@@ -28,13 +28,14 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
     }
 
 
-def of_machine(device: torch.device, precision: str) -> dict[str, object]:
+def of_machine(device: torch.device, precision: str, processes: int = 1) -> dict[str, object]:
     """What may move the last bits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": f"{device.type} ({name})",
         "precision": precision,
         "threads": torch.get_num_threads(),
+        **({"processes": processes} if processes > 1 else {}),
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "git_commit": git_commit(),

@@ -80,6 +80,19 @@ class Console:
             self._bar = None
 
 
+class Silent(Console):
+    """Of a process that another one speaks for."""
+
+    def __init__(self) -> None:
+        super().__init__(live=False)
+
+    def open(self, folder: Path) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
 def told(facts: dict) -> str:
     """For the screen: each fact by its name, short lists spelled out."""
 

@@ -39,6 +39,8 @@ class Method(nn.Module):
     leaky_batch: int | None = None  # test images a batch where released code reads the task off the batch; counted beside
     leaky_chunk: int | None = None  # test images of one task where released code answers them together; counted beside
 
+    divisible: bool = False  # whether a batch's losses are the means of its images', so that processes may share it
+
     frozen: FrozenResults  # given by the trainer where there is a frozen stage: of images, each computed once
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:

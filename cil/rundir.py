@@ -172,6 +172,40 @@ class RunDir:
         return json.loads((self.path / "summary.json").read_text())
 
 
+def run_at(path: Path) -> RunDir:
+    """The folder as this process may use it; of the processes that torchrun starts, the first one writes."""
+    return (Follower if follows() else RunDir)(path)
+
+
+def follows() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
+
+
+class Follower(RunDir):
+    """The folder of a run to those of its processes that do not write it."""
+
+    def open(self, config: dict) -> "RunDir":
+        return self
+
+    def close(self) -> None:
+        pass
+
+    def save(self, state: dict, *, task: int, inside: bool, keep_all: bool) -> None:
+        pass
+
+    def event(self, **record: object) -> None:
+        pass
+
+    def events_size(self) -> int:
+        return 0
+
+    def cut_events(self, size: int) -> None:
+        pass
+
+    def write_matrices(self, matrices: dict[str, AccuracyMatrix]) -> None:
+        pass
+
+
 def read_matrices(path: Path) -> dict[str, AccuracyMatrix]:
     """What a run folder's accuracy.csv holds: "class_il", "task_il" and what else was counted."""
     with (path / "accuracy.csv").open(newline="") as file:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from cil.capabilities import LearnsTogether
+from cil.recipe import Step
 from cil.seeding import seed_everything
 from cil.signals import Stopped, StopRequest
-from cil.trainer import Step, Trainer
+from cil.trainer import Trainer
 
 MOST, BYTES = 32, 2 << 30  # runs at a time, and what their statistics may take
 

@@ -1,8 +1,7 @@
 """The only training loop. Methods and modifiers answer its questions; the run folder keeps what it learns."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -16,49 +15,12 @@ from cil.meter import Meter, mean_of
 from cil.method import Losses, Method, Phase
 from cil.metrics import AccuracyMatrix
 from cil.modifier import Modifier
+from cil.processes import ALONE, Processes
+from cil.recipe import Machine, Recipe, Step
 from cil.rundir import RunDir
 from cil.scenario import Scenario, Task
 from cil.seeding import generator, seed_everything
 from cil.signals import Stopped, StopRequest
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a phase is trained unless it says otherwise."""
-
-    optimizer: Callable  # parameters → optimizer
-    schedule: Callable  # (epochs done, epochs, learning rate) → factor of it
-    epochs: int
-    batch_size: int
-    clip: float | None  # norm of the gradient
-    first: "Recipe | None" = None  # where the first task is trained otherwise
-
-    def of(self, task: Task) -> "Recipe":
-        return self.first if self.first and task.index == 0 else self
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how carefully; nothing here but the precision moves a number."""
-
-    device: torch.device
-    precision: str
-    eval_batch_size: int
-    checkpoint_seconds: float  # inside a phase, at the end of an epoch, not more often than this
-    keep_checkpoints: str  # newest | all
-
-
-@dataclass
-class Step:
-    """What is to be learned next; whoever asked for it learns and leaves the losses here."""
-
-    phase: Phase
-    rows: torch.Tensor  # of the phase's data
-    optimizer: torch.optim.Optimizer
-    rate: float  # factor of the learning rate
-    where: tuple[int, int, int, int]  # task, phase, epoch, step
-    last: bool = False  # of its phase
-    losses: dict[str, torch.Tensor] | None = None
 
 
 class Trainer:
@@ -67,15 +29,17 @@ class Trainer:
     def __init__(
         self, method: Method, scenario: Scenario, modifiers: Sequence[Modifier], recipe: Recipe, machine: Machine, *, seed: int,
         run: RunDir, log: Console, stop: StopRequest, frozen: FrozenResults | None, identity: dict, process: dict,
+        processes: Processes = ALONE,
     ) -> None:  # fmt: skip
         self.method, self.scenario, self.modifiers = method.to(machine.device), scenario, modifiers
         self.recipe, self.machine, self.seed = recipe, machine, seed
-        self.run, self.log, self.stop, self.identity = run, log, stop, identity
+        self.run, self.log, self.stop, self.identity, self.shared = run, log, stop, identity, processes
         totals = [len(task.test) for task in scenario]
         self.frozen = method.frozen = frozen  # where the method has a frozen stage
-        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen)
+        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes)
         self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
-        self.encodes, self.seconds, self._since = 0, 0.0, time.perf_counter()
+        self.part = 1.0  # of a batch, that is learned from here
+        self.encodes, self.counted, self.seconds, self._since = 0, 0, 0.0, time.perf_counter()
         self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
         self.trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
@@ -103,7 +67,7 @@ class Trainer:
             if self.method.answers(task):
                 self._evaluate(task)
             self._save(task, None)
-            if self.stop and task.index + 1 < len(self.scenario):
+            if self.shared.any(self.stop) and task.index + 1 < len(self.scenario):
                 raise Stopped(self.stop.name)
 
     # --- one task -------------------------------------------------------------------------------------------------
@@ -135,6 +99,7 @@ class Trainer:
                 self._end("phase", phase, number)
         self._end("task", task)
         self._modify("end", task)
+        self.shared.same(self.method)
         if facts := self.method.facts():
             self.run.event(task=task.index, method=type(self.method).__name__, **facts)
             self.log.say(f"task {task.index + 1}/{len(self.scenario)}  {told(facts)}")
@@ -189,7 +154,7 @@ class Trainer:
                 yield asked
                 meter.add(step, phase.data.rows[rows], asked.losses)
                 self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), asked.losses)
-                if self.stop:
+                if asked.stop:
                     self._save_inside(phase, number, epoch, step + 1, meter, optimizer)
                     raise Stopped(self.stop.name)
             first_step, kept = 0, None
@@ -231,7 +196,8 @@ class Trainer:
         return data.batch(step.rows, self.machine.device, random, step.where[-1])
 
     def learn(self, step: Step) -> None:
-        self.learn_from(step, self.batch(step))
+        batch, self.part = self.shared.part(self.batch(step))
+        self.learn_from(step, batch)
 
     def learn_from(self, step: Step, batch: Batch | Known) -> None:
         seed_everything(self.seed, "step", *step.where)
@@ -241,6 +207,7 @@ class Trainer:
         while losses := self._next(asked):
             step.optimizer.zero_grad()
             sum(losses.values()).backward()
+            means, step.stop = self.shared.averaged(step.optimizer, losses, self.part, self.stop)
             if self.recipe.clip is not None:
                 torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
             for modifier in self.modifiers:
@@ -248,7 +215,7 @@ class Trainer:
             step.optimizer.step()
             for modifier in self.modifiers:
                 modifier.after_step(self.method, step.phase)
-            taken.append({name: loss.detach() for name, loss in losses.items()})
+            taken.append(means)
         step.losses = mean_of(taken)
 
     def _next(self, asked: Iterator[Losses]) -> Losses | None:
@@ -259,7 +226,7 @@ class Trainer:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
 
     def _count(self, images: torch.Tensor) -> None:
-        self.encodes += torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # all that a vmap looks at
+        self.counted += torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # all that a vmap looks at
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -271,6 +238,7 @@ class Trainer:
     def _save(self, task: Task, inside: dict | None) -> None:
         self.seconds += time.perf_counter() - self._since
         self._since = time.perf_counter()
+        self.encodes, self.counted = self.encodes + self.shared.total(self.counted), 0
         state = {"task": task.index, "inside": inside, **checkpoint.of(self)}
         self.run.save(state, task=task.index, inside=inside is not None, keep_all=self.machine.keep_checkpoints == "all")
         self._saved_at = time.perf_counter()

@@ -11,17 +11,18 @@ from tests.harness import ROOT
 FLOORS = (
     {"files", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics", "seeding",
      "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
-    {"scenario", "registry", "rundir", "log", "signals", "meter"},  # facts
+    {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
-    {"trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
-     "bench_data", "bench_subspace", "bench_text", "bench_features", "together"},  # engine
+    {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report", "pictures", "pretrain", "bench",
+     "bench_data", "bench_subspace", "bench_text", "bench_features", "together", "mirrors"},  # engine
 )  # fmt: skip
 ONLY_IN = {
     "timm": ("cil/backbones/",),
     "open_clip": ("cil/backbones/",),
-    "wandb": ("cil/log.py",),
+    "wandb": ("cil/mirrors.py",),
+    "tensorboard": ("cil/mirrors.py",),
     "matplotlib": ("cil/pictures/", "cil/report/", "scripts/choose_glyphs.py"),
     "hydra": ("run.py", "scripts/"),
     "omegaconf": ("run.py", "scripts/"),

@@ -16,6 +16,8 @@ from cil.scenario import Task
 class APER(FirstTaskTuned, Method):
     """Score of a class: cosine between [plain; adapted] of the image and its mean over the class's training images."""
 
+    divisible = True
+
     def __init__(self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float) -> None:
         require(backbone, TakesAdapters, "aper")
         super().__init__(backbone, tune=True, bottleneck=bottleneck, scale=scale, dropout=dropout)

@@ -21,6 +21,8 @@ class BiC(Kept, LinearHost, Method):
 
     growing = ("pairs", "task_of")
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, temperature: float, share: str, validation: float, double_softmax: bool,
         factor_pull: float, shift_pull: float, memory: int, per_class: int | None, selection: str,

@@ -15,6 +15,8 @@ from cil.scenario import Task
 class ClassMean(FrozenImages, Method):
     """Score of a class: cosine between the image's feature and the mean feature of the class's training images."""
 
+    divisible = True
+
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone

@@ -18,6 +18,8 @@ from cil.scenario import Task
 class CLIPPrompt(Method):
     """A class is read as "context name." with the context of its task; images pass with the image prompt before the patches."""
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, text_length: int, phrase: str | None, image_length: int, first: dict[str, float] | None,
         leaky_batch: int | None,

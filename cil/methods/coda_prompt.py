@@ -18,6 +18,8 @@ from cil.scenario import Task
 class CodaPrompt(Method):
     """The query of an image is the class token of the backbone without prompts; each task adds components, old ones stay."""
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, components: int, length: int, blocks: Sequence[int], orthogonality: float
     ) -> None:  # fmt: skip

@@ -22,6 +22,8 @@ class ContinualCLIP(FrozenImages, Method):
     also AttriCLIP's zero-shot class); with one it is that encoding.
     """
 
+    divisible = True
+
     def __init__(self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool) -> None:
         """`templates`: texts with {} where the name goes, or the name of a set; `underscores`: in names, instead of spaces."""
         super().__init__()

@@ -23,6 +23,8 @@ from cil.schedule import constant
 class CoOp(FrozenImages, Method):
     """One context for all classes seen: a class is the text "context name."."""
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, length: int, phrase: str | None, fresh: bool, memory: int, tune_epochs: int,
         tune_batch: int, underscores: bool,

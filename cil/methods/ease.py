@@ -24,6 +24,8 @@ ROOM = 250  # images that pass the blocks at a time, counted once a subspace
 class EASE(Method):
     """Subspaces are numbered by their tasks; where the backbone as it is counts as one, it stands before them."""
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float, others: float, plain: float
     ) -> None:

@@ -18,6 +18,8 @@ from cil.scenario import Task
 class Springs(Kept):
     """Where each parameter was, and how much it matters that it stays there."""
 
+    divisible = True
+
     def __init__(self, names: list[str]) -> None:
         super().__init__()
         self.names = names

@@ -13,6 +13,8 @@ from cil.scenario import Task
 class Finetune(LinearHost, Method):
     """Go on training on each task's images alone; no memory, no regulariser."""
 
+    divisible = True
+
     def __init__(self, backbone: nn.Module, *, columns: str, learn: str) -> None:
         """`columns`: the loss sees all `seen` classes, so old ones get only negative evidence (the FT row of the prompt
         papers), or only the `new` ones (FT++ of CODA-Prompt, "finetune" of PyCIL: forgets far less).

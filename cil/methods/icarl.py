@@ -19,6 +19,8 @@ class ICaRL(Kept, LinearHost, Method):
 
     growing = ("means",)
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, loss: str, strength: float, temperature: float, answer: str, mirror: bool, memory: int,
         per_class: int | None, selection: str,

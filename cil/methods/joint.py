@@ -19,6 +19,8 @@ class Joint(LinearHost, Method):
     at (T + 1) / 2 times the cost. The last row is the same in both.
     """
 
+    divisible = True
+
     def __init__(self, backbone: nn.Module, *, curve: bool) -> None:
         super().__init__(backbone)
         self.curve = curve

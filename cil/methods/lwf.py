@@ -16,6 +16,8 @@ from cil.scenario import Task
 class LwF(LinearHost, Method):
     """On the images of the new task, old classes should be answered as before it."""
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, strength: float, temperature: float, squared: bool, columns: str, warm_epochs: int
     ) -> None:  # fmt: skip

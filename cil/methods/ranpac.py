@@ -17,6 +17,8 @@ from cil.scenario import Task
 class RanPAC(FirstTaskTuned, Method):
     """Sums over all images met decide the classifier, whatever the order of the tasks, but for the shrinkage."""
 
+    divisible = True
+
     def __init__(
         self, backbone: nn.Module, *, tune: bool, bottleneck: int, scale: float, dropout: float, features: int,
         shrinkage: float | None,

@@ -29,7 +29,7 @@ RANKS = (
     (("config.seed",), "another seed"),
     (("git_commit",), "other code"),
     (("features",), "the same images encoded by another machine or software: the last bits"),
-    (("packages", "python", "device", "threads", "config.machine"), "other software or hardware: the last bits"),
+    (("packages", "python", "device", "threads", "processes", "config.machine"), "other software or hardware: the last bits"),
 )
 IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "config.scenario.name", "config.machine.device",
            "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints")  # fmt: skip

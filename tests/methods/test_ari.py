@@ -13,8 +13,8 @@ from cil.backbones.inputs import NORMS
 from cil.data import Batch
 from cil.mistakes import Mistake
 from cil.modules.interference import disturbed, fused, limits
+from cil.recipe import Step
 from cil.scenario import InTurn
-from cil.trainer import Step
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 
 NO_CHANCE = ("method.attack=0.0", "train.batch_size=8")
