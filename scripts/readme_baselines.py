@@ -22,7 +22,7 @@ PRETRAINED = (
 )  # fmt: skip
 SCRATCH = (
     "finetune family=resnet32", "ewc family=resnet32", "lwf family=resnet32", "icarl family=resnet32", "bic family=resnet32",
-    "derpp family=resnet32", "der_mcg method.gate=none", "der_mcg", "ari", "joint family=resnet32",
+    "derpp family=resnet32", "der_mcg", "ari", "joint family=resnet32",
 )  # fmt: skip
 COLUMNS = {
     "ACC": ("class_il", "acc"), "forgetting": ("class_il", "forgetting"), "avg inc": ("class_il", "incremental_average"),
