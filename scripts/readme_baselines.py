@@ -1,18 +1,14 @@
 """The block of the front page on the rows that tables compare with: called by scripts/readme.py, which has the command."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from cil.mistakes import Mistake
 from cil.report.collect import count
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
-from scripts.compose import ROOT, compose
-from scripts.runs import OUTPUTS, found, listed
+from scripts.compose import compose
+from scripts.runs import OUTPUTS, found, listed, side_by_side, workers
 
 SEEDS = range(3)
 SCENARIO = "scenario=glyphs_10tasks"
@@ -39,7 +35,9 @@ def baselines(settings: list[str]) -> str:
     every = [words(row) for row in (*PRETRAINED, *SCRATCH)]
     places = [OUTPUTS / address(compose(*own, *settings, f"seed={seed}")) for own in every for seed in SEEDS]
     fresh, since = not any((place / "DONE").exists() for place in places), time.perf_counter()
-    side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the dearest first
+    failed = side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the dearest first
+    if failed:
+        raise Mistake(failed[0])
     minutes = (time.perf_counter() - since) / 60
     tables, seconds = [], 0.0
     for title, rows in (("`vit_tiny`, pre-trained", PRETRAINED), ("`resnet_tiny`, from scratch", SCRATCH)):
@@ -63,22 +61,3 @@ def table(groups: Sequence[tuple[str, list[dict]]]) -> str:
         seconds = f"{sum(run['seconds'] for run in runs) / len(runs):.0f}"
         lines.append([f"`{row}`", *numbers, kept, count(runs[0]["trained_parameters"]), seconds])
     return grid(["method", *COLUMNS, "exemplars", "trained", "seconds"], lines, markdown=True)
-
-
-def side_by_side(sweeps: Sequence[list[str]]) -> None:
-    """As many sweeps at a time as there are cores, each with one thread: small networks gain little from more."""
-
-    def run(sweep: list[str]) -> None:
-        print(f"python run.py -m {' '.join(sweep)}", flush=True)
-        command = [sys.executable, ROOT / "run.py", "-m", *sweep, "log.live=false"]
-        own = {**os.environ, "OMP_NUM_THREADS": "1"}
-        told = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
-        if told.returncode:
-            raise Mistake(f"a run failed; type python run.py -m {' '.join(sweep)} to see why")
-
-    with ThreadPoolExecutor(workers()) as pool:
-        list(pool.map(run, sweeps))
-
-
-def workers() -> int:
-    return os.cpu_count() or 1

@@ -1,0 +1,161 @@
+"""A published table, made again: its runs, then each number beside the printed one.
+
+python scripts/reproduce.py                       # the tables there are
+python scripts/reproduce.py pgp_table5            # or make reproduce TABLE=pgp_table5
+python scripts/reproduce.py pgp_table5 --dry      # what it would run and what that takes
+python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --rows L2P --columns cifar100_10tasks --on submitit_slurm
+python scripts/reproduce.py glyphs                # the offline twin with all methods, which fills README.md
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.mistakes import Mistake, nearest
+from cil.report.collect import MEANING, collect, count
+from cil.report.languages import LANGUAGES, compact
+from cil.report.published import Table, load, tables
+from cil.report.reproduced import Numbers, lines
+from cil.report.table import fill
+from cil.rundir import address
+from scripts.compose import ROOT, compose, guarded
+from scripts.runs import OUTPUTS, listed, side_by_side
+
+PAGE = ROOT / "README.md"
+
+
+class Entry(NamedTuple):
+    """One configuration of the table; its runs differ in the seed alone."""
+
+    column: str
+    row: int
+    reading: str
+    words: list[str]
+    places: list[str]  # addresses, by seed
+    beside: bool = False  # a run over one data set, that the row's own run is compared with
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", nargs="?", help="a file of cil/report/published")
+    parser.add_argument("--seeds", help="as 0,1,2; left out: the table's own")
+    parser.add_argument("--rows", help="only rows of these names, as L2P,DualPrompt")
+    parser.add_argument("--columns", help="only these columns")
+    parser.add_argument("--on", default="here", help="here | a launcher: joblib, submitit_local, submitit_slurm")
+    parser.add_argument("--format", default="text", choices=LANGUAGES)
+    parser.add_argument("--dry", action="store_true", help="run nothing; print what is there")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of every run, as data.root=…")
+    asked = parser.parse_args()
+    if asked.table is None:
+        return guarded(lambda: print("\n".join(f"{name:24}{load(name).paper}, {load(name).table}" for name in tables())))
+    return guarded(lambda: reproduce(asked))
+
+
+def reproduce(asked: argparse.Namespace) -> int:
+    table = narrowed(load(asked.table), asked.rows, asked.columns)
+    seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else table.seeds
+    entries = list(planned(table, seeds, asked.settings))
+    if not entries:
+        raise Mistake(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")
+    found = finished()
+    print("\n".join(cost(table, entries, found)), file=sys.stderr)
+    failed = [] if asked.dry else run(entries, found, seeds, asked.on)
+    found = finished()
+    runs = defaultdict(list)
+    for entry in entries:
+        if not entry.beside:
+            runs[entry.column, entry.row, entry.reading] += [found[place] for place in entry.places if place in found]
+    numbers = Numbers(OUTPUTS, list(found.values()))
+    parts = {key: lines(table, key, runs, numbers) for key in table.columns}
+    print(LANGUAGES[asked.format](table, parts))
+    if not asked.dry and table.name == "glyphs" and not (asked.rows or asked.columns or asked.settings or failed):
+        fill(PAGE, "results", page(table, parts, runs, listed(seeds)))
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def narrowed(table: Table, rows: str | None, columns: str | None) -> Table:
+    names, keys = (wanted.split(",") if wanted else None for wanted in (rows, columns))
+    for name in names or ():
+        if name not in {row.name for row in table.rows}:
+            raise Mistake(f"{table.name} has no row {name}; {nearest(name, [row.name for row in table.rows])}")
+    for key in keys or ():
+        if key not in table.columns:
+            raise Mistake(f"{table.name} has no column {key}; {nearest(key, table.columns)}")
+    chosen = [row for row in table.rows if names is None or row.name in names]
+    left = {key: column for key, column in table.columns.items() if keys is None or key in keys}
+    return Table(**{**vars(table), "rows": chosen, "columns": left})
+
+
+# --- the runs -----------------------------------------------------------------------------------------------------------
+
+
+def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Entry]:
+    for number, row in enumerate(table.rows):
+        for key in row.numbers:
+            if row.run is None or key not in table.columns:
+                continue
+            for reading in row.readings:
+                words = [*table.columns[key].run, *row.run, f"reading={reading}", *settings]
+                two = any(quantity.startswith("across.") for quantity in table.columns[key].quantities)
+                for more in ([], ["dataset.only=second"])[: 1 + two]:
+                    places = [address(compose(*words, *more, f"seed={seed}")) for seed in seeds]
+                    yield Entry(key, number, reading, [*words, *more], places, bool(more))
+
+
+def finished() -> dict[str, dict]:
+    return {summary["address"]: summary for summary in collect(OUTPUTS)[0]}
+
+
+def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator[str]:
+    """What there is to do, and how long that took where it has been done."""
+    wanted = {place: entry for entry in entries for place in entry.places}
+    missing = {place: entry for place, entry in wanted.items() if place not in found}
+    quoted = sum(row.run is None for row in table.rows)
+    yield f"{table.name}: {len(table.rows)} rows, {quoted} of them quoted alone; {len(missing)} of {len(wanted)} runs to do"
+    known, unknown = 0.0, []
+    for place, entry in missing.items():
+        kin = [run["seconds"] for other, run in found.items() if other.rsplit("/", 1)[0] == place.rsplit("/", 1)[0]]
+        kin = kin or [run["seconds"] for other, run in found.items() if other.split("/")[:2] == place.split("/")[:2]]
+        known += fmean(kin) if kin else 0.0
+        unknown += [] if kin else [entry]
+    if len(missing) > len(unknown):
+        yield f"  {len(missing) - len(unknown)} of them like runs that took {known / 3600:.1f} hours in all, one after another"
+    if unknown:
+        epochs = sum(compose(*entry.words)["train"]["epochs"] for entry in unknown)
+        yield f"  {len(unknown)} unlike any that is finished: {epochs} epochs; --rows NAME runs one, to know its time"
+
+
+def run(entries: list[Entry], found: dict[str, dict], seeds: list[int], on: str) -> list[str]:
+    """Every configuration that lacks a run, as a sweep over its seeds; the lines of those that failed."""
+    sweeps = {}
+    for entry in entries:
+        lacking = [seed for seed, place in zip(seeds, entry.places) if place not in found]
+        if lacking:
+            sweeps[entry.places[0]] = [*entry.words, f"seed={listed(lacking)}"]
+    return side_by_side(list(sweeps.values()), on)
+
+
+# --- the front page -----------------------------------------------------------------------------------------------------
+
+
+def page(table: Table, parts: dict, runs: dict, seeds: str) -> str:
+    """Of a line of the first column: what it keeps, trains and takes."""
+    (key,) = parts
+    groups = [runs[key, n, reading] for n, row in enumerate(table.rows) for reading in row.readings]
+    kept = [str(group[0]["config"]["method"].get("memory") or 0) if group else "–" for group in groups]
+    trained = [count(group[0]["trained_parameters"]) if group else "–" for group in groups]
+    seconds = [f"{fmean(run['seconds'] for run in group):.0f}" if group else "–" for group in groups]
+    text = compact(table, parts, {"exemplars": kept, "trained": trained, "seconds": seconds})
+    return f"{text}\n\n{MEANING} `make reproduce TABLE=glyphs SEEDS={seeds}` made it."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
