@@ -1,29 +1,61 @@
-"""Why is my number different? Compare two finished runs.
+"""Why is my number different? Compare two finished runs, two sweeps, or a run or sweep and a printed row.
 
-python scripts/why.py RUN_A RUN_B        # run folders, as printed at the end of a run
+python scripts/why.py RUN_A RUN_B                        # run folders, as printed at the end of a run
+python scripts/why.py outputs_a outputs_b                # sweeps: any folders with runs below
+python scripts/why.py RUN pgp_table5:L2P                 # a row of cil/report/published
+python scripts/why.py RUN pgp_table5:L2P:cifar100_20tasks:released
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cil.mistakes import Mistake, nearest
+from cil.report.published import load, tables
+from scripts.compose import compose, guarded
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run folder")
-    runs = parser.parse_args().runs
-    for run in runs:
-        if not (run / "DONE").exists():
-            print(f"error: {run} is not a finished run (it has no DONE); give the folder that run.py printed", file=sys.stderr)
-            return 2
+    parser.add_argument("first", type=Path, metavar="A", help="a run folder, or a folder of runs")
+    parser.add_argument("second", metavar="B", help="another one, or TABLE:ROW[:COLUMN[:READING]]")
+    asked = parser.parse_args()
+    return guarded(lambda: print("\n".join(answer(asked.first, asked.second))))
 
-    from cil.report.why import explain
 
-    for line in explain(*runs):
-        print(line)
-    return 0
+def answer(first: Path, second: str) -> Iterator[str]:
+    from cil.report import why, why_many
+
+    if not Path(second).exists() and second.split(":")[0] in tables():
+        return against(first, *second.split(":"))
+    both = first, Path(second)
+    if all((folder / "DONE").exists() for folder in both):
+        return why.explain(*both)
+    return why_many.sweeps(*(why_many.runs_below(folder) for folder in both))
+
+
+def against(folder: Path, name: str, row_name: str = "", key: str = "", reading: str = "paper") -> Iterator[str]:
+    from cil.report import why_many
+
+    table, runs = load(name), why_many.runs_below(folder)
+    named = [row for row in table.rows if row.name == row_name]
+    if not named:
+        raise Mistake(f"{name} has no row {row_name}; {nearest(row_name, [row.name for row in table.rows])}")
+    fitting = [own for own in table.columns if own in (key or runs[0]["scenario"])] or list(named[0].numbers)
+    row = next((row for row in named if fitting[0] in row.numbers), None)
+    if (key and key not in table.columns) or row is None:
+        raise Mistake(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")
+    config = None if row.run is None else compose(*table.columns[fitting[0]].run, *row.run, f"reading={reading}")
+    return why_many.printed(runs, outputs_of(folder, runs), table, row, fitting[0], config)
+
+
+def outputs_of(folder: Path, runs: list[dict]) -> Path:
+    """What the addresses of the runs below a folder stand in."""
+    some = next(folder.rglob("summary.json")).parent.resolve()
+    return some.parents[len(Path(runs[0]["address"]).parts) - 1]
 
 
 if __name__ == "__main__":

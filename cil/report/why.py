@@ -37,7 +37,11 @@ IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "con
 
 def differences(first: dict, second: dict) -> list[Difference]:
     """Of two summaries, the likeliest reason first."""
-    flat = [dict(_flatten(_facts(summary))) for summary in (first, second)]
+    return between(*(dict(flatten(facts(summary))) for summary in (first, second)))
+
+
+def between(*flat: dict[str, object]) -> list[Difference]:
+    """Of two flat collections of facts."""
     found = []
     for key in sorted(flat[0].keys() | flat[1].keys()):
         one, two = (side.get(key, "absent") for side in flat)
@@ -81,26 +85,31 @@ def explain(first: Path, second: Path) -> Iterator[str]:
     accuracies = [matrix.average() for matrix in matrices]
     yield f"A  {names[0]}  ACC {accuracies[0]:.2f}"
     yield f"B  {names[1]}  ACC {accuracies[1]:.2f}  (B − A: {accuracies[1] - accuracies[0]:+.2f})"
-    found, last = differences(*summaries), None
+    yield from listed(differences(*summaries))
+    yield first_other_loss(first, second) or "The logged losses are equal to the bit."
+    yield first_parting(*matrices) or "The accuracies are equal."
+
+
+def listed(found: list[Difference]) -> Iterator[str]:
+    """Differences below their causes, between two empty lines."""
+    last = None
     yield "" if found else "\nNothing that can move a number differs."
     for difference in found:
         if difference.rank != last:
             last = difference.rank
             yield f"{cause(last)}:"
-        yield f"  {difference.what.removeprefix('config.')}: {_short(difference.first)} → {_short(difference.second)}"
+        yield f"  {difference.what.removeprefix('config.')}: {short(difference.first)} → {short(difference.second)}"
     yield ""
-    yield first_other_loss(first, second) or "The logged losses are equal to the bit."
-    yield first_parting(*matrices) or "The accuracies are equal."
 
 
-def _facts(summary: dict) -> dict:
+def facts(summary: dict) -> dict:
     return {**summary["identity"], "config": summary["config"]}
 
 
-def _flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
 
@@ -121,6 +130,6 @@ def _losses(path: Path) -> list[tuple]:
     return [(e["task"], e["phase"], e["epoch"], e["losses"]) for e in events if "losses" in e]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

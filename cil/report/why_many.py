@@ -1,0 +1,102 @@
+"""Why two sweeps differ, or a run and a printed row: settings, files and definitions, the likeliest reason first."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cil.metrics import DEFINITIONS
+from cil.mistakes import Mistake
+from cil.report.published import Number, Row, Table
+from cil.report.reproduced import Numbers, over
+from cil.report.why import between, facts, flatten, listed
+
+Runs = Sequence[dict]  # summaries
+
+
+def runs_below(folder: Path) -> Runs:
+    """The finished runs of a sweep: of one run, one configuration, one method or a whole folder of outputs."""
+    files = sorted(file for file in folder.rglob("summary.json") if (file.parent / "DONE").exists())
+    if not files:
+        raise Mistake(f"{folder} holds no finished run (with a DONE); give a folder that run.py wrote, or TABLE:ROW as in "
+                      "pgp_table5:L2P")  # fmt: skip
+    return [json.loads(file.read_text()) for file in files]
+
+
+# --- two sweeps ---------------------------------------------------------------------------------------------------------
+
+
+def sweeps(first: Runs, second: Runs) -> Iterator[str]:
+    """Accuracies of what both hold, and every fact that has other values in one of them."""
+    yield f"A  {told(first)}"
+    yield f"B  {told(second)}"
+    yield ""
+    groups = [defaultdict(dict), defaultdict(dict)]
+    for group, runs in zip(groups, (first, second)):
+        for run in runs:
+            group[run["scenario"], run["method"], run["config"].get("reading", "paper")][run["seed"], run["digest"]] = run
+    for key in sorted(groups[0].keys() | groups[1].keys()):
+        means = [over([run["class_il"]["acc"] for run in group[key].values()]) for group in groups]
+        ours, theirs = (_of(mean, len(group[key])) for mean, group in zip(means, groups))
+        yield f"{' · '.join(key)}: ACC {ours} → {theirs}{_moved(*means)}"
+    yield from listed(between(values(first), values(second)))
+
+
+def values(runs: Runs) -> dict[str, str]:
+    """Of each fact the values that it has in a sweep."""
+    flat = [dict(flatten(facts(run))) for run in runs]
+    keys = {key for own in flat for key in own}
+    return {key: " | ".join(sorted({str(own.get(key, "absent")) for own in flat})) for key in keys}
+
+
+def told(runs: Runs) -> str:
+    places = sorted({run["address"].rsplit("/", 1)[0] for run in runs})
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    seeds = ",".join(map(str, sorted({run["seed"] for run in runs})))
+    return f"{places[0]}{more}: {len(runs)} runs, seeds {seeds}"
+
+
+def _of(number: Number | None, seeds: int) -> str:
+    return "not there" if number is None else f"{_written(number)} ({seeds})"
+
+
+def _moved(first: Number | None, second: Number | None) -> str:
+    return f"  ({second.value - first.value:+.2f})" if first and second else ""
+
+
+def _written(number: Number) -> str:
+    return f"{number.value:.2f}" + (f" ± {number.spread:.2f}" if number.spread is not None else "")
+
+
+# --- a printed row ------------------------------------------------------------------------------------------------------
+
+
+def printed(runs: Runs, outputs: Path, table: Table, row: Row, key: str, config: Mapping | None) -> Iterator[str]:
+    """`config`: what the row's own command composes to; None where the row is quoted alone."""
+    column, numbers = table.columns[key], Numbers(outputs, runs)
+    yield f"A  {told(runs)}"
+    yield f"P  {table.paper}, {table.table}: {row.name}, {column.title}"
+    yield ""
+    for quantity, word in column.quantities.items():
+        ours, theirs = over([numbers.of(run, quantity) for run in runs]), row.numbers[key].get(quantity)
+        if ours or theirs:
+            there = _written(theirs) if theirs else "nothing"
+            yield f"{word}: {_of(ours, len(runs))} here, {there} printed{_moved(theirs, ours)}"
+    if config is None:
+        yield f"\nThe row cannot be run here: {row.quoted}"
+    else:
+        asked = {name: str(value) for name, value in flatten({"config": config})}
+        own = {name: value for name, value in values(runs).items() if name.startswith("config.")}
+        yield "\nWhere these runs leave the row's own command, A → P:"
+        yield from listed(between(own, asked))
+        yield f"The row's command: python run.py {' '.join([*column.run, *(row.run or [])])}"
+    yield from definitions(column.quantities)
+    yield from (f"note: {note}" for note in (*table.notes, *row.notes))
+
+
+def definitions(quantities: Mapping[str, str]) -> Iterator[str]:
+    """What is compared: a number of another definition is another number."""
+    for quantity, word in quantities.items():
+        meaning = DEFINITIONS.get(quantity.rpartition(".")[2])
+        if meaning:
+            yield f"{word} is taken as `{quantity}`: {meaning}"
