@@ -55,9 +55,10 @@ def finished_run(outputs: Path, words: list[str], correct: list[list[float]]) ->
         told.set_row(task, [100] * len(row))
     run.write_matrices({"class_il": matrix, "task_il": told})
     where = address(config)
-    run.finish({"address": where, "scenario": "glyphs_10tasks", "method": "l2p", "digest": where.split("/")[2],
+    run.finish({"address": where, "scenario": "glyphs_10tasks", "method": where.split("/")[1], "digest": where.split("/")[2],
                 "seed": config["seed"], "class_il": matrix.summary(), "task_il": told.summary(), "config": config,
-                "seconds": 30.0, "trained_parameters": 1000, "tasks": len(correct)})  # fmt: skip
+                "seconds": 30.0, "trained_parameters": 1000, "identity": {"weights_sha256": "ab12", "git_commit": "c0ffee"},
+                 "tasks": len(correct)})  # fmt: skip
     return run.summary()
 
 
