@@ -1,0 +1,191 @@
+"""What is known of each configuration, for the report page, and what a click on it tells: matrix, settings, runs, pictures."""
+
+import base64
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from cil.metrics import COUNTS, AccuracyMatrix
+from cil.report import svg
+from cil.report.collect import titled
+from cil.report.table import mean_and_spread, number
+from cil.rundir import read_matrices
+
+PICTURES = 4 << 20  # bytes of those pictures whose numbers the page draws itself
+DRAWN = ("accuracy.png", "matrix.png")
+LARGEST = 20  # tasks, of a matrix with its numbers
+Values = Sequence[float | None]
+
+
+class Entry(NamedTuple):
+    """One configuration: its runs, its name, and what accuracy.csv holds over seeds."""
+
+    runs: list[dict]
+    name: str
+    settings: str
+    anchor: str
+    percent: np.ndarray | None  # the accuracy matrix; None where no run has one
+    means: list[float]  # ACC after each task
+    spreads: list[float]
+
+    def values(self, quantity: str) -> Values:
+        """A number of each run, as cil.report.published calls it: acc, task_il.acc, or after.N of the mean over seeds."""
+        if quantity.startswith("after."):
+            task = int(quantity.removeprefix("after.")) - 1
+            return self.means[task : task + 1]
+        part, _, key = quantity.rpartition(".")
+        return [run[part].get(key) for run in self.runs if (part := part or "class_il") in run]
+
+
+def entries(groups: Sequence[list[dict]], outputs: Path) -> list[Entry]:
+    """`groups`: of one scenario, from collect.rows."""
+    found = []
+    for group, (name, *settings) in zip(groups, titled(groups)[1]):
+        known = [matrix for run in group if (matrix := _matrix(outputs / run["address"])) is not None]
+        curves = np.array([[m.after(task) for task in range(m.learned)] for m in known] or [[math.nan]])
+        spread = curves.std(0, ddof=1) if len(known) > 1 else np.full(curves.shape[1], math.nan)
+        percent = np.mean([m.percent for m in known], 0) if known else None
+        anchor = slug("-".join((group[0]["scenario"], group[0]["method"], group[0]["digest"])))
+        found.append(Entry(group, name, "".join(settings), anchor, percent, curves.mean(0).tolist(), spread.tolist()))
+    return found
+
+
+def _matrix(path: Path) -> AccuracyMatrix | None:
+    try:
+        return read_matrices(path)["class_il"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+def pictures(groups: Iterable[list[dict]], outputs: Path) -> tuple[dict[str, list[Path]], str]:
+    """By address, of the first seed of each configuration, and what was left out: those in DRAWN, where they are large."""
+    files = {group[0]["address"]: sorted((outputs / group[0]["address"] / "pictures").glob("*.png")) for group in groups}
+    drawn = [file.stat().st_size for own in files.values() for file in own if file.name in DRAWN]
+    note = "The page holds the pictures of the first seed of each configuration."
+    if sum(drawn) <= PICTURES:
+        return files, note
+    kept = {address: [file for file in own if file.name not in DRAWN] for address, own in files.items()}
+    left = f"{' and '.join(DRAWN)} are left out, {len(drawn)} files of {sum(drawn) / 2**20:.0f} MiB"
+    return kept, f"{note} {left}: the page draws their numbers."
+
+
+# --- in HTML ----------------------------------------------------------------------------------------------------------
+
+
+def configuration(entry: Entry, files: Sequence[Path]) -> str:
+    first = entry.runs[0]
+    settings = {key: value for key, value in first["config"].items() if key not in ("seed", "outputs")}
+    shown = "".join(map(picture, files))
+    return (
+        f'<details class="configuration"><summary><span>{escape(entry.name)}</span>{small(entry.settings)}'
+        f'{spelled(entry.values("acc"))}<span class="seeds">{plural(len(entry.runs), "seed")}</span></summary>'
+        f'<div class="inside" id="{entry.anchor}">{matrix(entry)}{"".join(map(run, entry.runs))}'
+        f"<details><summary>Settings, all but the seed; digest <code>{escape(first['digest'])}</code></summary>"
+        f"<pre>{escape(yaml.dump(settings, Dumper=DUMPER, sort_keys=False, allow_unicode=True))}</pre></details>"
+        + (f"<details><summary>Pictures of seed {escape(str(first['seed']))}</summary>{shown}</details>" if shown else "")
+        + "</div></details>\n"
+    )
+
+
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text; libyaml's is faster
+
+
+def run(summary: dict) -> str:
+    """The command and everything that decides the number."""
+    identity, numbers = dict(summary["identity"]), summary["class_il"]
+    told = {
+        "commit": identity.pop("git_commit", "unknown"),
+        "address": summary["address"],
+        **identity,
+        **{f"ACC {COUNTS[part]}": number(summary[part]["acc"], 2) for part in COUNTS if part in summary},
+        "image encodes": summary.get("image_encodes"),
+        "peak memory, MiB": summary.get("peak_memory_mib"),
+        "earlier processes": "; ".join(map(_words, summary.get("earlier_processes", []))) or None,
+    }
+    return (
+        f'<details class="run"><summary>seed {escape(str(summary["seed"]))}: ACC {number(numbers["acc"], 2)}, forgetting '
+        f"{number(numbers['forgetting'], 2)}, {summary['seconds']:.0f} s</summary>"
+        f'<p class="command"><code>{escape(summary["command"])}</code></p>{facts(told)}</details>'
+    )
+
+
+def matrix(entry: Entry) -> str:
+    """Numbers on their colours: a row after each task; many tasks are colours alone."""
+    if entry.percent is None:
+        return "<p>It has no accuracy.csv that can be read, so that its curve and its matrix are missing.</p>"
+    tasks = len(entry.percent)
+    if tasks > LARGEST:
+        return svg.heat(entry.percent, f"accuracy matrix of {entry.name}")
+    head = "".join(f'<th scope="col">{task + 1}' for task in range(tasks))
+    lines = "".join(
+        f'<tr><th scope="row">{after + 1}{"".join(_cell(value) for value in row)}<td>{number(mean)}'
+        for after, (row, mean) in enumerate(zip(entry.percent, entry.means)) if math.isfinite(mean)
+    )  # fmt: skip
+    told = "Percent correct on each task (columns) after each task (rows), mean over seeds"
+    return (
+        f'<p class="told">{told}</p><div class="scroll" tabindex="0"><table class="matrix" aria-label="{told}">'
+        f'<thead><tr><th scope="col">after{head}<th scope="col">ACC<tbody>{lines}</table></div>'
+    )
+
+
+def _cell(value: float) -> str:
+    return f'<td class="h{svg.level(value)}">{value:.0f}' if math.isfinite(value) else "<td>"
+
+
+def picture(file: Path) -> str:
+    """A PNG in the page itself; another file under that name is not shown."""
+    data = file.read_bytes()
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:
+        return ""
+    width, height = struct.unpack(">II", data[16:24])
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    name = escape(file.stem.replace("_", " "))
+    return (
+        f'<figure><img loading="lazy" decoding="async" width="{width}" height="{height}" alt="{name}" src="{source}">'
+        f"<figcaption>{name}</figcaption></figure>"
+    )
+
+
+def facts(told: Mapping[str, object]) -> str:
+    """Names and what they are; those without a value are left out."""
+    known = ((escape(key.replace("_", " ")), escape(_words(value))) for key, value in told.items() if value not in (None, ""))
+    return f'<dl class="facts">{"".join(f"<dt>{key}<dd>{value}" for key, value in known)}</dl>'
+
+
+def spelled(values: Values) -> str:
+    """Mean ± standard deviation, so that a column's numbers stand under each other."""
+    mean, sign, spread = mean_and_spread(values).partition(" ± ")
+    return f'<span class="n">{mean.replace("-", "−")}<i>{sign}{spread}</i></span>'
+
+
+def small(settings: str) -> str:
+    """Under or behind a name; a line may break inside of it where a person would."""
+    words = re.sub("([._=])", r"\1<wbr>", escape(settings))
+    return f"<small>{words}</small>"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(text)}" for text in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def plural(many: int, thing: str) -> str:
+    return f"{many} {thing}{'s' * (many != 1)}"
+
+
+def slug(name: str) -> str:
+    """An id that a link can hold."""
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+    return str(value)

@@ -1,0 +1,168 @@
+"""Drawings of the report page as inline SVG: curves with bands, word-sized curves, grids of colour, bars.
+
+Colours are classes of page.css: c0 … c6 of lines, h0 … h9 of percentages, none for what stays grey.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+
+COLOURS, LEVELS = 7, 10
+WIDE, LEFT, TOP, BOTTOM = 760, 30, 12, 34  # of the drawing of curves
+LINE, LETTER, LONGEST = 13.5, 6.4, 34  # height of a label, width of a letter, letters
+
+
+class Line(NamedTuple):
+    """What is known of one configuration, over its seeds."""
+
+    label: str
+    target: str  # the id of the place that tells more
+    colour: str  # a class, or nothing
+    means: Sequence[float]  # after each task, NaN where nothing was measured
+    spreads: Sequence[float]  # standard deviations, NaN for one seed
+
+
+def curves(lines: Sequence[Line]) -> str:
+    """Percent after each task, a label at each line's end; coloured lines lie on top."""
+    tasks = max(len(line.means) for line in lines)
+    known = [value for line in lines for value in line.means if math.isfinite(value)]
+    floor = min(90, 10 * math.floor(min(known) / 10))
+    room = 34 + LETTER * min(LONGEST, max(len(line.label) for line in lines))
+    right, high = WIDE - room, max(300.0, LINE * len(lines) + 20)
+
+    def x(task: int) -> float:
+        return LEFT + (right - LEFT) * (task / (tasks - 1) if tasks > 1 else 0.5)
+
+    def y(percent: float) -> float:
+        return TOP + high * (100 - min(100.0, max(float(floor), percent))) / (100 - floor)
+
+    ends = [max(n for n, value in enumerate(line.means) if math.isfinite(value)) for line in lines]
+    places = apart([y(line.means[end]) for line, end in zip(lines, ends)], LINE, TOP, TOP + high)
+    drawn = []
+    for line, end, place in sorted(zip(lines, ends, places), key=lambda one: bool(one[0].colour)):
+        tip = (x(end), y(line.means[end]))
+        drawn.append(
+            f'<a href="#{escape(line.target)}" class="line {line.colour}">{_told(line, end)}{_band(line, x, y)}'
+            f'<path class="lead" d="M{_at(*tip)}L{_at(right + 14, place)}"/>{_strokes(line, x, y)}'
+            f'<path d="M{_at(right + 14, place)}h10"/>'
+            f'<circle cx="{_number(tip[0])}" cy="{_number(tip[1])}" r="2.6"/>'
+            f'<text x="{_number(right + 28)}" y="{_number(place + 4)}">{escape(_short(line.label))}</text></a>'
+        )
+    size = f'viewBox="0 0 {WIDE} {_number(TOP + high + BOTTOM)}"'
+    about = f"Accuracy after each task, {len(lines)} configurations; the table has the numbers"
+    return f'<svg class="curves" {size} role="group" aria-label="{about}">{_axes(tasks, floor, x, y)}{"".join(drawn)}</svg>'
+
+
+def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places at least `gap` from each other, as near to the wanted ones as can be (isotonic regression), in their order."""
+    order = sorted(range(len(wanted)), key=lambda n: wanted[n])
+    blocks: list[list[float]] = []  # sum and number of (wanted − rank · gap) that share one place
+    for rank, n in enumerate(order):
+        blocks.append([wanted[n] - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            total, many = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + many]
+    shared = [total / many for total, many in blocks for _ in range(int(many))]
+    most = max(low, high - gap * (len(wanted) - 1))
+    places = [0.0] * len(wanted)
+    for rank, n in enumerate(order):
+        places[n] = min(max(shared[rank], low), most) + rank * gap
+    return places
+
+
+def spark(means: Sequence[float]) -> str:
+    """The curve as a word: 0 to 100 % in the height of a line."""
+    known = [(2 + 68 * n / max(1, len(means) - 1), 22 - 0.2 * value) for n, value in enumerate(means) if math.isfinite(value)]
+    if not known:
+        return ""
+    line = "L".join(_at(*point) for point in known)
+    last = f'<circle cx="{_number(known[-1][0])}" cy="{_number(known[-1][1])}" r="1.8"/>'
+    return f'<svg class="spark" viewBox="0 0 72 24" aria-hidden="true"><path d="M{line}"/>{last}</svg>'
+
+
+def heat(percent: np.ndarray, about: str) -> str:
+    """A cell for each measured pair: a row after each task, a column a task tested. One path a colour."""
+    cells: dict[int, list[str]] = {}
+    for after, on in zip(*np.nonzero(np.isfinite(percent))):
+        cells.setdefault(level(percent[after, on]), []).append(f"M{on} {after}h1v1h-1z")
+    paths = "".join(f'<path class="h{key}" d="{"".join(cells[key])}"/>' for key in sorted(cells))
+    side = len(percent)
+    return f'<svg class="heat" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(about)}">{paths}</svg>'
+
+
+def level(percent: float) -> int:
+    return min(LEVELS - 1, max(0, int(percent * LEVELS / 100)))
+
+
+def bar(mean: float, spread: float, low: float, high: float) -> str:
+    """From 0 to the mean on a scale that all bars share, with the spread as a line."""
+    width = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return 100 * (min(high, max(low, value)) - low) / width
+
+    ends = sorted((x(0), x(mean)))
+    drawn = f'<rect x="{_number(ends[0])}" y="2" width="{_number(ends[1] - ends[0])}" height="8"/>'
+    if math.isfinite(spread):
+        drawn += f'<path d="M{_number(x(mean - spread))} 6H{_number(x(mean + spread))}"/>'
+    drawn += f'<path class="zero" d="M{_number(x(0))} 0V12"/>'
+    return f'<svg viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
+
+
+def _axes(tasks: int, floor: int, x, y) -> str:
+    """Lines at every 20 percent (10 where the scale is short) and a number for each task, or for every fifth of many."""
+    marks = range(floor, 101, 20 if floor < 50 and floor % 20 == 0 else 10)
+    shown = [task for task in range(tasks) if tasks <= 20 or task == 0 or (task + 1) % 5 == 0]
+    across = "".join(f'<path class="rule" d="M{_at(LEFT, y(mark))}H{_number(x(tasks - 1))}"/>'
+                     f'<text class="y" x="{LEFT - 6}" y="{_number(y(mark) + 4)}">{mark}</text>' for mark in marks)  # fmt: skip
+    below = "".join(f'<text class="x" x="{_number(x(task))}" y="{_number(y(floor) + 16)}">{task + 1}</text>' for task in shown)
+    words = f'<text class="x" x="{_number((LEFT + x(tasks - 1)) / 2)}" y="{_number(y(floor) + 31)}">tasks learned</text>'
+    return across + below + words
+
+
+def _told(line: Line, end: int) -> str:
+    spread = f" ± {line.spreads[end]:.1f}" if math.isfinite(line.spreads[end]) else ""
+    return f"<title>{escape(line.label)}: {line.means[end]:.1f}{spread} % after task {end + 1}</title>"
+
+
+def _strokes(line: Line, x, y) -> str:
+    return "".join(f'<path d="M{"L".join(_at(x(n), y(line.means[n])) for n in run)}"/>' for run in _runs(line.means))
+
+
+def _band(line: Line, x, y) -> str:
+    """± one standard deviation; nothing for one seed."""
+    drawn = ""
+    for run in _runs(line.spreads):
+        upper = [_at(x(n), y(line.means[n] + line.spreads[n])) for n in run]
+        lower = [_at(x(n), y(line.means[n] - line.spreads[n])) for n in reversed(run)]
+        drawn += f'<path class="band" d="M{"L".join(upper + lower)}z"/>'
+    return drawn
+
+
+def _runs(values: Sequence[float]) -> Iterator[list[int]]:
+    """Indices of two or more known neighbours; a single one is no line."""
+    run: list[int] = []
+    for n, value in enumerate([*values, math.nan]):
+        if math.isfinite(value):
+            run.append(n)
+        else:
+            if len(run) > 1:
+                yield run
+            run = []
+
+
+def _short(label: str) -> str:
+    """Its beginning and its end, where settings differ."""
+    half = (LONGEST - 1) // 2
+    return label if len(label) <= LONGEST else f"{label[:half]}…{label[-half:]}"
+
+
+def _at(x: float, y: float) -> str:
+    return f"{_number(x)} {_number(y)}"
+
+
+def _number(value: float) -> str:
+    return f"{value + 0.0:.1f}".removesuffix(".0")
