@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.done ## install everything into .venv (once)
 
@@ -28,6 +28,9 @@ weights: setup ## fetch weights into data/weights/: make weights NAME=vit_b16_in
 test: setup ## the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
+test-slurm: setup ## sweeps on a SLURM of its own (needs root, slurm-wlm and munge; says so where they are not there)
+	TEST_SLURM=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs tests/slurm
+
 lint: setup ## style of the code
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -38,8 +41,16 @@ bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a r
 pictures: setup ## of a run: prompts and their images, features on a plane, where patches look: make pictures RUN=outputs/…/seed0
 	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
-tables: setup ## the tables of README.md from the run folders, made where they are missing
-	$(PYTHON) scripts/readme.py results
+reproduce: setup ## a published table beside our numbers: make reproduce TABLE=pgp_table5 [SEEDS=0,1,2 ON=joblib FORMAT=latex DRY=1]
+	$(PYTHON) scripts/reproduce.py $(TABLE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ON),--on $(ON)) \
+	  $(if $(FORMAT),--format $(FORMAT)) $(if $(DRY),--dry)
+
+report: setup ## the finished runs as one HTML page, outputs/report.html: make report [TABLE=pgp_table5 or SCENARIO=glyphs_10tasks]
+	$(PYTHON) scripts/report.py $(if $(TABLE),--table $(TABLE)) $(if $(SCENARIO),--scenario $(SCENARIO))
+
+tables: setup ## the results of README.md, made where they are missing: every method, then what projection does
+	$(PYTHON) scripts/reproduce.py glyphs
+	$(PYTHON) scripts/readme.py prompts
 
 lock: setup ## resolve pyproject.toml into requirements.lock again
 	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
@@ -49,4 +60,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test lint bench tables pictures lock clean
+.PHONY: help setup demo data weights test test-slurm lint bench report tables pictures lock clean

@@ -6,21 +6,25 @@ python run.py method=finetune scenario=glyphs_10tasks seed=0
 import hashlib
 import os
 import sys
+import traceback
+import warnings
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from cil.mistakes import Mistake, explain
-from cil.rundir import RunDir, address, names
+from cil.rundir import RunDir, address, follows, names, run_at
 from cil.settings import checked, of_reading
 from cil.signals import EXIT_CODE, Stopped, stop_request
 
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # ours bear the plugin's names, so that nobody gets its own
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, where they are said in one line
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 CONF = str(Path(__file__).resolve().parent / "conf")
-FRONT, FAILED = os.getpid(), []  # jobs of a sweep that failed in this process; a launcher's own processes raise instead
+FRONT, FAILED = os.getpid(), []  # jobs of a sweep that failed in this process; a launcher's own processes raise as well
 
 
 def plain(config: DictConfig) -> dict:
@@ -31,20 +35,26 @@ def plain(config: DictConfig) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
+    if os.getpid() != FRONT:  # a launcher's process, whose own words say nothing
+        sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
-        run = RunDir(Path(wanted["outputs"]) / address(wanted))
+        run = run_at(Path(wanted["outputs"]) / address(wanted))
         if run.is_done:
             from cil.report.table import one_line
 
-            print(f"done already: {one_line(still_true(run, wanted))}\n{run.path}")
+            line = f"done already: {one_line(still_true(run, wanted))}\n{run.path}"
+            print(line) if not follows() else None
         else:
             execute(wanted, run)
     except Stopped as stopped:
         print(f"stopped by {stopped}; what is done is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)  # also out of a sweep
     except Exception as error:
-        if os.getpid() != FRONT or not tell(error):
+        known = tell(error)
+        if not known and os.getpid() != FRONT:
+            traceback.print_exc()  # in the job's own log; the launcher brings home the error without it
+        if not known or os.getpid() != FRONT:
             raise
 
 
@@ -61,19 +71,22 @@ def still_true(run: RunDir, config: dict) -> dict:
 
 def execute(config: dict, run: RunDir) -> None:
     """One run, from its configuration to its DONE."""
-    with run.open(config), stop_request() as stop:
+    with stop_request() as stop, run.open(config):  # the folder is free again before a launcher requeues the job
         if run.is_done:  # by the process that had the folder a moment ago
             return
         from cil.build import device_of, experiment  # torch and all that follows
         from cil.finish import finish
+        from cil.processes import leave, own_device
 
-        trainer = experiment(config, run, device_of(config["machine"]["device"]), stop)
+        trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
         try:
             trainer.fit()
-            finish(trainer, config)
+            if not follows():
+                finish(trainer, config)
         finally:
             trainer.log.close()
+        leave()
         if stop:
             raise Stopped(stop.name)  # asked for while the run was ending: what would come next does not begin
 
@@ -113,4 +126,6 @@ def front_door() -> int:
 
 
 if __name__ == "__main__":
+    found = os.environ.get("PYTHONPATH", "")  # of a launcher's processes, which must find cil
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(CONF).parent), found]))
     sys.exit(front_door())

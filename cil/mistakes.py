@@ -61,6 +61,8 @@ def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, els
         return _of_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return _of_hydra(text, keys)
+    if type(error).__module__.startswith("submitit.") or 'detect "srun"' in text:
+        return _of_launcher(text)
     return None
 
 
@@ -71,6 +73,19 @@ def _of_file(error: OSError, elsewhere: str) -> str:
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{file} cannot be read or written; {elsewhere} for a folder that can"
     return f"{file}: {error.strerror}; check the path, or {elsewhere} for another"
+
+
+def _of_launcher(text: str) -> str | None:
+    """submitit's refusals, and the end of a job that left no result."""
+    if found := re.search(r"Job (\S+) \(task: \d+\) with path (\S+)_result\.pkl has not .*?\(state: (\w+)", text):
+        return f"job {found[1]} ended without a result ({found[3]}), see {found[2]}_log.err; the same command goes on"
+    if "too many times" in text:
+        return "a job met its time limit too often; the same command goes on, with hydra.launcher.max_num_timeout=… for longer"
+    if 'detect "srun"' in text:
+        return "there is no SLURM here (no srun); type hydra/launcher=joblib to use this machine alone"
+    if found := re.search(r"(sbatch: error: .*)", text):
+        return f"the scheduler refused ({found[1]}); see conf/hydra/launcher/submitit_slurm.yaml for what it is told"
+    return None
 
 
 def _of_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:

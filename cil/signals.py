@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 EXIT_CODE = 75  # "temporary failure, try again" of sysexits.h; no other exit of run.py uses it
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+USERS = (signal.SIGUSR1, signal.SIGUSR2)  # nobody sends them but whoever wants just this
+NOBODYS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(Exception):
@@ -28,13 +30,32 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Listens while the block runs. Handlers that somebody else set (a launcher that requeues jobs) are left in place."""
-    request, previous = StopRequest(), {}
+    """Listens while the block runs.
+
+    A launcher that requeues a job has its own handler of a user signal: it is called when the block has ended in Stopped, so
+    after the checkpoint, and ends the process. Other handlers that somebody else set are left in place (submitit's waits
+    through SIGTERM, which comes with its own signal).
+    """
+    request, previous, waiting = StopRequest(), {}, []
+
+    def arrive(number: int, frame: object) -> None:
+        if callable(previous[number]) and number in USERS:
+            waiting[:] = [number]
+        request.arrive(number, frame)
+
     for number in POLITE:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            previous[number] = signal.signal(number, request.arrive)
+        handler = signal.getsignal(number)
+        if handler in NOBODYS or (number in USERS and callable(handler)):
+            previous[number] = handler
+            signal.signal(number, arrive)
+    stopped = False
     try:
         yield request
+    except Stopped:
+        stopped = True
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if stopped and waiting:
+            previous[waiting[0]](waiting[0], None)

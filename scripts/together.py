@@ -11,22 +11,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from itertools import product
 from pathlib import Path
 from typing import TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
-
 import run as front_door
-from cil.mistakes import Mistake
 from cil.report.table import one_line
 from cil.rundir import RunDir, address, names
 from cil.settings import checked
 from cil.signals import EXIT_CODE, Stopped, StopRequest, stop_request
-from scripts.compose import compose, guarded, swept
+from scripts.compose import compose, guarded
+from scripts.runs import lines
 
 
 def main(words: list[str] | None = None) -> int:
@@ -80,25 +76,7 @@ def told() -> Iterator[None]:
 
 def points(words: list[str]) -> Iterator[dict]:
     """The configurations that a sweep stands for, in its order."""
-    fixed, axes = [], {}
-    overrides = OverridesParser.create().parse_overrides(words)
-    for number, (word, override) in enumerate(zip(words, overrides, strict=True)):
-        key = word.split("=", 1)[0]
-        if not override.is_sweep_override():
-            fixed.append(word)
-        elif isinstance(override.value(), Glob):
-            raise Mistake(f"{word} is not spelled out; type the names, as in {key}=A,B")
-        elif key == "experiment":  # each has a grid of its own
-            for value in override.sweep_string_iterator():
-                yield from points([*words[:number], f"experiment={value}", *words[number + 1 :]])
-            return
-        else:
-            axes[key] = list(override.sweep_string_iterator())
-    named = dict(word.split("=", 1) for word in fixed if "=" in word)
-    axes = (swept(named["experiment"]) if "experiment" in named else {}) | axes
-    axes = {key: values for key, values in axes.items() if key not in named}
-    for values in product(*axes.values()):
-        yield compose(*fixed, *(f"{key}={value}" for key, value in zip(axes, values)))
+    return (compose(*line) for line in lines(words))
 
 
 def alike(config: dict) -> str:

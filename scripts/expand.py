@@ -1,0 +1,77 @@
+"""The commands that a sweep stands for, one a line: for an array of a scheduler, or for any other queue.
+
+python scripts/expand.py method=finetune,joint seed=0,1,2 > sweep.txt      # words as for python run.py -m
+python scripts/expand.py --missing experiment=awpf_figure4/glyphs_10tasks  # without the runs that are finished
+sbatch $(python scripts/expand.py --options sweep.txt) scripts/array.sbatch sweep.txt
+
+--options prints what sbatch is to be told about a file of commands: its number of lines, and the settings of
+conf/hydra/launcher/submitit_slurm.yaml, which may be followed by others, as in hydra.launcher.partition=long.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from cil.mistakes import Mistake
+from cil.rundir import RunDir, address
+from cil.settings import checked
+from scripts.compose import ROOT, compose, guarded
+from scripts.runs import lines
+
+RENAMED = {"name": "job-name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks-per-node"}
+WRITTEN = {"mem_gb": "{}G", "signal_delay_s": "B:USR1@{}"}
+ELSEWHERE = ("_target_", "submitit_folder", "stderr_to_stdout", "max_num_timeout", "array_parallelism", "setup")
+
+
+def main() -> int:
+    words = [word for word in sys.argv[1:] if word not in ("-m", "--multirun")]
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    if words[0] == "--options":
+        return guarded(lambda: print(shlex.join(options(*words[1:]))))
+    missing = "--missing" in words
+    return guarded(lambda: tell([word for word in words if word != "--missing"], missing))
+
+
+def tell(words: list[str], missing: bool) -> None:
+    wanted = [line for line in lines(words) if not (missing and finished(line))]  # all before the first is printed
+    for line in wanted:
+        print(shlex.join(["python", "run.py", *line]))
+
+
+def finished(line: list[str]) -> bool:
+    config = checked(compose(*line))
+    return RunDir(ROOT / config["outputs"] / address(config)).is_done
+
+
+def options(file: str = "", *words: str) -> list[str]:
+    """Of sbatch, for a file of commands."""
+    if not Path(file).is_file():
+        raise Mistake(f"--options {file}: there is no such file; type --options FILE, where FILE holds a command a line")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = hydra_compose("config", ["hydra/launcher=submitit_slurm", *words], return_hydra_config=True)
+    settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    count = len(Path(file).read_text().splitlines())
+    return [f"--array=1-{count}%{settings['array_parallelism']}", *flags(settings)]
+
+
+def flags(settings: dict) -> Iterator[str]:
+    further = settings.pop("additional_parameters")
+    for key, value in settings.items():
+        if value is not None and key not in ELSEWHERE:
+            name = "signal" if key == "signal_delay_s" else RENAMED.get(key, key.replace("_", "-"))
+            yield f"--{name}={WRITTEN.get(key, '{}').format(value)}"
+    for key, value in further.items():
+        yield f"--{key}" if value is True else f"--{key}={value}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
