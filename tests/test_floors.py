@@ -15,8 +15,8 @@ FLOORS = (
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
-    {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report", "pictures",
-     "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together", "mirrors"},  # engine
+    {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report",
+     "pictures", "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together", "mirrors"},  # engine
 )  # fmt: skip
 ONLY_IN = {
     "timm": ("cil/backbones/",),
