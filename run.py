@@ -76,7 +76,7 @@ def execute(config: dict, run: RunDir) -> None:
             return
         from cil.build import device_of, experiment  # torch and all that follows
         from cil.finish import finish
-        from cil.processes import leave, own_device
+        from cil.processes import own_device
 
         trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
@@ -86,7 +86,6 @@ def execute(config: dict, run: RunDir) -> None:
                 finish(trainer, config)
         finally:
             trainer.log.close()
-        leave()
         if stop:
             raise Stopped(stop.name)  # asked for while the run was ending: what would come next does not begin
 

@@ -14,6 +14,8 @@ from cil.trainer import Trainer
 def finish(trainer: Trainer, config: dict) -> None:
     run, log, machine = trainer.run, trainer.log, trainer.machine
     scenario, method = names(config)
+    several = trainer.shared.size
+    command = ["torchrun", "--standalone", f"--nproc-per-node={several}"] if several > 1 else ["python"]
     found = trainer.frozen.digests() if trainer.frozen else {}  # of features that every run may use
     summary = {
         "scenario": scenario,
@@ -22,7 +24,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "seed": config["seed"],
         "digest": digest(config),
         "address": address(config),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join([*command, *sys.argv]),
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "identity": {**trainer.identity, **trainer.processes[-1], **({"features": found} if found else {})},

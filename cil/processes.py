@@ -4,6 +4,7 @@ What an image alone decides is divided: losses, gradients, answers to tests. All
 process does for itself on all images; where they may have parted by a bit, the first one's values hold. It alone writes.
 """
 
+import atexit
 import os
 from collections.abc import Iterable
 
@@ -71,6 +72,11 @@ class Processes:
     def any(self, flag: object) -> bool:
         return self.total(int(bool(flag))) > 0
 
+    def agree(self, value: int, what: str) -> int:
+        if self.total(value) != self.size * value:
+            raise Mistake(f"the processes of this run see different {what}; they need one file system, or one machine")
+        return value
+
     def same(self, *modules: nn.Module) -> None:
         """The first process's values in all."""
         if self.size > 1:
@@ -95,12 +101,8 @@ def joined(device: torch.device) -> Processes:
         return ALONE
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # of a sweep the runs share it
     return Processes(device, dist.get_rank(), dist.get_world_size())
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def divides(method: Method, modules: Iterable[nn.Module]) -> None:

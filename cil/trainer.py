@@ -58,6 +58,7 @@ class Trainer:
         for modifier in self.modifiers:
             modifier.attach(self.method)
         first, inside = self.restore()
+        self.shared.agree(first, "checkpoints")
         for task in self.scenario[first:]:
             if inside is None:
                 self.begin(task)
@@ -163,7 +164,7 @@ class Trainer:
             names = dict(task=phase.task.index, phase=phase.name, epoch=epoch)
             self.run.event(**names, losses=means, images=meter.images, seconds=round(seconds, 3))
             self.log.end_epoch(f"{title}  epoch {epoch + 1}/{epochs}", means, rate)
-            if time.perf_counter() - self._saved_at >= self.machine.checkpoint_seconds:
+            if self.shared.any(time.perf_counter() - self._saved_at >= self.machine.checkpoint_seconds):
                 self._save_inside(phase, number, epoch + 1, 0, None, optimizer)
         self.log.end_phase()
 

@@ -60,6 +60,8 @@ def options(file: str = "", *words: str) -> list[str]:
         config = hydra_compose("config", ["hydra/launcher=submitit_slurm", *words], return_hydra_config=True)
     settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     count = len(Path(file).read_text().splitlines())
+    if not count:
+        raise Mistake(f"--options {file}: no command stands there; with --missing that says that all runs are finished")
     return [f"--array=1-{count}%{settings['array_parallelism']}", *flags(settings)]
 
 

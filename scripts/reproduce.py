@@ -3,7 +3,7 @@
 python scripts/reproduce.py                       # the tables there are
 python scripts/reproduce.py pgp_table5            # or make reproduce TABLE=pgp_table5
 python scripts/reproduce.py pgp_table5 --dry      # what it would run and what that takes
-python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --rows L2P --columns cifar100_10tasks --on submitit_slurm
+python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --row L2P --column cifar100_10tasks --on submitit_slurm
 python scripts/reproduce.py glyphs                # the offline twin with all methods, which fills README.md
 """
 
@@ -45,10 +45,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", nargs="?", help="a file of cil/report/published")
     parser.add_argument("--seeds", help="as 0,1,2; left out: the table's own")
-    parser.add_argument("--rows", help="only rows of these names, as L2P,DualPrompt")
-    parser.add_argument("--columns", help="only these columns")
+    parser.add_argument("--row", action="append", help="only the rows of this name; may be given again")
+    parser.add_argument("--column", action="append", help="only this column; may be given again")
     parser.add_argument("--on", default="here", help="here | a launcher: joblib, submitit_local, submitit_slurm")
     parser.add_argument("--format", default="text", choices=LANGUAGES)
+    parser.add_argument("--outputs", type=Path, default=OUTPUTS)
     parser.add_argument("--dry", action="store_true", help="run nothing; print what is there")
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of every run, as data.root=…")
     asked = parser.parse_args()
@@ -58,31 +59,41 @@ def main() -> int:
 
 
 def reproduce(asked: argparse.Namespace) -> int:
-    table = narrowed(load(asked.table), asked.rows, asked.columns)
+    table = narrowed(load(asked.table), asked.row, asked.column)
     seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else table.seeds
-    entries = list(planned(table, seeds, asked.settings))
+    if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:
+        raise Mistake(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
+    outputs = asked.outputs.resolve()
+    settings = [*asked.settings, f"outputs={outputs}"]
+    entries = list(planned(table, seeds, settings))
     if not entries:
         raise Mistake(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")
-    found = finished()
+    found, passed_over = finished(outputs)
     print("\n".join(cost(table, entries, found)), file=sys.stderr)
     failed = [] if asked.dry else run(entries, found, seeds, asked.on)
-    found = finished()
+    found, passed_over = finished(outputs)
     runs = defaultdict(list)
     for entry in entries:
         if not entry.beside:
             runs[entry.column, entry.row, entry.reading] += [found[place] for place in entry.places if place in found]
-    numbers = Numbers(OUTPUTS, list(found.values()))
+    numbers = Numbers(outputs, list(found.values()))
     parts = {key: lines(table, key, runs, numbers) for key in table.columns}
     print(LANGUAGES[asked.format](table, parts))
-    if not asked.dry and table.name == "glyphs" and not (asked.rows or asked.columns or asked.settings or failed):
+    if (
+        not asked.dry
+        and table.name == "glyphs"
+        and asked.outputs == OUTPUTS
+        and not (asked.row or asked.column or asked.settings or failed)
+    ):
         fill(PAGE, "results", page(table, parts, runs, listed(seeds)))
+    for line in passed_over:
+        print(f"passed over: {line}", file=sys.stderr)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
 
 
-def narrowed(table: Table, rows: str | None, columns: str | None) -> Table:
-    names, keys = (wanted.split(",") if wanted else None for wanted in (rows, columns))
+def narrowed(table: Table, names: list[str] | None, keys: list[str] | None) -> Table:
     for name in names or ():
         if name not in {row.name for row in table.rows}:
             raise Mistake(f"{table.name} has no row {name}; {nearest(name, [row.name for row in table.rows])}")
@@ -110,8 +121,10 @@ def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Ent
                     yield Entry(key, number, reading, [*words, *more], places, bool(more))
 
 
-def finished() -> dict[str, dict]:
-    return {summary["address"]: summary for summary in collect(OUTPUTS)[0]}
+def finished(outputs: Path) -> tuple[dict[str, dict], list[str]]:
+    """By address, and what was passed over and why."""
+    found, passed_over = collect(outputs)
+    return {summary["address"]: summary for summary in found}, passed_over
 
 
 def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator[str]:
@@ -129,8 +142,14 @@ def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator
     if len(missing) > len(unknown):
         yield f"  {len(missing) - len(unknown)} of them like runs that took {known / 3600:.1f} hours in all, one after another"
     if unknown:
-        epochs = sum(compose(*entry.words)["train"]["epochs"] for entry in unknown)
-        yield f"  {len(unknown)} unlike any that is finished: {epochs} epochs; --rows NAME runs one, to know its time"
+        epochs = sum(epochs_of(compose(*entry.words)) for entry in unknown)
+        yield f"  {len(unknown)} unlike any that is finished: {epochs} epochs; --row NAME runs one, to know its time"
+
+
+def epochs_of(config: dict) -> int:
+    """Over all tasks, as the recipe has it."""
+    train, tasks = config["train"], config["scenario"]["tasks"]
+    return (train.get("first") or {}).get("epochs", train["epochs"]) + (tasks - 1) * train["epochs"]
 
 
 def run(entries: list[Entry], found: dict[str, dict], seeds: list[int], on: str) -> list[str]:

@@ -26,7 +26,7 @@ def run(*words: str) -> None:
 
 def side_by_side(sweeps: Sequence[list[str]], on: str = "here") -> list[str]:
     """The lines of those that failed. Here as many at a time as there are cores, each with one thread, since small networks
-    gain little from more; on a launcher all at once, which then decides."""
+    gain little from more; on a cluster all at once."""
     more = ["log.live=false"] if on == "here" else [f"hydra/launcher={on}"]
     own = {**os.environ, "OMP_NUM_THREADS": "1"} if on == "here" else {**os.environ}
 
@@ -39,12 +39,16 @@ def side_by_side(sweeps: Sequence[list[str]], on: str = "here") -> list[str]:
         told = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
         return told[-1] if told else f"a run failed; type python run.py -m {' '.join(sweep)} to see why"
 
-    with ThreadPoolExecutor(workers() if on == "here" else max(1, len(sweeps))) as pool:
+    at_once = {"here": workers(), "submitit_slurm": max(1, len(sweeps))}.get(on, 1)  # a launcher of this machine takes it all
+    with ThreadPoolExecutor(at_once) as pool:
         return [line for line in pool.map(run, sweeps) if line]
 
 
 def workers() -> int:
-    return os.cpu_count() or 1
+    """One a core, or one a GPU."""
+    import torch
+
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
 def found(*words: str, seeds: range) -> list[dict]:

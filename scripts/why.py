@@ -41,10 +41,13 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     from cil.report import why_many
 
     table, runs = load(name), why_many.runs_below(folder)
-    named = [row for row in table.rows if row.name == row_name]
+    named = [row for row in table.rows if row_name in (row.name, f"{row.name}, {row.memory}")]
+    memory = runs[0]["config"]["method"].get("memory")
+    named.sort(key=lambda row: row.memory != memory)  # rows of one name differ in it
     if not named:
         raise Mistake(f"{name} has no row {row_name}; {nearest(row_name, [row.name for row in table.rows])}")
-    fitting = [own for own in table.columns if own in (key or runs[0]["scenario"])] or list(named[0].numbers)
+    own = [column for column in table.columns if runs[0]["scenario"] == column]
+    fitting = [key] if key else [*own, *named[0].numbers]
     row = next((row for row in named if fitting[0] in row.numbers), None)
     if (key and key not in table.columns) or row is None:
         raise Mistake(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")

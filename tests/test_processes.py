@@ -17,7 +17,7 @@ from tests import harness
 from tests.methods.test_contract import METHODS, small, trainer_of  # noqa: F401
 
 WORDS = ("scenario.tasks=5", "dataset.train_per_class=8", "dataset.test_per_class=3", "train.batch_size=15", "machine=cpu",
-         "log.live=false")  # fmt: skip
+         "machine.checkpoint_seconds=0.2", "log.live=false")  # fmt: skip
 CALM = {"finetune": ("optim.lr=0.001",), "icarl": ("optim.lr=0.001", "method.memory=100"), "dualprompt": ()}
 
 
@@ -111,10 +111,14 @@ def test_what_looks_at_a_whole_batch_is_refused(words, line, tmp_path, data_root
     assert done.returncode and f"error: {line}" in done.stderr
 
 
+@pytest.mark.parametrize("reading", ["paper", "released"])
 @pytest.mark.parametrize("method", METHODS)
-def test_parts_of_a_batch_have_its_gradient(small, method, tmp_path):  # noqa: F811
+def test_parts_of_a_batch_have_its_gradient(small, method, reading, tmp_path):  # noqa: F811
     """Of every method that says so, in the second task, where there is something to remember."""
-    trainer = trainer_of(small(method), tmp_path)
+    config = small(method, f"reading={reading}")
+    if reading == "released" and config["method"] == small(method)["method"]:
+        pytest.skip(f"{method} has one reading")
+    trainer = trainer_of(config, tmp_path)
     if not trainer.method.divisible:
         pytest.skip(f"{method} does not say that a batch can be divided")
 
@@ -146,3 +150,16 @@ def test_images_that_are_answered_together_are_not_divided(small, tmp_path):  # 
     assert Evaluation(method, torch.device("cpu"), 250, None, Processes(None, 0, 2)).shared.size == 1
     method.test_batch = None
     assert Evaluation(method, torch.device("cpu"), 250, None, Processes(None, 0, 2)).shared.size == 2
+
+
+def test_which_methods_can_be_divided(small, tmp_path):  # noqa: F811
+    """A method that forgets to say so is refused for no reason; one that is added here is tested above."""
+    able = {m for m in METHODS if trainer_of(small(m), tmp_path / m).method.divisible}
+    assert able == {"aper", "bic", "class_mean", "clip_prompt", "coda_prompt", "continual_clip", "coop", "dualprompt", "ease",
+                    "ewc", "finetune", "icarl", "joint", "l2p", "lwf", "ranpac"}  # fmt: skip
+    for method, word in (
+        ("dualprompt", "method.vote_train=true"),
+        ("l2p", "method.vote_train=true"),
+        ("ease", "method.dropout=0.1"),
+    ):
+        assert not trainer_of(small(method, word), tmp_path / word).method.divisible

@@ -16,11 +16,10 @@ from cil.scenario import Task
 class APER(FirstTaskTuned, Method):
     """Score of a class: cosine between [plain; adapted] of the image and its mean over the class's training images."""
 
-    divisible = True
-
     def __init__(self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float) -> None:
         require(backbone, TakesAdapters, "aper")
         super().__init__(backbone, tune=True, bottleneck=bottleneck, scale=scale, dropout=dropout)
+        self.divisible = not dropout
         self.register_buffer("means", torch.empty(0, 2 * backbone.width))
 
     def begin_task(self, task: Task) -> None:

@@ -24,8 +24,6 @@ ROOM = 250  # images that pass the blocks at a time, counted once a subspace
 class EASE(Method):
     """Subspaces are numbered by their tasks; where the backbone as it is counts as one, it stands before them."""
 
-    divisible = True
-
     def __init__(
         self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float, others: float, plain: float
     ) -> None:
@@ -36,6 +34,7 @@ class EASE(Method):
         for key, value in (("others", others), ("plain", plain)):
             if value < 0:
                 raise Mistake(f"method.{key}={value} is below 0; type method.{key}=0.1, or 0.0 to leave it out")
+        self.divisible = not dropout
         self.backbone, self.others, self.plain = backbone, others, plain
         self.first = int(plain > 0)  # subspace of an adapter set
         self.new = partial(Adapters, backbone.depth, backbone.width, bottleneck=bottleneck, scale=scale, dropout=dropout)

@@ -18,8 +18,6 @@ from cil.scenario import Task
 class Springs(Kept):
     """Where each parameter was, and how much it matters that it stays there."""
 
-    divisible = True
-
     def __init__(self, names: list[str]) -> None:
         super().__init__()
         self.names = names
@@ -36,6 +34,8 @@ class Springs(Kept):
 
 class EWC(LinearHost, Method):
     """A quadratic penalty on the way from the weights after the last task, by the diagonal of the Fisher information."""
+
+    divisible = True
 
     def __init__(
         self, backbone: nn.Module, *, strength: float, fisher: str, images: int | None, batch: int, cap: float | None,

@@ -17,8 +17,6 @@ from cil.scenario import Task
 class RanPAC(FirstTaskTuned, Method):
     """Sums over all images met decide the classifier, whatever the order of the tasks, but for the shrinkage."""
 
-    divisible = True
-
     def __init__(
         self, backbone: nn.Module, *, tune: bool, bottleneck: int, scale: float, dropout: float, features: int,
         shrinkage: float | None,
@@ -31,6 +29,7 @@ class RanPAC(FirstTaskTuned, Method):
         if tune:
             require(backbone, TakesAdapters, "ranpac")
         super().__init__(backbone, tune=tune, bottleneck=bottleneck, scale=scale, dropout=dropout)
+        self.divisible = not (tune and dropout)
         self.shrinkage, self.chosen, self.used = shrinkage, shrinkage, shrinkage
         self.ridge = RandomRidge(backbone.width, features)
 

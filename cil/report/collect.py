@@ -16,6 +16,7 @@ COLUMNS = {
     "task-IL": ("task_il", "acc"),
 }
 NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine"}  # make no other configuration
+NEEDED = ("scenario", "method", "digest", "seed", "config", "trained_parameters", "seconds")
 ROOM = 45  # characters, before a digest tells more
 MEANING = (
     "ACC: mean over tasks of the accuracy after the last one, among all classes; forgetting: mean over old tasks of best "
@@ -27,16 +28,20 @@ MEANING = (
 def collect(outputs: Path) -> tuple[list[dict], list[str]]:
     """Summaries of the finished runs below a folder, and what was passed over and why."""
     found, passed_over = [], []
-    for file in sorted(outputs.glob("*/*/*/seed*/summary.json")):
+    for file in (folder / "summary.json" for folder in sorted(outputs.glob("*/*/*/seed*/"))):
         try:
+            if not file.exists():
+                passed_over.append(f"{file.parent}: not finished")
+                continue
             summary = json.loads(file.read_text())
             if not (file.parent / "DONE").exists():
                 passed_over.append(f"{file.parent}: not finished")
             elif summary["address"] != str(file.parent.relative_to(outputs)):
                 passed_over.append(f"{file.parent}: holds the run of another address, {summary['address']}")
             else:
+                _ = [summary[part][key] for part, key in COLUMNS.values()], [summary[key] for key in NEEDED]
                 found.append(summary)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             passed_over.append(f"{file.parent}: not a run's summary ({type(error).__name__})")
     return found, passed_over
 

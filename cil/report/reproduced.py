@@ -73,7 +73,10 @@ def lines(table: Table, key: str, runs: Runs, numbers: Numbers) -> list[Line]:
             found.append(Line(name, PRINTED if row.run is not None else QUOTED, printed))
         for reading in row.readings if row.run is not None else ():
             group = runs.get((key, place, reading), ())
-            values = [over([numbers.of(run, quantity) for run in group]) for quantity in table.columns[key].quantities]
+            asked = row.numbers[key] or table.columns[key].quantities  # what the row prints; all where it prints nothing
+            values = [
+                over([numbers.of(run, q) for run in group]) if q in asked else None for q in table.columns[key].quantities
+            ]
             found.append(Line(name, OURS[reading], values, len(group)))
             if reading == "paper" and any(apart := [minus(*pair) for pair in zip(values, printed)]):
                 found.append(Line(name, APART, apart))

@@ -39,7 +39,14 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
         means = [over([run["class_il"]["acc"] for run in group[key].values()]) for group in groups]
         ours, theirs = (_of(mean, len(group[key])) for mean, group in zip(means, groups))
         yield f"{' · '.join(key)}: ACC {ours} → {theirs}{_moved(*means)}"
-    yield from listed(between(values(first), values(second)))
+    both = [key for key in groups[0] if key in groups[1]]
+    apart = {key: tuple(between(*(values(list(group[key].values())) for group in groups))) for key in both}
+    common = [one for one in apart[both[0]] if all(one in found for found in apart.values())] if both else []
+    yield from listed(common) if common or not any(apart.values()) else ()
+    for key, found in apart.items():
+        if own := [one for one in found if one not in common]:
+            yield f"\n{' · '.join(key)} alone:"
+            yield from listed(own)
 
 
 def values(runs: Runs) -> dict[str, str]:
@@ -85,7 +92,8 @@ def printed(runs: Runs, outputs: Path, table: Table, row: Row, key: str, config:
     if config is None:
         yield f"\nThe row cannot be run here: {row.quoted}"
     else:
-        asked = {name: str(value) for name, value in flatten({"config": config})}
+        asked = {name: str(value) for name, value in flatten({"config": {**config, "seed": None}})}
+        runs = [{**run, "config": {**run["config"], "seed": None}} for run in runs]
         own = {name: value for name, value in values(runs).items() if name.startswith("config.")}
         yield "\nWhere these runs leave the row's own command, A → P:"
         yield from listed(between(own, asked))
