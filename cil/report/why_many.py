@@ -39,7 +39,7 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
         means = [over([run["class_il"]["acc"] for run in group[key].values()]) for group in groups]
         ours, theirs = (_of(mean, len(group[key])) for mean, group in zip(means, groups))
         yield f"{' · '.join(key)}: ACC {ours} → {theirs}{_moved(*means)}"
-    both = [key for key in groups[0] if key in groups[1]]
+    both = [key for key in groups[0] if groups[0][key] and groups[1].get(key)]
     apart = {key: tuple(between(*(values(list(group[key].values())) for group in groups))) for key in both}
     common = [one for one in apart[both[0]] if all(one in found for found in apart.values())] if both else []
     yield from listed(common) if common or not any(apart.values()) else ()

@@ -25,7 +25,7 @@ SCRATCH = {  # methods of which no weights are shipped: how they are made small,
     "raw": (FEWER, ("backbone=convit_tiny_lpa",)),
     "der_mcg": (
         ("method.memory=12", "method.gate_width=8", "method.centroids=3", "train.first=null"),
-        ("backbone=resnet_tiny", "backbone.width=16", "train.first=null"),
+        ("backbone=resnet_tiny", "train.first=null", "schedule.at=[30]"),
     ),
 }
 
