@@ -126,8 +126,15 @@ def lose_the_node_of(cluster: Cluster, run: Path, task: int) -> None:
     """SLURM takes the job away and queues it again; its process is gone before it can write anything."""
     until(lambda: learning(run), 60, "learning")
     (job,) = (job for job in cluster.queue() if job.endswith(f"_{task}"))
-    cluster.asked("scontrol", "requeue", job)
+    while not taken(cluster, job):  # its own warning came early, and it has queued itself again
+        until(lambda: cluster.queue().get(job) == "RUNNING" and learning(run), 90, "learning again")
     os.kill(process_of(run), signal.SIGKILL)
+
+
+def taken(cluster: Cluster, job: str) -> bool:
+    answer = cluster.asked("bash", "-c", f"scontrol requeue {job} 2>&1 || echo refused", check=False)
+    assert "refused" not in answer or "pending" in answer, answer
+    return "refused" not in answer
 
 
 def preempt(cluster: Cluster, run: Path) -> None:
