@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -29,7 +30,7 @@ from cil.rundir import RunDir, address, names, read_matrices
 TOTALS = ("tasks", "seconds", "trained_parameters", "image_encodes", "peak_memory_mib")
 
 
-class Mirror(Console):
+class Mirror(Console, ABC):
     """The console, which also hands on what is new in the run folder. A failure is said once and ends the mirror alone."""
 
     library: str  # what must be installed
@@ -40,24 +41,25 @@ class Mirror(Console):
 
     # what a mirror does
 
+    @abstractmethod
     def load(self) -> None:
         """Import the library."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, config: dict) -> str:
         """Start, or go on, in `self.folder`; returns a line that says where to look."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, point: Point) -> None:
-        raise NotImplementedError
+        """One point of a curve."""
 
+    @abstractmethod
     def end(self, summary: dict, matrices: dict[str, AccuracyMatrix], pictures: list[Path]) -> None:
         """The last page of a finished run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self, done: bool) -> None:
         """This process ends, whether the run does or not."""
-        raise NotImplementedError
 
     # what the trainer calls
 
