@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cil.files import write_text
 from cil.mistakes import Mistake, nearest
 from cil.report.collect import collect, rows
+from cil.report.numbers import Numbers
 from cil.report.page import Printed, page
 from cil.report.published import Table, load
 from scripts.compose import ROOT, guarded
@@ -48,7 +49,8 @@ def report(asked: argparse.Namespace) -> None:
                 f"no finished run of --table {asked.table} below {asked.outputs}; type make reproduce TABLE={asked.table}"
             )
     to = asked.to or asked.outputs / "report.html"
-    write_text(to, page(rows(kept), asked.outputs, title=title, published=published, passed_over=passed_over, notes=notes))
+    numbers = Numbers(asked.outputs, found)
+    write_text(to, page(rows(kept), numbers, title=title, published=published, passed_over=passed_over, notes=notes))
     print(f"{to}: {len(kept)} runs, {to.stat().st_size / 2**20:.1f} MiB")
 
 

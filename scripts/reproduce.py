@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cil.mistakes import Mistake, nearest
 from cil.report.collect import MEANING, collect, count
 from cil.report.languages import LANGUAGES, compact
+from cil.report.numbers import Numbers
 from cil.report.published import Table, load, tables
-from cil.report.reproduced import Numbers, lines
+from cil.report.reproduced import lines
 from cil.report.table import fill
 from cil.rundir import address
 from scripts.compose import ROOT, compose, guarded

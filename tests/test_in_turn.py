@@ -1,5 +1,6 @@
 """Data sets learned one after another: images of two sizes as one split, ranges of a task, what is counted, transfer."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,9 @@ from cil.data import Images, Stacked
 from cil.mistakes import Mistake
 from cil.registry.classes import class_list
 from cil.report.across import across, tables
+from cil.report.numbers import Numbers
+from cil.report.page import Printed, page
+from cil.report.published import Number
 from cil.rundir import read_matrices
 from cil.scenario import InTurn
 from tests import harness
@@ -141,6 +145,12 @@ def test_what_a_data_set_counts_against(twin, method, tmp_path):
         tables([[summaries[0]]], summaries[:1], outputs)
     if method != "joint":  # where the first ends is a row of the run itself
         assert across(outputs, *summaries[:2]) == told
+    numbers, wanted = Numbers(outputs, summaries), told["own"].forward
+    assert numbers.of(summaries[0], "across.forward") == wanted
+    assert Numbers(outputs, summaries[:1]).of(summaries[0], "across.forward") is None
+    beside = {summaries[0]["digest"]: Printed("row", {"across.forward": Number(wanted - 1)})}
+    shown = page([summaries[:1]], numbers, title="t", published=beside)
+    assert re.search(rf'<span class="n">{wanted:.1f}<i></i></span><td class="pub">[^T]*<td>\+1\.0'.replace("-", "−"), shown)
     assert told["own"].second >= told["all"].second and told["own"].first >= told["all"].first
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from cil.metrics import AccuracyMatrix
 from cil.report.collect import COLUMNS, collect, rows
+from cil.report.numbers import Numbers
 from cil.report.page import Printed, page
 from cil.report.published import Number
 from cil.report.svg import apart, spark
@@ -73,7 +74,8 @@ def outputs(tmp_path_factory):
 def html(outputs):
     found, passed_over = collect(outputs)
     published = {"d9": Printed("Method <9>", {"acc": Number(80.0, 0.5), "after.3": Number(70.0)})}
-    return page(rows(found), outputs, title=f"A sweep {HOSTILE}", published=published, passed_over=passed_over, notes=["a & b"])
+    words = {"title": f"A sweep {HOSTILE}", "passed_over": passed_over, "notes": ["a & b"]}
+    return page(rows(found), Numbers(outputs, found), published=published, **words)
 
 
 class Tags(HTMLParser):
@@ -130,8 +132,8 @@ def test_published_numbers_stand_beside_ours(html, outputs):
     ours = [run["class_il"]["acc"] for run in collect(outputs)[0] if run["digest"] == "d9"]
     assert line[3:5] == ["80.00 ± 0.50", f"{sum(ours) / 3 - 80:+.1f}"]
     places = [outputs / "glyphs_10tasks" / "method9" / "d9" / f"seed{seed}" for seed in range(3)]
-    third = sum(read_matrices(place)["class_il"].after(2) for place in places) / 3
-    assert (line[9], line[10]) == (f"{third:.1f}", "70.00") and "Method <9>" in line[0]
+    third = [read_matrices(place)["class_il"].after(2) for place in places]
+    assert (line[9], line[10]) == (mean_and_spread(third), "70.00") and "Method <9>" in line[0]
     assert [cell for cell in table_lines(html, "glyphs_10tasks")[0][3:5] if cell] == []
     assert "<dt>published" in html and "<dt>Δ" in html
 
@@ -150,7 +152,7 @@ def test_many_large_pictures_stay_outside(outputs, monkeypatch):
 
     monkeypatch.setattr(configurations, "PICTURES", 500)
     groups = rows(collect(outputs)[0])
-    text = page(groups, outputs, title="t")
+    text = page(groups, Numbers(outputs, []), title="t")
     assert text.count("data:image/png") == len(groups) and "accuracy.png and matrix.png are left out, 13 files" in text
 
 
@@ -171,7 +173,7 @@ def test_a_run_without_its_matrix_keeps_its_line(outputs, tmp_path):
     copy = tmp_path / "outputs"
     shutil.copytree(outputs / "pair&more", copy / "pair&more")
     next(copy.rglob("accuracy.csv")).write_text("torn")
-    text = page(rows(collect(copy)[0]), copy, title="t")
+    text = page(rows(collect(copy)[0]), Numbers(copy, []), title="t")
     assert "no accuracy.csv that can be read" in text and len(table_lines(text, "pair-more")) == 1
 
 
@@ -180,7 +182,7 @@ def test_two_hundred_runs_take_less_than_three_seconds(tmp_path):
         for seed in range(5):
             finish(tmp_path, f"m{number}", f"d{number}", seed, tasks=10)
     started = time.process_time()  # of this process: others may keep the machine busy
-    text = page(rows(collect(tmp_path)[0]), tmp_path, title="t")
+    text = page(rows(collect(tmp_path)[0]), Numbers(tmp_path, []), title="t")
     assert time.process_time() - started < 3
     assert len(table_lines(text, "glyphs_10tasks")) == 40 and len(text) < 2 << 20
 
@@ -236,7 +238,7 @@ def test_the_page_needs_no_more_than_what_it_shows(outputs, monkeypatch):
 
     monkeypatch.setattr(type(outputs), "open", watched)
     monkeypatch.setattr(Path, "open", watched)
-    page(rows(collect(outputs)[0]), outputs, title="t")
+    page(rows(collect(outputs)[0]), Numbers(outputs, []), title="t")
     assert "accuracy.csv" in opened and set(opened) <= {"accuracy.csv", "page.css", "summary.json", "keys.png", "matrix.png"}
 
 

@@ -21,11 +21,22 @@ class Across(NamedTuple):
 
     second_alone: float
     second: float
-    forward: float  # FT
+    forward: float
     first_alone: float
     first: float
-    backward: float  # BT
-    union: float  # both data sets' images among both data sets' names
+    backward: float
+    union: float
+
+
+DEFINITIONS = {
+    "second_alone": "accuracy on the second data set, learned alone",
+    "second": "accuracy on the second data set, learned after the first",
+    "forward": "FT: that on the second data set after the first, minus that alone",
+    "first_alone": "accuracy on the first data set, right after it",
+    "first": "accuracy on the first data set, after the second",
+    "backward": "BT: that on the first data set after the second, minus that right after it",
+    "union": "accuracy on the images of both data sets, among the classes of both",
+}
 
 
 def across(outputs: Path, both: dict, second: dict, first: dict | None = None) -> dict[str, Across]:

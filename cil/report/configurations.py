@@ -12,16 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from cil.metrics import COUNTS, AccuracyMatrix
+from cil.metrics import COUNTS
 from cil.report import svg
 from cil.report.collect import titled
+from cil.report.numbers import Numbers
 from cil.report.table import mean_and_spread, number
-from cil.rundir import read_matrices
 
 PICTURES = 4 << 20  # bytes of those pictures whose numbers the page draws itself
 DRAWN = ("accuracy.png", "matrix.png")
 LARGEST = 20  # tasks, of a matrix with its numbers
-Values = Sequence[float | None]
 
 
 class Entry(NamedTuple):
@@ -34,34 +33,24 @@ class Entry(NamedTuple):
     percent: np.ndarray | None  # the accuracy matrix; None where no run has one
     means: list[float]  # ACC after each task
     spreads: list[float]
+    numbers: Numbers
 
-    def values(self, quantity: str) -> Values:
-        """A number of each run, as cil.report.published calls it: acc, task_il.acc, or after.N of the mean over seeds."""
-        if quantity.startswith("after."):
-            task = int(quantity.removeprefix("after.")) - 1
-            return self.means[task : task + 1]
-        part, _, key = quantity.rpartition(".")
-        return [run[part].get(key) for run in self.runs if (part := part or "class_il") in run]
+    def values(self, quantity: str) -> list[float]:
+        """Of each run that has it, a number as cil.report.published calls it."""
+        return [value for run in self.runs if (value := self.numbers.of(run, quantity)) is not None]
 
 
-def entries(groups: Sequence[list[dict]], outputs: Path) -> list[Entry]:
+def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:
     """`groups`: of one scenario, from collect.rows."""
     found = []
     for group, (name, *settings) in zip(groups, titled(groups)[1]):
-        known = [matrix for run in group if (matrix := _matrix(outputs / run["address"])) is not None]
+        known = [matrix for run in group if (matrix := numbers.matrix(run)) is not None]
         curves = np.array([[m.after(task) for task in range(m.learned)] for m in known] or [[math.nan]])
         spread = curves.std(0, ddof=1) if len(known) > 1 else np.full(curves.shape[1], math.nan)
         percent = np.mean([m.percent for m in known], 0) if known else None
         anchor = slug("-".join((group[0]["scenario"], group[0]["method"], group[0]["digest"])))
-        found.append(Entry(group, name, "".join(settings), anchor, percent, curves.mean(0).tolist(), spread.tolist()))
+        found.append(Entry(group, name, "".join(settings), anchor, percent, curves.mean(0).tolist(), spread.tolist(), numbers))
     return found
-
-
-def _matrix(path: Path) -> AccuracyMatrix | None:
-    try:
-        return read_matrices(path)["class_il"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return None
 
 
 def pictures(groups: Iterable[list[dict]], outputs: Path) -> tuple[dict[str, list[Path]], str]:
@@ -159,7 +148,7 @@ def facts(told: Mapping[str, object]) -> str:
     return f'<dl class="facts">{"".join(f"<dt>{key}<dd>{value}" for key, value in known)}</dl>'
 
 
-def spelled(values: Values) -> str:
+def spelled(values: Sequence[float]) -> str:
     """Mean ± standard deviation, so that a column's numbers stand under each other."""
     mean, sign, spread = mean_and_spread(values).partition(" ± ")
     return f'<span class="n">{mean.replace("-", "−")}<i>{sign}{spread}</i></span>'

@@ -13,7 +13,6 @@ from cil.report import svg
 from cil.report.collect import COLUMNS, count, doubts
 from cil.report.configurations import (
     Entry,
-    Values,
     bullets,
     configuration,
     entries,
@@ -24,7 +23,8 @@ from cil.report.configurations import (
     small,
     spelled,
 )
-from cil.report.published import Number
+from cil.report.numbers import Numbers
+from cil.report.published import Number, meaning
 from cil.report.table import number
 
 ALL, FEW = 12, 6  # configurations that figures show: all where there are no more, else one of each name, and these at least
@@ -61,14 +61,15 @@ class Printed(NamedTuple):
     numbers: Mapping[str, Number]
 
 
-def page(groups: Sequence[list[dict]], outputs: Path, *, title: str, published: Mapping[str, Printed] | None = None,
+def page(groups: Sequence[list[dict]], numbers: Numbers, *, title: str, published: Mapping[str, Printed] | None = None,
          notes: Sequence[str] = (), passed_over: Sequence[str] = ()) -> str:  # fmt: skip
-    """`groups`: from collect.rows; `published`: by the digest of a configuration; `notes`: what a reader should know first."""
+    """`groups`: from collect.rows; `numbers`: of these runs and of those that they are compared with; `published`: by the
+    digest of a configuration; `notes`: what a reader should know first."""
     scenarios: dict[str, list[list[dict]]] = {}
     for group in groups:
         scenarios.setdefault(group[0]["scenario"], []).append(group)
-    files, left_out = pictures(groups, outputs)
-    sections = [section(name, entries(own, outputs), published or {}, files) for name, own in sorted(scenarios.items())]
+    files, left_out = pictures(groups, numbers.outputs)
+    sections = [section(name, entries(own, numbers), published or {}, files) for name, own in sorted(scenarios.items())]
     places = {**{slug(name): name for name in sorted(scenarios)}, "definitions": "Definitions"}
     links = "".join(f'<li><a href="#{place}">{escape(name)}</a>' for place, name in places.items())
     told = facts(TOLD | _defined(published or {}))
@@ -101,8 +102,11 @@ def section(scenario: str, found: list[Entry], published: Mapping[str, Printed],
 def _defined(published: Mapping[str, Printed]) -> dict[str, str]:
     """What only a published table brings along."""
     keys = {key for row in published.values() for key in row.numbers}
-    more = {key: DEFINITIONS[key] for key in sorted(keys - {*OWN.values()}) if key in DEFINITIONS}
-    return more | BESIDE if keys else {}
+    return {_head(key): meaning(key) for key in sorted(keys - {*OWN.values()})} | BESIDE if keys else {}
+
+
+def _head(quantity: str) -> str:
+    return quantity.removeprefix("across.").replace("_", " ")
 
 
 def _counted(groups: Sequence[list[dict]]) -> str:
@@ -184,25 +188,17 @@ def _label(entry: Entry, repeated: Counter) -> str:
 
 
 def bars(few: Sequence[Entry], labels: Mapping[str, str], colours: Mapping[str, str]) -> str:
-    known = [(_middle(values), e) for e in few if _known(values := e.values("forgetting"))]
+    known = [(statistics.fmean(values), e) for e in few if (values := e.values("forgetting"))]
     if not known:
         return "<p>None has any: one task, or earlier tasks were not measured.</p>"
     low, high = min(0.0, *(mean for mean, _ in known)), max(0.0, *(mean for mean, _ in known))
     lines = []
     for mean, entry in sorted(known, key=lambda one: (one[0], one[1].anchor)):
-        values = _known(entry.values("forgetting"))
+        values = entry.values("forgetting")
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
         lines.append(f'<li class="{colours.get(entry.anchor, "")}"><a href="#{entry.anchor}">{escape(labels[entry.anchor])}</a>'
                      f"{svg.bar(mean, spread, low, high)}{spelled(values)}")  # fmt: skip
     return f'<ol class="bars">{"".join(lines)}</ol>'
-
-
-def _known(values: Values) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
-def _middle(values: Values) -> float:
-    return statistics.fmean(_known(values))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -213,7 +209,7 @@ def table(found: Sequence[Entry], published: Mapping[str, Printed]) -> str:
     columns = OWN | {name: key for name, key in OTHER.items() if 3 * sum(bool(e.values(key)) for e in found) > len(found)}
     mine = {entry.runs[0]["digest"] for entry in found}
     keys = dict.fromkeys(key for digest, row in published.items() if digest in mine for key in row.numbers)
-    columns |= {key.replace("_", " "): key for key in keys if key not in columns.values()}
+    columns |= {_head(key): key for key in keys if key not in columns.values()}
     beside = '<th scope="col" class="pub">published<th scope="col">Δ'
     head = "".join(f'<th scope="col">{escape(name)}{beside * (key in keys)}' for name, key in columns.items())
     lines = "".join(f"{_line(entry, columns, keys, published.get(entry.runs[0]['digest']))}\n" for entry in found)
@@ -243,11 +239,11 @@ def _line(entry: Entry, columns: Mapping[str, str], keys: Mapping[str, None], pr
     )
 
 
-def _beside(values: Values, told: Number | None) -> str:
+def _beside(values: Sequence[float], told: Number | None) -> str:
     if told is None:
         return '<td class="pub"><td>'
     spread = "" if told.spread is None else f" ± {told.spread:.2f}"
-    apart = f"{_middle(values) - told.value:+.1f}".replace("-", "−") if _known(values) else ""
+    apart = f"{statistics.fmean(values) - told.value:+.1f}".replace("-", "−") if values else ""
     return f'<td class="pub"><span class="n">{told.value:.2f}<i>{spread}</i></span><td>{apart}'
 
 

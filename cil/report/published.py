@@ -14,7 +14,7 @@ import yaml
 
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.mistakes import Mistake, nearest
-from cil.report.across import Across
+from cil.report import across
 
 FOLDER = Path(__file__).with_suffix("")
 
@@ -79,8 +79,18 @@ def known(quantity: str) -> bool:
     """Whether a run's record, or several, can be asked for it."""
     count, _, key = quantity.rpartition(".")
     if count == "across":
-        return key in Across._fields
+        return key in across.DEFINITIONS
     return re.fullmatch(r"after\.[1-9]\d*", quantity) is not None or (count in ("", *COUNTS) and key in DEFINITIONS)
+
+
+def meaning(quantity: str) -> str:
+    """In words, with the classes that a prediction is counted among."""
+    count, _, key = quantity.rpartition(".")
+    if count == "across":
+        return across.DEFINITIONS[key]
+    if count == "after":
+        return f"accuracy after task {key}, mean over the tasks so far, {COUNTS['class_il']}"
+    return f"{DEFINITIONS[key]}, {COUNTS[count or 'class_il']}"
 
 
 def _row(node: dict, columns: Mapping[str, Column], where: str) -> Row:

@@ -1,16 +1,10 @@
 """A published table beside what runs gave: each row as it is printed, as it came out here, and the difference."""
 
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from statistics import fmean, stdev
 from typing import NamedTuple
 
-from cil.metrics import AccuracyMatrix
-from cil.mistakes import Mistake
-from cil.report.across import across, counterpart
+from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Table
-from cil.rundir import read_matrices
 
 PRINTED, QUOTED, APART = "printed", "quoted", "difference"
 OURS = {"paper": "ours", "released": "ours (released)"}
@@ -26,39 +20,6 @@ class Line(NamedTuple):
 
 
 Runs = Mapping[tuple[str, int, str], Sequence[dict]]  # column, row's number, reading: summaries of what is finished
-
-
-class Numbers:
-    """What a run's folder says of a quantity, read no more often than needed."""
-
-    def __init__(self, outputs: Path, every: Sequence[dict]) -> None:
-        self.outputs, self.by_address = outputs, {summary["address"]: summary for summary in every}
-        self._matrices: dict[str, AccuracyMatrix] = {}
-
-    def of(self, run: dict, quantity: str) -> float | None:
-        count, _, key = quantity.rpartition(".")
-        if count == "across":
-            return self._across(run, key)
-        if count == "after":
-            return self._after(run, int(key))
-        value = run.get(count or "class_il", {}).get(key)
-        return None if value is None else float(value)
-
-    def _after(self, run: dict, task: int) -> float | None:
-        address = run["address"]
-        if address not in self._matrices:
-            self._matrices[address] = read_matrices(self.outputs / address)["class_il"]
-        matrix = self._matrices[address]
-        value = matrix.after(task - 1) if task <= matrix.learned else math.nan
-        return value if math.isfinite(value) else None
-
-    def _across(self, both: dict, key: str) -> float | None:
-        try:
-            second = counterpart(both, "second", self.by_address)
-            early = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", self.by_address)
-        except Mistake:
-            return None  # that run is not finished
-        return getattr(across(self.outputs, both, second, early)["own"], key)
 
 
 def lines(table: Table, key: str, runs: Runs, numbers: Numbers) -> list[Line]:
@@ -85,8 +46,3 @@ def lines(table: Table, key: str, runs: Runs, numbers: Numbers) -> list[Line]:
 
 def minus(ours: Number | None, theirs: Number | None) -> Number | None:
     return Number(ours.value - theirs.value) if ours and theirs else None
-
-
-def over(values: Sequence[float | None]) -> Number | None:
-    known = [value for value in values if value is not None]
-    return Number(fmean(known), stdev(known) if len(known) > 1 else None) if known else None

@@ -5,10 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cil.metrics import DEFINITIONS
 from cil.mistakes import Mistake
-from cil.report.published import Number, Row, Table
-from cil.report.reproduced import Numbers, over
+from cil.report.numbers import Numbers, over
+from cil.report.published import Number, Row, Table, meaning
 from cil.report.why import between, facts, flatten, listed
 
 Runs = Sequence[dict]  # summaries
@@ -105,6 +104,4 @@ def printed(runs: Runs, outputs: Path, table: Table, row: Row, key: str, config:
 def definitions(quantities: Mapping[str, str]) -> Iterator[str]:
     """What is compared: a number of another definition is another number."""
     for quantity, word in quantities.items():
-        meaning = DEFINITIONS.get(quantity.rpartition(".")[2])
-        if meaning:
-            yield f"{word} is taken as `{quantity}`: {meaning}"
+        yield f"{word} is taken as `{quantity}`: {meaning(quantity)}"
