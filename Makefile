@@ -60,4 +60,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test test-slurm lint bench report tables pictures lock clean
+.PHONY: help setup demo data weights test test-slurm lint bench reproduce report tables pictures lock clean
