@@ -65,7 +65,7 @@ def reproduce(asked: argparse.Namespace) -> int:
     if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:
         raise Mistake(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
     outputs = asked.outputs.resolve()
-    settings = [*asked.settings, f"outputs={outputs}"]
+    settings = [*asked.settings, *([] if outputs == OUTPUTS else [f"outputs={outputs}"])]
     entries = list(planned(table, seeds, settings))
     if not entries:
         raise Mistake(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")

@@ -31,7 +31,7 @@ def side_by_side(sweeps: Sequence[list[str]], on: str = "here") -> list[str]:
     own = {**os.environ, "OMP_NUM_THREADS": "1"} if on == "here" else {**os.environ}
 
     def run(sweep: list[str]) -> str | None:
-        print(f"python run.py -m {' '.join(sweep)}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"python run.py -m {' '.join(sweep)}\n")  # at once, newline and all: others write too
         command = [sys.executable, ROOT / "run.py", "-m", *sweep, *more]
         done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
         if not done.returncode:

@@ -45,11 +45,11 @@ def test_the_results_in_the_front_page_are_possible():
     from cil.metrics import impossible
 
     page = (ROOT / "README.md").read_text()
-    for blocks, listed in ((("demo",), MEANS), (("results", "baselines"), options("method"))):
-        content = "".join(page.split(f"<!-- {block} -->")[1].split(f"<!-- /{block} -->")[0] for block in blocks)
+    for block, listed in (("demo", MEANS), ("results", options("method")), ("baselines", None)):
+        content = page.split(f"<!-- {block} -->")[1].split(f"<!-- /{block} -->")[0]
         rows = re.findall(r"^\| `?(\w+)[^|]*\| *([\d.]+)[^|]*\| *([\d.–-]+)", content, re.M)
         rows = [row for row in rows if row[0] != "method"]
-        assert {method for method, _, _ in rows} == set(listed)
+        assert rows and (listed is None or {method for method, _, _ in rows} == set(listed))
         for method, acc, forgetting in rows:
             assert forgetting == "–" or impossible(float(acc), float(forgetting), tasks=10, tolerance=0.3) is None, method
 
