@@ -141,10 +141,14 @@ def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator
         known += fmean(kin) if kin else 0.0
         unknown += [] if kin else [entry]
     if len(missing) > len(unknown):
-        yield f"  {len(missing) - len(unknown)} of them like runs that took {known / 3600:.1f} hours in all, one after another"
+        yield f"  {len(missing) - len(unknown)} of them like runs that took {_time(known)} in all, one after another"
     if unknown:
         epochs = sum(epochs_of(compose(*entry.words)) for entry in unknown)
         yield f"  {len(unknown)} unlike any that is finished: {epochs} epochs; --row NAME runs one, to know its time"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def epochs_of(config: dict) -> int:

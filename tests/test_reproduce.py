@@ -130,7 +130,7 @@ def test_the_plan_holds_each_run_once_and_skips_what_is_finished(table, runs, ou
     assert reproduce.run(entries, found, [0, 1], "here") == []
     assert [words[-1] for words in asked] == ["seed=1", "seed=0,1"]  # the released reading lacks one seed, class_mean both
     told = "\n".join(reproduce.cost(table, entries, found))
-    assert "3 rows, 1 of them quoted alone; 3 of 6 runs to do" in told and "1 of them like runs that took 0.0 hours" in told
+    assert "3 rows, 1 of them quoted alone; 3 of 6 runs to do" in told and "1 of them like runs that took 0 minutes" in told
     assert "2 unlike any that is finished" in told
 
 
