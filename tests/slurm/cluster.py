@@ -1,6 +1,7 @@
 """A SLURM of its own for a test: one node, this machine, in one folder and on the loopback address; no systemd, no database."""
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -119,8 +120,9 @@ class Cluster:
         lines = self.asked("squeue", "-h", "-r", "-o", "%i %T", check=False).splitlines()
         return dict(line.split() for line in lines)
 
-    def log(self) -> str:
-        return (self.folder / "log" / "slurmctld").read_text()
+    def queued_again(self) -> list[str]:
+        """The jobs that went back into the queue, one after another, each as often as it did."""
+        return re.findall(r"Requeuing JobId=(\w+)\(", (self.folder / "log" / "slurmctld").read_text())
 
 
 def free_ports(count: int = 2) -> list[int]:
