@@ -40,6 +40,18 @@ def test_seeds_are_one_row_and_other_settings_another(finished):
     assert not doubts(groups)
 
 
+def test_many_settings_are_told_by_what_was_typed():
+    """And by the digest where the same was typed."""
+
+    def group(digest: str, words: str, **settings: object) -> list[dict]:
+        config = {"backbone": {"name": digest, "path": "long/" * 9, **settings}, "seed": 0}
+        return [{"scenario": "s", "method": "m", "digest": digest, "config": config, "command": f"python run.py {words}"}]
+
+    few = [group("d1", "method=m seed=0 reading=paper"), group("d2", "method=m seed=1 family=resnet32", path="other/" * 9)]
+    assert told_apart(few) == ["", "family=resnet32"]
+    assert told_apart([*few, group("d3", "method=m family=resnet32", path="third/" * 9)]) == ["", "d2", "d3"]
+
+
 def test_foreign_and_unfinished_folders_are_named_and_passed_over(finished, tmp_path):
     outputs, runs = finished
     copy = tmp_path / "outputs"

@@ -11,12 +11,14 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cil.metrics import AccuracyMatrix
 from cil.report.collect import COLUMNS, collect, rows
+from cil.report.configurations import Entry
 from cil.report.numbers import Numbers
-from cil.report.page import Printed, page
+from cil.report.page import Printed, chosen, page
 from cil.report.published import Number
 from cil.report.svg import apart, spark
 from cil.report.table import mean_and_spread
@@ -185,6 +187,14 @@ def test_two_hundred_runs_take_less_than_three_seconds(tmp_path):
     text = page(rows(collect(tmp_path)[0]), Numbers(tmp_path, []), title="t")
     assert time.process_time() - started < 3
     assert len(table_lines(text, "glyphs_10tasks")) == 40 and len(text) < 2 << 20
+
+
+def test_figures_show_of_a_name_the_shortest_command():
+    def entry(name: str, anchor: str, words: str) -> Entry:
+        return Entry([{"command": f"python run.py {words}"}], name, "", anchor, np.zeros((1, 1)), [1.0], [0.0], None)
+
+    found = [entry("m0", "a", "method=m0 family=other"), *(entry(f"m{n}", f"b{n}", f"method=m{n}") for n in range(13))]
+    assert [one.anchor for one in chosen(found)] == [f"b{n}" for n in range(13)]
 
 
 def test_labels_keep_their_distance_and_their_order():

@@ -131,16 +131,21 @@ def alike(groups: Sequence[list[dict]]) -> str:
 
 def chosen(found: Sequence[Entry]) -> list[Entry]:
     """For figures, in the table's order: of each name the configuration with the most seeds, of these with the most tasks, of
-    these the one that leaves the usual settings least; then the next ones up to FEW."""
+    these the one with the shortest command; then the next ones up to FEW."""
     rank: Counter = Counter()
     ranked = []
-    for entry in sorted(found, key=lambda e: (-len(e.runs), -len(e.means), len(e.settings), e.anchor)):
+    for entry in sorted(found, key=lambda e: (-len(e.runs), -len(e.means), _typed(e), e.anchor)):
         if entry.percent is not None:
             ranked.append((rank[entry.name], entry.anchor))
             rank[entry.name] += 1
     many = len(found) if len(found) <= ALL else max(FEW, len(rank))
     kept = {anchor for _, anchor in sorted(ranked)[:many]}
     return [entry for entry in found if entry.anchor in kept]
+
+
+def _typed(entry: Entry) -> int:
+    """How many words the command has: each leaves what is usual."""
+    return len(entry.runs[0]["command"].split())
 
 
 def coloured(found: Sequence[Entry]) -> dict[str, str]:
@@ -159,10 +164,8 @@ def figures(found: Sequence[Entry]) -> str:
     lines = [svg.Line(labels[e.anchor], e.anchor, colours.get(e.anchor, ""), e.means, e.spreads) for e in few]
     note = ""
     if len(few) < len(found):
-        note += (
-            f" {len(few)} of {len(found)}: of each method and reading the configuration with the most seeds, and of these the"
-        )
-        note += " one nearest to the usual settings."
+        note += f" {len(few)} of {len(found)}: of each method and reading the configuration with the most seeds, and of these"
+        note += " the one with the shortest command."
     if len(colours) < len(few):
         note += " Seven are coloured, evenly over the ranking; the others are grey and without a band."
     grids = "".join(

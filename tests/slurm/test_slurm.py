@@ -26,8 +26,8 @@ LONG, LOST, THIRD = 100, 6, 5  # epochs of the run that meets its time limit, of
 SWEEP = ["method=l2p,class_mean", f"train.epochs={LONG},{LOST},{THIRD},4"]
 WORDS = ["scenario.tasks=2", "dataset.train_per_class=4", "dataset.test_per_class=2", "machine=cpu", "log.live=false",
          "data.features=null", "machine.checkpoint_seconds=0"]  # fmt: skip
+# SLURM looks at the clock every half minute and warns up to that much early: with ten seconds still after a job listens
 OWN = {"partition": "low", "gres": "null", "mem_gb": "null", "cpus_per_task": 1, "timeout_min": 1, "signal_delay_s": 10}
-# SLURM looks at the clock every half minute and may warn that much early: not before a job listens
 SETTINGS = [f"hydra.launcher.{key}={value}" for key, value in OWN.items()]
 
 
