@@ -42,10 +42,10 @@ pictures: setup ## of a run: prompts and their images, features on a plane, wher
 	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
 reproduce: setup ## a published table beside our numbers: make reproduce TABLE=pgp_table5 [SEEDS=0,1,2 ON=joblib FORMAT=latex DRY=1]
-	$(PYTHON) scripts/reproduce.py $(TABLE) $(SEEDS:%=--seeds %) $(ON:%=--on %) $(FORMAT:%=--format %) $(if $(DRY),--dry)
+	$(PYTHON) scripts/reproduce.py $(TABLE) $(if $(SEEDS),--seeds "$(SEEDS)") $(ON:%=--on %) $(FORMAT:%=--format %) $(if $(DRY),--dry)
 
 report: setup ## the finished runs as one HTML page, outputs/report.html: make report [TABLE=pgp_table5 or SCENARIO=glyphs_10tasks]
-	$(PYTHON) scripts/report.py $(TABLE:%=--table %) $(SCENARIO:%=--scenario %)
+	$(PYTHON) scripts/report.py $(if $(TABLE),--table "$(TABLE)") $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
 tables: setup ## the results of README.md, made where they are missing: every method, then what projection does
 	$(PYTHON) scripts/reproduce.py glyphs

@@ -1,5 +1,6 @@
 """A command line's words to a plain configuration, without starting Hydra's main. Shared by the other scripts and the tests."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,9 @@ def guarded(work: Callable[[], int | None], elsewhere: str = ELSEWHERE) -> int:
     """A script's exit code: what `work` returns, or 2 after one line about the user's mistake."""
     try:
         return work() or 0
+    except BrokenPipeError:  # into head, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Exception, KeyboardInterrupt) as error:
         line = explain(error, elsewhere=elsewhere)
         if line is None:

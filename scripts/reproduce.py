@@ -61,7 +61,7 @@ def main() -> int:
 
 def reproduce(asked: argparse.Namespace) -> int:
     table = narrowed(load(asked.table), asked.row, asked.column)
-    seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else table.seeds
+    seeds = seeds_of(asked.seeds) if asked.seeds else table.seeds
     if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:
         raise Mistake(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
     outputs = asked.outputs.resolve()
@@ -83,7 +83,7 @@ def reproduce(asked: argparse.Namespace) -> int:
     if (
         not asked.dry
         and table.name == "glyphs"
-        and asked.outputs == OUTPUTS
+        and outputs == OUTPUTS
         and not (asked.row or asked.column or asked.settings or failed)
     ):
         fill(PAGE, "results", page(table, parts, runs, listed(seeds)))
@@ -92,6 +92,16 @@ def reproduce(asked: argparse.Namespace) -> int:
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def seeds_of(words: str) -> list[int]:
+    try:
+        seeds = [int(word) for word in words.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len({*seeds}) < len(seeds):
+        raise Mistake(f"--seeds {words} is not a list of different seeds; type --seeds 0,1,2")
+    return seeds
 
 
 def narrowed(table: Table, names: list[str] | None, keys: list[str] | None) -> Table:
@@ -178,7 +188,9 @@ def page(table: Table, parts: dict, runs: dict, seeds: str) -> str:
     trained = [count(group[0]["trained_parameters"]) if group else "–" for group in groups]
     seconds = [f"{fmean(run['seconds'] for run in group):.0f}" if group else "–" for group in groups]
     text = compact(table, parts, {"exemplars": kept, "trained": trained, "seconds": seconds})
-    return f"{text}\n\n{MEANING} `make reproduce TABLE=glyphs SEEDS={seeds}` made it."
+    words = {*table.columns[key].quantities.values()}
+    meant = "; ".join(part for part in MEANING.rstrip(".").split("; ") if part.partition(":")[0] in words)
+    return f"{text}\n\n{meant}. `make reproduce TABLE=glyphs SEEDS={seeds}` made it."
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.mistakes import Mistake, nearest
+from cil.report.collect import collect
+from cil.report.numbers import Numbers
 from cil.report.published import load, tables
 from scripts.compose import compose, guarded
 
@@ -30,7 +32,7 @@ def answer(first: Path, second: str) -> Iterator[str]:
     from cil.report import why, why_many
 
     if not Path(second).exists() and second.split(":")[0] in tables():
-        return against(first, *second.split(":"))
+        return against(first, *second.split(":", 3))
     both = first, Path(second)
     if all((folder / "DONE").exists() for folder in both):
         return why.explain(*both)
@@ -41,9 +43,14 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     from cil.report import why_many
 
     table, runs = load(name), why_many.runs_below(folder)
+    outputs = outputs_of(folder, runs)
+    if any(quantity.startswith("across.") for column in table.columns.values() for quantity in column.quantities):
+        runs = [run for run in runs if not run["config"]["dataset"].get("only")] or runs  # less those beside
     named = [row for row in table.rows if row_name in (row.name, f"{row.name}, {row.memory}")]
     memory = runs[0]["config"]["method"].get("memory")
     named.sort(key=lambda row: row.memory != memory)  # rows of one name differ in it
+    if not row_name:
+        raise Mistake(f"{name} is a table; type {name}:ROW with one of {', '.join(dict.fromkeys(r.name for r in table.rows))}")
     if not named:
         raise Mistake(f"{name} has no row {row_name}; {nearest(row_name, [row.name for row in table.rows])}")
     own = [column for column in table.columns if runs[0]["scenario"] == column]
@@ -52,7 +59,7 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     if (key and key not in table.columns) or row is None:
         raise Mistake(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")
     config = None if row.run is None else compose(*table.columns[fitting[0]].run, *row.run, f"reading={reading}")
-    return why_many.printed(runs, outputs_of(folder, runs), table, row, fitting[0], config)
+    return why_many.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], config)
 
 
 def outputs_of(folder: Path, runs: list[dict]) -> Path:

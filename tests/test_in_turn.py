@@ -147,6 +147,7 @@ def test_what_a_data_set_counts_against(twin, method, tmp_path):
         assert across(outputs, *summaries[:2]) == told
     numbers, wanted = Numbers(outputs, summaries), told["own"].forward
     assert numbers.of(summaries[0], "across.forward") == wanted
+    assert numbers.of(summaries[1], "across.forward") is None  # it is what the others are compared with
     assert Numbers(outputs, summaries[:1]).of(summaries[0], "across.forward") is None
     beside = {summaries[0]["digest"]: Printed("row", {"across.forward": Number(wanted - 1)})}
     shown = page([summaries[:1]], numbers, title="t", published=beside)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cil.metrics import AccuracyMatrix
+from cil.mistakes import Mistake
 from cil.report import languages, published
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number
@@ -112,6 +113,13 @@ def test_csv_has_a_line_a_number(table, runs, outputs):
     (printed,) = (r for r in found if (r["row"], r["what"], r["quantity"]) == ("L2P", "printed", "acc"))
     (ours,) = (r for r in found if (r["row"], r["what"], r["quantity"]) == ("L2P", "ours", "acc"))
     assert (printed["value"], printed["spread"]) == ("70.0000", "0.5000") and (ours["value"], ours["seeds"]) == ("77.5000", "2")
+
+
+def test_seeds_are_different_numbers():
+    assert reproduce.seeds_of("0, 2") == [0, 2]
+    for words in ("a", "0,,1", "0..2", "0,0", "-1"):
+        with pytest.raises(Mistake, match="type --seeds 0,1,2"):
+            reproduce.seeds_of(words)
 
 
 def test_over_and_minus_know_what_is_missing():

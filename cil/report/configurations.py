@@ -36,8 +36,9 @@ class Entry(NamedTuple):
     numbers: Numbers
 
     def values(self, quantity: str) -> list[float]:
-        """Of each run that has it, a number as cil.report.published calls it."""
-        return [value for run in self.runs if (value := self.numbers.of(run, quantity)) is not None]
+        """Of each run, a number as cil.report.published calls it; none at all where one of them has none."""
+        values = [self.numbers.of(run, quantity) for run in self.runs]
+        return [] if None in values else values
 
 
 def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:

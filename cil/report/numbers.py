@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from cil.metrics import AccuracyMatrix
 from cil.mistakes import Mistake
-from cil.report.across import across, counterpart
+from cil.report.across import Across, across, counterpart
 from cil.report.published import Number
 from cil.rundir import read_matrices
 
@@ -18,13 +18,15 @@ class Numbers:
     def __init__(self, outputs: Path, every: Sequence[dict]) -> None:
         self.outputs, self.by_address = outputs, {summary["address"]: summary for summary in every}
         self._matrices: dict[str, AccuracyMatrix | None] = {}
+        self._pairs: dict[str, Across | None] = {}
 
     def of(self, run: dict, quantity: str) -> float | None:
         """None where it was not measured, or where a run that it stands on is missing or cannot be read."""
         count, _, key = quantity.rpartition(".")
         if count == "across":
-            return self._across(run, key)
-        if count == "after":
+            pair = self._across(run)
+            value = getattr(pair, key) if pair else None
+        elif count == "after":
             matrix = self.matrix(run)
             value = matrix.after(int(key) - 1) if matrix and int(key) <= matrix.learned else None
         else:
@@ -41,7 +43,14 @@ class Numbers:
                 self._matrices[address] = None
         return self._matrices[address]
 
-    def _across(self, both: dict, key: str) -> float | None:
+    def _across(self, both: dict) -> Across | None:
+        if both["address"] not in self._pairs:
+            self._pairs[both["address"]] = self._between(both)
+        return self._pairs[both["address"]]
+
+    def _between(self, both: dict) -> Across | None:
+        if "dataset_il" not in both or both["config"]["dataset"].get("only"):
+            return None  # one data set
         try:
             second = counterpart(both, "second", self.by_address)
             first = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", self.by_address)
@@ -49,7 +58,7 @@ class Numbers:
             return None  # that run is not finished
         if not all(self.matrix(run) for run in (both, second, first) if run):
             return None
-        return getattr(across(self.outputs, both, second, first)["own"], key)
+        return across(self.outputs, both, second, first)["own"]
 
 
 def over(values: Sequence[float | None]) -> Number | None:

@@ -106,7 +106,8 @@ def _defined(published: Mapping[str, Printed]) -> dict[str, str]:
 
 
 def _head(quantity: str) -> str:
-    return quantity.removeprefix("across.").replace("_", " ")
+    words = {"across.forward": "FT", "across.backward": "BT of data sets"}
+    return words.get(quantity, quantity.removeprefix("across.").replace("_", " "))
 
 
 def _counted(groups: Sequence[list[dict]]) -> str:

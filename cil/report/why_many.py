@@ -77,9 +77,9 @@ def _written(number: Number) -> str:
 # --- a printed row ------------------------------------------------------------------------------------------------------
 
 
-def printed(runs: Runs, outputs: Path, table: Table, row: Row, key: str, config: Mapping | None) -> Iterator[str]:
+def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, config: Mapping | None) -> Iterator[str]:
     """`config`: what the row's own command composes to; None where the row is quoted alone."""
-    column, numbers = table.columns[key], Numbers(outputs, runs)
+    column = table.columns[key]
     yield f"A  {told(runs)}"
     yield f"P  {table.paper}, {table.table}: {row.name}, {column.title}"
     yield ""
