@@ -42,7 +42,7 @@ pictures: setup ## of a run: prompts and their images, features on a plane, wher
 	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
 reproduce: setup ## a published table beside our numbers: make reproduce TABLE=pgp_table5 [SEEDS=0,1,2 ON=joblib FORMAT=latex DRY=1]
-	$(PYTHON) scripts/reproduce.py $(TABLE) $(if $(SEEDS),--seeds "$(SEEDS)") $(ON:%=--on %) $(FORMAT:%=--format %) $(if $(DRY),--dry)
+	$(PYTHON) scripts/reproduce.py $(TABLE) $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ON),--on "$(ON)") $(if $(FORMAT),--format "$(FORMAT)") $(if $(DRY),--dry)
 
 report: setup ## the finished runs as one HTML page, outputs/report.html: make report [TABLE=pgp_table5 or SCENARIO=glyphs_10tasks]
 	$(PYTHON) scripts/report.py $(if $(TABLE),--table "$(TABLE)") $(if $(SCENARIO),--scenario "$(SCENARIO)")

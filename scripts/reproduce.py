@@ -64,7 +64,7 @@ def reproduce(asked: argparse.Namespace) -> int:
     seeds = seeds_of(asked.seeds) if asked.seeds else table.seeds
     if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:
         raise Mistake(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
-    outputs = asked.outputs.resolve()
+    outputs = asked.outputs.absolute()  # a link stays one: it may be the usual folder, elsewhere
     settings = [*asked.settings, *([] if outputs == OUTPUTS else [f"outputs={outputs}"])]
     entries = list(planned(table, seeds, settings))
     if not entries:

@@ -18,6 +18,7 @@ from cil.report.page import Printed, page
 from cil.report.published import Number
 from cil.rundir import read_matrices
 from cil.scenario import InTurn
+from scripts import why
 from tests import harness
 from tests.datasets import miniature
 from tests.methods.test_contract import trainer_of
@@ -149,6 +150,8 @@ def test_what_a_data_set_counts_against(twin, method, tmp_path):
     assert numbers.of(summaries[0], "across.forward") == wanted
     assert numbers.of(summaries[1], "across.forward") is None  # it is what the others are compared with
     assert Numbers(outputs, summaries[:1]).of(summaries[0], "across.forward") is None
+    printed = "\n".join(why.answer(runs[0].path.parents[2], "attriclip_table3:AttriCLIP"))  # counterparts lie there too
+    assert f"FT: {wanted:.2f} (1) here, 0.90 printed" in printed
     beside = {summaries[0]["digest"]: Printed("row", {"across.forward": Number(wanted - 1)})}
     shown = page([summaries[:1]], numbers, title="t", published=beside)
     assert re.search(rf'<span class="n">{wanted:.1f}<i></i></span><td class="pub">[^T]*<td>\+1\.0'.replace("-", "−"), shown)

@@ -1,7 +1,6 @@
 """From run folders to the rows of a table."""
 
 import json
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
@@ -85,17 +84,17 @@ def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
 def told_apart(groups: Sequence[list[dict]]) -> list[str]:
     """Where each configuration leaves the most runs of its method and reading; where that is long, what was typed for it
     alone; where that is long too or nothing tells it apart, its digest."""
-    settings, kin, typed = [_settings(group[0]["config"]) for group in groups], defaultdict(list), defaultdict(list)
+    settings, kin, words_of = [_settings(group[0]["config"]) for group in groups], defaultdict(list), defaultdict(list)
     for group, own in zip(groups, settings):
         kin[_kind(group)] += [own] * len(group)
-        typed[_kind(group)].append(_typed(group))
+        words_of[_kind(group)].append(typed(group))
     told = []
     for group, own in zip(groups, settings):
         others = kin[_kind(group)]
         usual = {key: _most([str(other.get(key)) for other in others]) for key in {*own}.union(*others)}
         words = " ".join(f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key])
         if len(words) > ROOM:
-            words = " ".join(word for word in _typed(group) if not all(word in other for other in typed[_kind(group)]))
+            words = " ".join(word for word in typed(group) if not all(word in other for other in words_of[_kind(group)]))
         told.append(words if len(words) <= ROOM else group[0]["digest"])
     same = Counter((*_kind(group), words) for group, words in zip(groups, told))
     return [words if same[(*_kind(group), words)] == 1 else group[0]["digest"] for group, words in zip(groups, told)]
@@ -111,8 +110,9 @@ def _kind(group: list[dict]) -> tuple[str, str, str]:
     return group[0]["scenario"], group[0]["method"], _reading(group)
 
 
-def _typed(group: list[dict]) -> list[str]:
-    words = shlex.split(group[0].get("command", ""))[2:]
+def typed(group: list[dict]) -> list[str]:
+    """The words of its command that may make another configuration."""
+    words = group[0].get("command", "").split()[2:]
     return [word for word in words if word.lstrip("+~").partition("=")[0].split(".")[0] not in NO_SETTING]
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.report import svg
-from cil.report.collect import COLUMNS, count, doubts
+from cil.report.collect import COLUMNS, count, doubts, typed
 from cil.report.configurations import (
     Entry,
     bullets,
@@ -135,18 +135,13 @@ def chosen(found: Sequence[Entry]) -> list[Entry]:
     these the one with the shortest command; then the next ones up to FEW."""
     rank: Counter = Counter()
     ranked = []
-    for entry in sorted(found, key=lambda e: (-len(e.runs), -len(e.means), _typed(e), e.anchor)):
+    for entry in sorted(found, key=lambda e: (-len(e.runs), -len(e.means), len(typed(e.runs)), e.anchor)):
         if entry.percent is not None:
             ranked.append((rank[entry.name], entry.anchor))
             rank[entry.name] += 1
     many = len(found) if len(found) <= ALL else max(FEW, len(rank))
     kept = {anchor for _, anchor in sorted(ranked)[:many]}
     return [entry for entry in found if entry.anchor in kept]
-
-
-def _typed(entry: Entry) -> int:
-    """How many words the command has: each leaves what is usual."""
-    return len(entry.runs[0]["command"].split())
 
 
 def coloured(found: Sequence[Entry]) -> dict[str, str]:
