@@ -19,6 +19,7 @@ from cil.crops import boxed, centre, each, random_boxes, scaled
 from cil.mistakes import Mistake, nearest
 from cil.randaugment import rand_augment
 from cil.resample import FILTERS, coefficients, resample, room
+from cil.transfer import channels, sent
 
 KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
                "augment=random_resized_crop")  # fmt: skip
@@ -100,7 +101,7 @@ class View:
         self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None, device: str | torch.device = "cpu"
     ) -> Tensor:
         """(batch, height, 3, width) uint8, or a list of (height, width, 3) → (batch, 3, size, size) float32."""
-        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (self.image.mean, self.image.std))
+        mean, std = (channels(tuple(values), torch.device(device)) for values in (self.image.mean, self.image.std))
         normalised = lambda levels: levels.div_(255).sub_(mean).div_(std)  # noqa: E731
         if self.randaugment:
             return normalised(rand_augment(self._cropped(pixels, random, device, lambda levels: levels), random))
@@ -115,17 +116,16 @@ class View:
         if self.has_chance and random is None:
             raise ValueError("a view with chance in it needs a random generator")
         if isinstance(pixels, list):
-            levels = torch.from_numpy(self._each(pixels, random)).to(device)
+            levels = sent(torch.from_numpy(self._each(pixels, random)), device)
             return finish(levels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
         batch, height, _, width = pixels.shape
-        pixels, size = pixels.to(device), self.image.size
+        pixels, size = sent(pixels, device), self.image.size
         if self.crop == "whole" and not self.flip and height == width == size:
             return finish(pixels.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format))
-        down, across = self._matrices(batch, height, width, random)
+        down, across = self._matrices(batch, height, width, random, pixels.device)
         if self.flip:
-            mirrored = self.coins(batch, random)
+            mirrored = sent(self.coins(batch, random), pixels.device)
             across = torch.where(mirrored[:, None, None], across.flip(1), across)
-        down, across = down.to(pixels.device), across.to(pixels.device)
         out = room(batch, 3, size, size, device=pixels.device)
         few = max(1, CACHE // (3 * size * size)) if pixels.device.type == "cpu" else batch
         for start in range(0, batch, few):
@@ -134,24 +134,27 @@ class View:
             finish(out[part].copy_(resample(pixels[part], *own)))
         return out
 
-    def _matrices(self, batch: int, height: int, width: int, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _matrices(
+        self, batch: int, height: int, width: int, random: torch.Generator | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """One (1 or batch, size, height) and one (1 or batch, size, width) matrix.
 
-        Without chance in the crop they are float64, which makes the result exact; with it float32, twice as fast.
+        Without chance in the crop they are float64, which makes the result exact; with it float32, twice as fast. What is
+        drawn is drawn on the CPU, so that a seed means the same on a GPU.
         """
-        size, how = self.image.size, dict(kind=self.filter, dtype=torch.float32 if self.crops_by_chance else torch.float64)
-        if self.crop == "centre":
-            return centred(height, width, self.resize or size, size, self.filter, how["dtype"])
+        size, how = self.image.size, dict(kind=self.filter, dtype=torch.float32)
         if self.crop == "whole":
-            top = left = torch.zeros(1)
-            tall, wide = torch.tensor([height]), torch.tensor([width])
-        elif self.crop == "padded":
+            return stretched(height, width, size, self.filter, device)
+        if self.crop == "centre":
+            return centred(height, width, self.resize or size, size, self.filter, device)
+        if self.crop == "padded":
             if height != size or width != size:
                 raise Mistake(KEEPS_SCALE.format(f"{height}x{width}", size))
             top, left = torch.randint(-self.padding, self.padding + 1, (2, batch), generator=random)
             tall = wide = torch.full((batch,), size)
         else:
             top, left, tall, wide = random_boxes(batch, height, width, self.scale, self.ratio, random)
+        top, left, tall, wide = sent(torch.stack([side.float() for side in (top, left, tall, wide)]), device)
         return coefficients(top, tall, height, size, **how), coefficients(left, wide, width, size, **how)
 
     def _each(self, photos: list[np.ndarray], random: torch.Generator | None) -> np.ndarray:
@@ -175,14 +178,26 @@ class View:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def centred(height: int, width: int, resize: int, size: int, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def stretched(height: int, width: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The matrices of a resize without a crop; images of one size share them."""
+    down, across = (exact_coefficients(length, size, kind) for length in (height, width))
+    return down.to(device), across.to(device)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def centred(height: int, width: int, resize: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """The matrices of a centre crop; images of one size share them."""
     pair, (wide, tall) = [], scaled(width, height, resize)
     for length, target in ((height, tall), (width, wide)):
-        matrix = coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=dtype)
         start = round((target - size) / 2)
-        pair.append(matrix[:, start : start + size])
+        pair.append(exact_coefficients(length, target, kind)[:, start : start + size].to(device))
     return pair[0], pair[1]
+
+
+def exact_coefficients(length: int, target: int, kind: str) -> Tensor:
+    """(1, target, length): a whole axis resized."""
+    return coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=torch.float64)
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:

@@ -13,6 +13,7 @@ from cil.method import Method
 from cil.mistakes import Mistake
 from cil.processes import ALONE, Processes
 from cil.scenario import Scenario, Task
+from cil.transfer import sent
 
 
 class Evaluation:
@@ -40,7 +41,7 @@ class Evaluation:
         tasks = list(tasks)
         wanted = self.method.scored(tasks[-1])
         self.method.eval()
-        correct, rivals, first = defaultdict(list), self._leaky(tasks), 0
+        counts, rivals, first = [], self._leaky(tasks), 0
         for task in tasks:
             right: dict[str, int | Tensor] = defaultdict(int, {name: 0 for name, _ in self._among(task, wanted)})
             found = []
@@ -53,13 +54,16 @@ class Evaluation:
                     right[name] += (best == labels).sum()
                 if rivals is not None:
                     barred = torch.arange(wanted)[None] >= rivals[first : first + len(labels), None]
-                    right["leaky_il"] += (scores.masked_fill(barred.to(scores.device), -torch.inf).argmax(1) == labels).sum()
+                    right["leaky_il"] += (scores.masked_fill(sent(barred, scores.device), -torch.inf).argmax(1) == labels).sum()
                 first += len(labels)
                 if self.method.leaky_chunk:
                     found.append(scores)
             if chunk := self.method.leaky_chunk:
                 answers = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
                 right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
+            counts.append(right)
+        correct = defaultdict(list)
+        for right in counts:  # now, since each look at a count waits for the device
             for name, count in self.shared.sums(right).items():
                 correct[name].append(count)
         return correct
@@ -94,4 +98,4 @@ class Evaluation:
                 return test.batch(rows, self.device).images
 
             frozen = results[start : start + len(rows)]
-            yield self.method.predict_from(frozen, images), test.labels[rows].to(self.device)
+            yield self.method.predict_from(frozen, images), sent(test.labels[rows], self.device)

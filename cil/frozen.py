@@ -15,6 +15,7 @@ from torch import Tensor
 from cil.augment import View
 from cil.data import LabelledImages, Pictures
 from cil.shelf import Place, Shelf
+from cil.transfer import sent
 
 BLOCK = 250  # rows that are encoded at a time
 
@@ -54,9 +55,9 @@ class FrozenResults:
         results = [self._of(images.pixels, rows, variant) for variant in view.variants]
         found = results[0]
         if len(results) > 1:
-            mirrored = view.coins(len(rows), random).to(self._device)
+            mirrored = sent(view.coins(len(rows), random), self._device)
             found = torch.where(mirrored.view(-1, *[1] * (found.dim() - 1)), results[1], found)
-        return Known(found, images.labels[positions].to(self._device), step)
+        return Known(found, sent(images.labels[positions], self._device), step)
 
     def _of(self, pixels: Pictures, rows: Tensor, view: View) -> Tensor:
         key = id(pixels), view.words()
@@ -66,7 +67,7 @@ class FrozenResults:
         with torch.inference_mode(False), torch.no_grad():  # a test's results may be trained on
             for missing in sorted(set((rows // BLOCK).tolist()) - kept.blocks):
                 self._fill(kept, view, missing)
-        return kept.results[rows.to(self._device)]
+        return kept.results[sent(rows, self._device)]
 
     def _fill(self, kept: Kept, view: View, number: int) -> None:
         block = slice(number * BLOCK, (number + 1) * BLOCK)

@@ -8,12 +8,20 @@ from torch import Tensor, nn
 from cil.data import LabelledImages, join
 from cil.mistakes import Mistake
 from cil.scenario import Task
+from cil.transfer import sent
 
 
 class Kept(nn.Module):
     """Buffers that grow with the tasks, so that a checkpoint's are taken whatever their length."""
 
     growing: tuple[str, ...]
+    on_cpu: tuple[str, ...] = ()  # those that stay there, since they are looked at there
+
+    def _apply(self, *how, **more) -> "Kept":
+        here = {name: self._buffers[name] for name in self.on_cpu}
+        super()._apply(*how, **more)
+        self._buffers.update(here)
+        return self
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:
         for name in self.growing:
@@ -29,7 +37,7 @@ class Memory(Kept):
     What is kept are rows and labels, so that a checkpoint has no images.
     """
 
-    growing = ("rows", "labels")
+    growing = on_cpu = ("rows", "labels")
 
     def __init__(self, total: int, per_class: int | None = None) -> None:
         super().__init__()
@@ -45,9 +53,8 @@ class Memory(Kept):
 
     def of(self, task: Task) -> LabelledImages:
         """What is kept of the classes that the task may remember, seen through its view."""
-        rows, labels = self.rows.cpu(), self.labels.cpu()
-        chosen = (labels >= task.remembered.start) & (labels < task.remembered.stop)
-        return replace(task.train, rows=rows[chosen], labels=labels[chosen])
+        chosen = (self.labels >= task.remembered.start) & (self.labels < task.remembered.stop)
+        return replace(task.train, rows=self.rows[chosen], labels=self.labels[chosen])
 
     def joined(self, task: Task) -> LabelledImages:
         """The task's images and what is kept."""
@@ -65,7 +72,7 @@ class Memory(Kept):
         return both.take(torch.cat([both.rows[:0], *first]))
 
     def keep(self, images: LabelledImages) -> None:
-        self.rows, self.labels = images.rows.to(self.rows.device), images.labels.to(self.rows.device)
+        self.rows, self.labels = images.rows, images.labels
 
 
 class Reservoir(Kept):
@@ -76,6 +83,7 @@ class Reservoir(Kept):
     """
 
     growing = ("rows", "labels", "logits", "known")
+    on_cpu = ("rows", "labels", "known", "shown")
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -95,26 +103,29 @@ class Reservoir(Kept):
         stay = (self.labels >= kept.start) & (self.labels < kept.stop)
         if not stay.all():
             for name in self.growing:
-                setattr(self, name, getattr(self, name)[stay])
+                setattr(self, name, getattr(self, name)[sent(stay, getattr(self, name).device)])
             self.shown.fill_(len(self))
 
     def show(self, rows: Tensor, labels: Tensor, logits: Tensor, random: torch.Generator | None = None) -> None:
-        """Each takes the next free place or, in its turn, one drawn from as many as were shown, if there is such a place."""
+        """Each takes the next free place or, in its turn, one drawn from as many as were shown, if there is such a place.
+
+        `logits` may lie on a GPU; the others lie on the CPU.
+        """
         turns = int(self.shown) + torch.arange(len(rows))
         drawn = (torch.rand(len(rows), generator=random, dtype=torch.double) * (turns + 1)).long()
         places = torch.where(turns < self.total, turns, drawn)
         last = {place: number for number, place in enumerate(places.tolist()) if place < self.total}  # the later one stays
         self.shown += len(rows)
         self._make_room(min(int(self.shown), self.total), logits.shape[1])
-        where = torch.tensor(list(last), dtype=torch.long, device=self.rows.device)
-        which = torch.tensor(list(last.values()), dtype=torch.long, device=self.rows.device)
-        self.rows[where], self.labels[where] = rows[which], labels[which]
-        self.logits[where, : logits.shape[1]], self.known[where] = logits[which].to(self.logits), logits.shape[1]
+        where, which = torch.tensor([list(last), list(last.values())], dtype=torch.long)
+        self.rows[where], self.labels[where], self.known[where] = rows[which], labels[which], logits.shape[1]
+        where, which = sent(where, self.logits.device), sent(which, self.logits.device)
+        self.logits[where, : logits.shape[1]] = logits[which].to(self.logits)
 
     def draw(self, count: int, among: range, random: torch.Generator | None = None) -> Tensor:
-        """Places of images of these classes, each at most once."""
+        """Places, on the CPU, of images of these classes, each at most once."""
         allowed = ((self.labels >= among.start) & (self.labels < among.stop)).nonzero()[:, 0]
-        return allowed[torch.randperm(len(allowed), generator=random)[:count].to(allowed.device)]
+        return allowed[torch.randperm(len(allowed), generator=random)[:count]]
 
     def _make_room(self, count: int, classes: int) -> None:
         more, wider = count - len(self), max(0, classes - self.logits.shape[1])

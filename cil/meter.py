@@ -35,16 +35,15 @@ class Meter:
     def read(self) -> None:
         if not self._waiting:
             return
-        keys = list(self._waiting[0][2])
-        table = torch.stack([torch.stack([losses[key].float() for key in keys]) for _, _, losses in self._waiting]).tolist()
-        for (step, rows, _), values in zip(self._waiting, table, strict=True):
-            for key, value in zip(keys, values, strict=True):
-                if not math.isfinite(value):
-                    shown = ", ".join(map(str, rows.tolist()[:8])) + (", …" if len(rows) > 8 else "")
-                    raise Mistake(f"loss {key} is {value} at {self._place}, step {step + 1} (training images {shown}); "
-                                  "lower optim.lr or set train.clip=1.0")  # fmt: skip
-                self.sums[key] = self.sums.get(key, 0.0) + value * len(rows)
-            self.images += len(rows)
+        named = [(step, rows, key, loss) for step, rows, losses in self._waiting for key, loss in losses.items()]
+        values = torch.stack([loss.float() for *_, loss in named]).tolist()
+        for (step, rows, key, _), value in zip(named, values, strict=True):
+            if not math.isfinite(value):
+                shown = ", ".join(map(str, rows.tolist()[:8])) + (", …" if len(rows) > 8 else "")
+                raise Mistake(f"loss {key} is {value} at {self._place}, step {step + 1} (training images {shown}); "
+                              "lower optim.lr or set train.clip=1.0")  # fmt: skip
+            self.sums[key] = self.sums.get(key, 0.0) + value * len(rows)
+        self.images += sum(len(rows) for _, rows, _ in self._waiting)
         self._waiting.clear()
 
     def means(self) -> dict[str, float]:

@@ -60,10 +60,9 @@ class Processes:
 
     def sums(self, counts: dict[str, int | Tensor]) -> dict[str, int]:
         """Of all processes."""
-        if self.size == 1:
-            return {name: int(count) for name, count in counts.items()}
-        both = torch.tensor([int(count) for count in counts.values()], device=self.device)
-        dist.all_reduce(both)
+        both = torch.stack([torch.as_tensor(count) for count in counts.values()])
+        if self.size > 1:
+            dist.all_reduce(both := both.to(self.device))
         return dict(zip(counts, both.tolist()))
 
     def total(self, count: int) -> int:

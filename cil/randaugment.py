@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cil.transfer import channels, sent
+
 FILL = (124.0, 116.0, 104.0)  # where a moved image has left the frame
 LAYERS, CHANCE = 2, 0.5  # operations an image draws, and how likely each of them is applied
 MAGNITUDE, SPREAD = 9.0, 0.5
@@ -27,10 +29,10 @@ def rand_augment(levels: Tensor, random: torch.Generator) -> Tensor:
         number = torch.where(applied, which, len(OPERATIONS))
         order = number.argsort(stable=True)
         many = number.bincount(minlength=len(OPERATIONS) + 1).tolist()
-        drawn = (values.to(levels.device).split(many) for values in (magnitudes[order], signs[order]))
-        parts = list(zip([*OPERATIONS.values(), alone], levels[order.to(levels.device)].split(many), *drawn))
+        drawn = (sent(values, levels.device).split(many) for values in (magnitudes[order], signs[order]))
+        parts = list(zip([*OPERATIONS.values(), alone], levels[sent(order, levels.device)].split(many), *drawn))
         done = [operation(own, *values) for operation, own, *values in parts if len(own)]
-        levels = torch.cat(done)[order.argsort().to(levels.device)]
+        levels = torch.cat(done)[sent(order.argsort(), levels.device)]
     return levels
 
 
@@ -142,7 +144,8 @@ def translate_y(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
 def slid(levels: Tensor, slope: Tensor | float, shift: Tensor | float) -> Tensor:
     """Rows that move along themselves, pixel x from x + slope · y + shift: four neighbours each."""
     count, _, high, wide = levels.shape
-    slope, shift = (torch.as_tensor(v, device=levels.device).double().expand(count).view(-1, 1, 1) for v in (slope, shift))
+    nothing = torch.zeros(count, dtype=torch.double, device=levels.device)
+    slope, shift = ((nothing + value).view(-1, 1, 1) for value in (slope, shift))
     y, x = (torch.arange(n, device=levels.device, dtype=torch.double) + 0.5 for n in (high, wide))
     across = x + slope * y[:, None] + shift
     columns, share = neighbours(across, wide)
@@ -177,8 +180,7 @@ def taken(levels: Tensor, places: Tensor) -> Tensor:
 
 
 def framed(found: Tensor, levels: Tensor, inside: Tensor) -> Tensor:
-    fill = torch.tensor(FILL, device=levels.device).view(1, 3, 1, 1)
-    return torch.where(inside[:, None], found.trunc().clamp(0, 255).to(levels), fill)
+    return torch.where(inside[:, None], found.trunc().clamp(0, 255).to(levels), channels(FILL, levels.device))
 
 
 def cubic(four: list[Tensor], d: Tensor) -> Tensor:

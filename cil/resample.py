@@ -13,15 +13,15 @@ def coefficients(start: Tensor, length: Tensor, n_in: int, n_out: int, kind: str
     A row whose pixels all lie outside the image is zero: that is the black border of a padded crop. As float64 they are
     Pillow's own fixed-point numbers.
     """
-    start, length = start.to(dtype)[:, None, None], length.to(dtype)[:, None, None]
+    start, length, how = start.to(dtype)[:, None, None], length.to(dtype)[:, None, None], dict(dtype=dtype, device=start.device)
     scale = length / n_out
     stretch = scale.clamp(min=1)
-    centre = (torch.arange(n_out, dtype=dtype)[:, None] + 0.5) * scale  # (batch, n_out, 1), within the crop
-    inside = torch.arange(n_in, dtype=dtype) - start  # (batch, 1, n_in)
+    centre = (torch.arange(n_out, **how)[:, None] + 0.5) * scale  # (batch, n_out, 1), within the crop
+    inside = torch.arange(n_in, **how) - start  # (batch, 1, n_in)
     weight = FILTERS[kind]((inside + 0.5) / stretch - centre / stretch)
     weight *= (inside >= 0) & (inside < length)
     total = weight.sum(2, keepdim=True)
-    weight /= total.where(total != 0, torch.ones((), dtype=dtype))
+    weight /= total.where(total != 0, 1.0)
     return weight if dtype == torch.float32 else (weight * 2**BITS + 0.5 * weight.sign()).trunc() / 2**BITS
 
 

@@ -21,6 +21,7 @@ from cil.rundir import RunDir
 from cil.scenario import Scenario, Task
 from cil.seeding import generator, seed_everything
 from cil.signals import Stopped, StopRequest
+from cil.transfer import SideStream
 
 
 class Trainer:
@@ -32,12 +33,14 @@ class Trainer:
         processes: Processes = ALONE,
     ) -> None:  # fmt: skip
         self.method, self.scenario, self.modifiers = method.to(machine.device), scenario, modifiers
+        scenario.images = scenario.images.on(machine.device)
         self.recipe, self.machine, self.seed = recipe, machine, seed
         self.run, self.log, self.stop, self.identity, self.shared = run, log, stop, identity, processes
         totals = [len(task.test) for task in scenario]
         self.frozen = method.frozen = frozen  # where the method has a frozen stage
         self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes)
         self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
+        self.beside = SideStream(machine.device)
         self.part = 1.0  # of a batch, that is learned from here
         self.encodes, self.counted, self.seconds, self._since = 0, 0, 0.0, time.perf_counter()
         self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
@@ -194,7 +197,7 @@ class Trainer:
         if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
             with torch.no_grad(), self.precision():
                 return self.frozen.batch(data, step.rows, random, step.where[-1])
-        return data.batch(step.rows, self.machine.device, random, step.where[-1])
+        return self.beside.make(lambda: data.batch(step.rows, self.machine.device, random, step.where[-1]))
 
     def learn(self, step: Step) -> None:
         batch, self.part = self.shared.part(self.batch(step))

@@ -9,8 +9,8 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"files", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics", "seeding",
-     "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
+    {"files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
+     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts

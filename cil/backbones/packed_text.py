@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cil.mistakes import Mistake
 
+CPU = torch.device("cpu")
 TOGETHER = 32  # names in one sequence: more would repeat the context less often and spend more on attention
 
 
@@ -28,7 +29,7 @@ def encode(trunk: nn.Module, contexts: Tensor, start: int, names: Sequence[Seque
 
 def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:
     sets, length, _ = contexts.shape
-    ids, positions, mask, ends = (part.to(contexts.device) for part in layout(length, names))
+    ids, positions, mask, ends = layout(length, names, contexts.device)
     place, table = trunk.positional_embedding, trunk.token_embedding
     first = table(torch.full((1, 1), start, device=contexts.device)) + place[0]
     behind = (table(ids) + place[positions])[None]
@@ -39,12 +40,18 @@ def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[i
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def layout(length: int, names: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ids and positions of the names' tokens, the mask over start, context and names, and where each name ends."""
+def layout(
+    length: int, names: tuple[tuple[int, ...], ...], device: torch.device = CPU
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids and positions of the names' tokens, the mask over start, context and names, and where each name ends.
+
+    They are put on the device once.
+    """
     sizes = torch.tensor([len(name) for name in names])
     owner = torch.cat([torch.full((1 + length,), -1), torch.arange(len(names)).repeat_interleave(sizes)])
     order = torch.arange(len(owner))
     sees = (order[None] <= order[:, None]) & ((owner[None] == owner[:, None]) | (owner[None] == -1))
     mask = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)
     positions = torch.cat([1 + length + torch.arange(size) for size in sizes.tolist()])
-    return torch.tensor([token for name in names for token in name]), positions, mask, length + sizes.cumsum(0)
+    ids = torch.tensor([token for name in names for token in name])
+    return tuple(part.to(device) for part in (ids, positions, mask, length + sizes.cumsum(0)))

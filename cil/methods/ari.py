@@ -20,6 +20,7 @@ from cil.modules.interference import disturbed, fused, limits, put
 from cil.modules.rehearsal import binary, soft
 from cil.scenario import Task
 from cil.schedule import constant
+from cil.transfer import sent
 
 
 class ARI(Method):
@@ -105,9 +106,10 @@ class ARI(Method):
         learning, found = self.learning(), []
         base = [parameter.detach().clone() for parameter in learning]
         for classes in self.tasks:
-            rows = ((batch.labels >= classes.start) & (batch.labels < classes.stop)).nonzero()[:, 0]
+            rows = ((batch.cpu_labels >= classes.start) & (batch.cpu_labels < classes.stop)).nonzero()[:, 0]
             if not len(rows):
                 continue
+            rows = sent(rows, batch.labels.device)
             if found and self.reset:
                 put(learning, base)
             yield from self.steps_of_a_task(batch.images[rows], batch.labels[rows], classes, phase.task)
@@ -141,9 +143,12 @@ class ARI(Method):
         logits = self.head(self.features(images), slice(self.tasks[-1].stop))
         best = torch.stack([logits[:, classes].amax(1) for classes in self.tasks], 1)  # (batch, tasks)
         chosen, kept = best.argmax(1), set(self.memory.labels.tolist())
+        all_of_them = torch.arange(len(images), device=images.device)
         for number, (network, classes) in enumerate(zip(self.adapted.values(), self.tasks)):
-            rows = chosen == number if self.copies == "chosen" else torch.ones_like(chosen, dtype=torch.bool)
-            if kept.intersection(range(classes.start, classes.stop)) and rows.any():
+            if not kept.intersection(range(classes.start, classes.stop)):
+                continue
+            rows = (chosen == number).nonzero()[:, 0] if self.copies == "chosen" else all_of_them
+            if len(rows):
                 own = network[1](network[0](images[rows]), classes)
                 logits[rows, classes] = own - own.amax(1, keepdim=True) + best[rows, number, None]
         return logits

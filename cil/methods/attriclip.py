@@ -101,7 +101,7 @@ class AttriCLIP(FrozenImages, Method):
         self._texts.clear()
         classes, features = phase.task.classes, F.normalize(known.frozen, dim=1)
         chosen = self.choose(features)
-        self.picks += torch.bincount(chosen.flatten(), minlength=len(self.picks))
+        self.picks.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
         tuples, which = chosen.unique(dim=0, return_inverse=True)
         texts = self.texts(tuples, self.names[classes.start : classes.stop])
         logits = scores(self.backbone.logit_scale, features, texts[which])

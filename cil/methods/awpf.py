@@ -68,11 +68,11 @@ class AWPF(FusedAdapter, Method):
     def weight(self) -> float:
         """τ: of pseudo-features of the last two tasks, behind the new matrix."""
         last, new = self.tasks[-2:]
-        labels = torch.arange(last.start, new.stop, device=self.adapter.device)
+        labels = torch.arange(last.start, new.stop)
         features = self.embedded(self.gaussians.sample(labels, self.samples).flatten(0, 1))
         older = len(last) * self.samples
         moved = shift(discrepancy(features[:older], features[older:]))
-        parted = separability(features, labels.repeat_interleave(self.samples))
+        parted = separability(features, labels.repeat_interleave(self.samples).to(features.device))
         self._told = {"MMD": round(moved, 4), "LDA": round(parted, 4)}
         measured = {"mmd_lda": (moved, parted), "mmd": (moved, 0.5), "lda": (0.5, parted)}
         return 0.5 if self.balance == "half" else trust(*measured[self.balance], self.mmd_weight)

@@ -12,6 +12,7 @@ from cil.method import Losses, Method, Phase
 from cil.mistakes import at_least, one_of
 from cil.modules.linear_host import LinearHost
 from cil.scenario import Task
+from cil.transfer import sent
 
 
 class DERpp(LinearHost, Method):
@@ -57,21 +58,22 @@ class DERpp(LinearHost, Method):
         logits = self.head(self.features(batch.images))
         losses = {"ce": F.cross_entropy(logits[:, first:], batch.labels - first)}
         if self.strength and len(places := self.memory.draw(count, task.remembered)):
-            now, then = self.head(self.features(self.shown(places, task))), self.memory.logits[places]
-            columns = torch.arange(first, then.shape[1], device=now.device)
-            apart = (now[:, columns] - then[:, columns])[columns < self.memory.known[places, None]]
-            losses["mse"] = self.strength * apart.square().mean()
+            now, device = self.head(self.features(self.shown(places, task, batch))), batch.labels.device
+            then = self.memory.logits[sent(places, device), first:]
+            apart = now[:, first : first + then.shape[1]] - then
+            given = torch.arange(first, first + then.shape[1]) < self.memory.known[places, None]
+            losses["mse"] = self.strength * apart.flatten()[sent(given.flatten().nonzero()[:, 0], device)].square().mean()
         if self.replay and len(places := self.memory.draw(count, task.remembered)):
-            now, labels = self.head(self.features(self.shown(places, task))), self.memory.labels[places]
-            losses["replay"] = self.replay * F.cross_entropy(now[:, first:], labels - first)
+            now, labels = self.head(self.features(self.shown(places, task, batch))), self.memory.labels[places]
+            losses["replay"] = self.replay * F.cross_entropy(now[:, first:], sent(labels, batch.labels.device) - first)
         if self.counts == "showing" or self.epoch == 0:
-            self.memory.show(batch.indices, batch.labels, logits.detach())
+            self.memory.show(batch.indices, batch.cpu_labels, logits.detach())
         return losses
 
-    def shown(self, places: Tensor, task: Task) -> Tensor:
-        """Images of the memory under a new augmentation."""
-        images = replace(task.train, rows=self.memory.rows[places].cpu(), labels=self.memory.labels[places].cpu())
-        return images.batch(torch.arange(len(places)), places.device, torch.default_generator).images
+    def shown(self, places: Tensor, task: Task, batch: Batch) -> Tensor:
+        """Images of the memory under a new augmentation, where those of the batch are."""
+        images = replace(task.train, rows=self.memory.rows[places], labels=self.memory.labels[places])
+        return images.batch(torch.arange(len(places)), batch.labels.device, torch.default_generator).images
 
     def predict(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))[:, : self.seen]

@@ -94,12 +94,13 @@ class SLCA(LinearHost, Method):
 
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
         if phase.name == "align":
-            self.drawn = self.sampled(torch.tensor(phase.task.rivals, device=self.task_of.device)).flatten(0, 1)
+            self.drawn = self.sampled(torch.tensor(phase.task.rivals)).flatten(0, 1)
 
     def sampled(self, labels: Tensor) -> Tensor:
-        """(classes, samples, width) pseudo-features."""
-        means = self.gaussians.means[labels]
-        moved = drifted(means, self.task_of[labels, None], len(self.tasks)) - means
+        """(classes, samples, width) pseudo-features of classes whose `labels` lie on the CPU."""
+        there = labels.to(self.task_of.device)
+        means = self.gaussians.means[there]
+        moved = drifted(means, self.task_of[there, None], len(self.tasks)) - means
         return self.gaussians.sample(labels, self.samples) + moved[:, None]
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:

@@ -24,6 +24,7 @@ class Exemplars(Memory):
         if selection not in SELECTIONS:
             raise Mistake(f"method.selection={selection} is not known; {nearest(selection, SELECTIONS)}")
         self.selection = selection
+        self.register_buffer("device_of", torch.empty(0), persistent=False)  # images are looked at where this lies
 
     def check(self, task: Task) -> None:
         """Stop before the first of the data set's tasks where its classes will be more than there is room for."""
@@ -43,7 +44,7 @@ class Exemplars(Memory):
             return task.train
         if self.selection == "random":
             return task.train.take(torch.randperm(len(task.train)))
-        return task.train.take(by_herding(task.train_plain, features, each, self.rows.device))
+        return task.train.take(by_herding(task.train_plain, features, each, self.device_of.device))
 
 
 def by_herding(

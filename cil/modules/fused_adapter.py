@@ -19,6 +19,7 @@ from cil.modules.frozen_images import FrozenImages
 from cil.modules.gaussians import Gaussians
 from cil.modules.names import written
 from cil.scenario import Task
+from cil.transfer import sent
 
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, times beta
 AHEAD = 16384  # of them drawn at a time, for the steps to come
@@ -61,7 +62,7 @@ class FusedAdapter(FrozenImages, nn.Module):
         self.register_buffer("texts", torch.empty(0, width))  # (classes seen, width), normalised
         self.gaussians = Gaussians(width, shrinkage=shrinkage)
         self.tasks: list[range] = []  # the classes of each task met
-        self.pairs = torch.empty(0, 2, dtype=torch.long)  # old class, new class with a text nearby
+        self.compare(torch.empty(0, 2, dtype=torch.long))
         self.turn = torch.empty(0, dtype=torch.long)  # old classes in this epoch's order
         self._seed = self._first = 0  # of the epoch's draws; the first step of the block that is drawn
         self._block: tuple[Tensor, ...] = ()
@@ -79,7 +80,12 @@ class FusedAdapter(FrozenImages, nn.Module):
         texts = [template.format(name) for name in written(task.names, self.underscores) for template in self.templates]
         encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1).view(len(task.names), len(self.templates), -1)
         self.texts = torch.cat([self.texts, F.normalize(encoded.mean(1), dim=1)])
-        self.pairs = near_pairs(self.texts, task.classes.start, self.threshold) if self.hinge else self.pairs
+        if self.hinge:
+            self.compare(near_pairs(self.texts, task.classes.start, self.threshold))
+
+    def compare(self, pairs: Tensor) -> None:
+        """(pairs, 2): old and new classes whose texts are near. Kept on the CPU for what is drawn, on the device for losses."""
+        self.pairs, self._pairs = pairs.cpu(), pairs.T.to(self.texts.device)
 
     def begin_epoch(self, phase: object, epoch: int) -> None:
         self.turn = torch.randperm(phase.task.classes.start)
@@ -109,11 +115,15 @@ class FusedAdapter(FrozenImages, nn.Module):
         first = step - step % size
         if not self._block or self._first != first:
             places = torch.arange(first * self.classes_drawn, (first + size) * self.classes_drawn) % len(self.turn)
-            labels, random = self.turn[places].to(self.texts.device), torch.Generator().manual_seed(self._seed + first)
+            labels, random = self.turn[places], torch.Generator().manual_seed(self._seed + first)
             features = self.gaussians.sample(labels, self.per_class, random).unflatten(0, (size, self.classes_drawn))
             near = self.gaussians.sample(self.pairs[:, 0].repeat(size), self.per_pair, random)
             self._first = first
-            self._block = labels.view(size, -1), features, near.view(size, len(self.pairs), *near.shape[1:])
+            self._block = (
+                sent(labels, features.device).view(size, -1),
+                features,
+                near.view(size, len(self.pairs), *near.shape[1:]),
+            )
         return tuple(part[step - first] for part in self._block)
 
     def losses_of(self, adapters: Tensor, drawn: Drawn) -> dict[str, Tensor]:
@@ -124,7 +134,8 @@ class FusedAdapter(FrozenImages, nn.Module):
             each = F.cross_entropy(logits.flatten(0, 1), drawn.labels.flatten(), reduction="none")
             losses = {"ce": each.view(len(adapters), -1).mean(1)}
             if drawn.near.shape[1]:
-                closer = self.texts[self.pairs[:, 1]] - self.texts[self.pairs[:, 0]]  # to the new class than to its own
+                old, new = self._pairs
+                closer = self.texts[new] - self.texts[old]  # to the new class than to its own
                 images = adapted(drawn.near.flatten(1, 2), adapters).view_as(drawn.near)
                 short = (self.margin + (images * closer[:, None]).sum(3)).clamp_min(0)
                 losses["hinge"] = self.hinge * short.flatten(1).mean(1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cil.mistakes import Mistake
 from cil.modules.cosine import exact
+from cil.transfer import sent
 
 RIDGE = 1e-4  # on the diagonal: a covariance has no full rank where images are fewer than dimensions
 
@@ -33,16 +34,16 @@ class Gaussians(nn.Module):
         self.means[label], self.factors[label], self.ridge = mean.float(), factor.float(), max(self.ridge, ridge)
 
     def sample(self, labels: Tensor, count: int, random: torch.Generator | None = None) -> Tensor:
-        """(labels, count, width) pseudo-features; one product for all of a class."""
+        """(labels, count, width) pseudo-features; one product for all of a class. `labels` lie on the CPU."""
         noise = torch.randn(len(labels), count, self.means.shape[1], generator=random)  # here: a seed means the same on a GPU
         order = labels.argsort(stable=True)  # of a class one behind another
-        together = noise.to(self.means.device)[order]
+        together = sent(noise[order], self.means.device)
         ends = labels.bincount().cumsum(0).tolist()
         with exact(together):
             for label, (start, end) in enumerate(pairwise([0, *ends])):
                 if start < end:
                     together[start:end] = placed(together[start:end], self.means[label], self.factors[label])
-        return torch.empty_like(together).index_copy_(0, order, together)
+        return torch.empty_like(together).index_copy_(0, sent(order, together.device), together)
 
 
 def statistics(features: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:

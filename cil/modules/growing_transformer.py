@@ -22,6 +22,7 @@ from cil.modules.task_reader import TaskReader
 from cil.sampling import repeated, shuffled, stored
 from cil.scenario import Task
 from cil.schedule import constant
+from cil.transfer import sent
 
 
 class Teacher(FrozenCopy):
@@ -125,9 +126,12 @@ class GrowingTransformer(nn.Module):
         loss, old = binary(logits, targets), phase.task.classes.start
         if not old or (phase.name == "tune" and not self.tune_taught):
             return {"bce": loss}
-        taught = slice(None) if self.distil == "all" else (batch.labels < old).nonzero()[:, 0]
-        if self.distil == "memory" and not len(taught):
-            return {"bce": loss}
+        taught = slice(None)
+        if self.distil == "memory":
+            rows = (batch.cpu_labels < old).nonzero()[:, 0]
+            if not len(rows):
+                return {"bce": loss}
+            taught = sent(rows, images.device)
         share = old / logits.shape[1]
         return {"bce": (1 - share) * loss, "distil": share * distilled(logits[taught], self.teacher(images[taught]))}
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cil.transfer import channels
+
 
 def limits(strength: float, mean: Sequence[float], std: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How far a channel may be moved by `strength` grey levels, and its darkest and brightest value: (3, 1, 1) each."""
-    mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1) for values in (mean, std))
+    mean, std = (channels(tuple(values), like.device)[0].to(like.dtype) for values in (mean, std))
     return strength / 255 / std, (0 - mean) / std, (1 - mean) / std
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cil.frozen import Known
+from cil.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -26,4 +27,4 @@ class PseudoFeatures:
     def batch(
         self, positions: Tensor, device: str | torch.device = "cpu", random: torch.Generator | None = None, step: int = 0
     ) -> Known:
-        return Known(self.take(positions.to(device)), self.labels[positions].to(device), step)
+        return Known(self.take(sent(positions, device)), sent(self.labels[positions], device), step)

@@ -31,7 +31,7 @@ def begun(small, tmp_path, *words: str):  # noqa: F811
             trainer.method.end_phase(phase)
     labels = torch.tensor([0, 3, 1, 2, 2, 0, 3, 1])
     pixels = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
-    return trainer, phase, Batch(pixels, labels, labels)
+    return trainer, phase, Batch(pixels, labels, labels, 0, labels)
 
 
 def learned(trainer, phase, batch) -> list[torch.Tensor]:
@@ -144,7 +144,7 @@ def test_each_task_takes_two_steps(small, tmp_path):  # noqa: F811
     ]
     losses = learned(trainer, phase, batch)[1]
     assert taken == ["before", "after"] * 4 and set(losses) == {"clean", "attacked"}
-    one = batch._replace(images=batch.images[:1], labels=batch.labels[:1])
+    one = batch._replace(images=batch.images[:1], labels=batch.labels[:1], cpu_labels=batch.labels[:1])
     taken.clear()
     learned(trainer, phase, one)
     assert taken == ["before", "after"] * 2

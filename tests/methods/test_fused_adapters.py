@@ -55,7 +55,7 @@ def toy(scale: float, **settings) -> RAPF:
     made = RAPF(Given(scale), **SETTINGS | settings)
     made.texts = TEXTS
     made.adapter = nn.Parameter(fill((4, 4), 0.8, 0.29, 0.1))
-    made.pairs = torch.tensor([[0, 2], [1, 2]])
+    made.compare(torch.tensor([[0, 2], [1, 2]]))
     return made
 
 
@@ -90,7 +90,8 @@ def test_old_classes_take_turns(monkeypatch):
     made = toy(10)
     made.gaussians.grow(5)
     made.gaussians.means += torch.arange(5.0)[:, None]  # no spread: a feature tells its class
-    made.turn, made.pairs = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([[0, 2], [4, 2], [4, 1]])
+    made.turn = torch.tensor([3, 0, 4, 1, 2])
+    made.compare(torch.tensor([[0, 2], [4, 2], [4, 1]]))
     for block in (1, 75, 16384):  # one step, a few, all
         monkeypatch.setattr(fused_adapter, "AHEAD", block)
         made._block = ()
