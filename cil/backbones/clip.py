@@ -35,6 +35,7 @@ class CLIP(nn.Module):
         self.trunk, self.image, self.width = trunk, image, trunk.text_projection.shape[1]
         self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
         self.identity: dict = {}
+        self._ids: dict[tuple[str, torch.device], Tensor] = {}  # of the tokens of words that were asked for
 
     def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
         """(batch, width) features of images, or of what `tokens` made of them.
@@ -84,8 +85,10 @@ class CLIP(nn.Module):
 
     def embed(self, word: str) -> Tensor:
         """(tokens, text width) of a word, without positions."""
-        ids = torch.tensor(self.tokenizer.encode(word), device=self.trunk.text_projection.device)
-        return self.trunk.token_embedding(ids)
+        device = self.trunk.text_projection.device
+        if (word, device) not in self._ids:
+            self._ids[word, device] = torch.tensor(self.tokenizer.encode(word), device=device)
+        return self.trunk.token_embedding(self._ids[word, device])
 
     def context(self, count: int, length: int, phrase: str | None) -> Tensor:
         """(count, length, text width) contexts to begin with: N(0, 0.02²), around the words of a phrase, over and over."""

@@ -142,13 +142,14 @@ class ARI(Method):
         """The best score of each task is the plain network's; the others of the task are as far below it as its copy says."""
         logits = self.head(self.features(images), slice(self.tasks[-1].stop))
         best = torch.stack([logits[:, classes].amax(1) for classes in self.tasks], 1)  # (batch, tasks)
-        chosen, kept = best.argmax(1), set(self.memory.labels.tolist())
-        all_of_them = torch.arange(len(images), device=images.device)
+        kept = set(self.memory.labels.tolist())
+        among = best.argmax(1).cpu() if self.copies == "chosen" else None
         for number, (network, classes) in enumerate(zip(self.adapted.values(), self.tasks)):
             if not kept.intersection(range(classes.start, classes.stop)):
                 continue
-            rows = (chosen == number).nonzero()[:, 0] if self.copies == "chosen" else all_of_them
+            rows = torch.arange(len(images)) if self.copies == "all" else (among == number).nonzero()[:, 0]
             if len(rows):
+                rows = sent(rows, images.device)
                 own = network[1](network[0](images[rows]), classes)
                 logits[rows, classes] = own - own.amax(1, keepdim=True) + best[rows, number, None]
         return logits
