@@ -17,7 +17,7 @@ from tests.pretend_cuda import CUDA, OnGPU, PretendCuda, on_device
 
 @dataclasses.dataclass
 class Traffic:
-    """The most that one step, one batch or one evaluation of the second task needed, once a phase's first step is over."""
+    """The most that one step or one batch needed, once a phase's first step is over, and what the evaluation needed."""
 
     batch: Counter
     step: Counter
@@ -56,7 +56,7 @@ def run_of(config: dict, folder: Path, stop: StopRequest | None = None) -> tuple
                 begun = set()
                 for step in trainer.steps():
                     phase = step.where[:2]
-                    if phase[0] == 0 or phase not in begun:
+                    if phase not in begun:
                         begun.add(phase)
                         trainer.learn(step)
                         continue
