@@ -27,7 +27,14 @@ def digest(config: dict) -> str:
     counted = {key: value for key, value in config.items() if key not in NOT_IN_ADDRESS}
     counted["precision"] = config["machine"]["precision"]
     counted["modifier"] = list((config.get("modifier") or {}).items())  # their order counts; that of other keys does not
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(meant(counted), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def meant(node: object) -> object:
+    """A configuration in which each `_target_` is the bare name of its class or function, wherever its file lies."""
+    if isinstance(node, dict):
+        return {key: meant(value) if key != "_target_" else value and value.rpartition(".")[2] for key, value in node.items()}
+    return [meant(value) for value in node] if isinstance(node, list | tuple) else node
 
 
 def names(config: dict) -> tuple[str, str]:

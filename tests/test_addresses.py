@@ -1,20 +1,49 @@
 """Addresses move only on purpose: whoever changes a pinned digest says so in CHANGELOG.md under Numbers."""
 
-import pytest
+import shutil
+from collections.abc import Iterator
 
-from cil.rundir import address, digest
-from tests.harness import compose
+import pytest
+from omegaconf import OmegaConf
+
+from cil.files import write_json, write_text
+from cil.rundir import RunDir, address, digest
+from scripts.move_runs import moved
+from tests.harness import CONF, compose, execute
 
 PINNED = {
-    ("method=finetune",): "190aeba363",
-    ("method=class_mean", "scenario=glyphs_20tasks"): "8745a8ba26",
-    ("method=continual_clip",): "db5b9e6f4d",
+    ("method=finetune",): "45da4401a7",
+    ("method=class_mean", "scenario=glyphs_20tasks"): "5bd4e5c893",
+    ("method=continual_clip",): "3162e20294",
 }
 
 
 @pytest.mark.parametrize(("words", "wanted"), PINNED.items())
 def test_pinned_digests(words, wanted):
     assert digest(compose(*words)) == wanted
+
+
+def test_an_address_does_not_depend_on_where_code_lies():
+    config = compose("method=finetune", "modifier=none")
+    moved = {**config, "dataset": {**config["dataset"], "_target_": "cil.data.datasets.glyphs.glyphs"}}
+    assert config["dataset"]["_target_"] == "cil.datasets.glyphs.glyphs"
+    assert digest(moved) == digest(config)
+    assert digest({**config, "dataset": {**config["dataset"], "_target_": "cil.datasets.glyphs.alphabet"}}) != digest(config)
+
+
+def targets(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "_target_" and value)
+        for value in node.values():
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("group", ["dataset", "backbone", "method", "modifier", "augment", "scenario", "optim", "schedule"])
+def test_what_an_option_makes_has_a_name_of_its_own(group):
+    """Two options whose objects were called alike would share addresses."""
+    files = sorted((CONF / group).rglob("*.yaml"))
+    found = {target for file in files for target in targets(OmegaConf.to_container(OmegaConf.load(file)))}
+    assert len({target.rpartition(".")[2] for target in found}) == len(found), found
 
 
 def test_an_overlay_has_the_address_of_its_spelled_out_twin():
@@ -42,3 +71,23 @@ def test_the_order_of_modifiers_counts_and_that_of_other_keys_does_not():
     assert digest(one) != digest(two)
     assert digest(dict(reversed(config.items()))) == digest(config)
     assert address(one).split("/")[1] == "finetune+a+b"
+
+
+def test_runs_at_old_addresses_are_found_again(compose, outputs):
+    """Its summary follows; a folder that is not a run's, and one whose new place is taken, stay."""
+    config = compose("method=class_mean")
+    run = execute(config)
+    accuracy = run.summary()["class_il"]["acc"]
+    old = outputs / "glyphs_10tasks/class_mean/0123456789/seed0"
+    old.parent.mkdir(parents=True)
+    run.path.rename(old)
+    write_json(old / "summary.json", RunDir(old).summary() | {"digest": "0123456789", "address": str(old.relative_to(outputs))})
+    write_text(outputs / "a/b/c/seed0/config.yaml", "nothing: true")
+    assert len(list(moved(outputs, dry=True))) == 2 and old.exists()
+    told = list(moved(outputs, dry=False))
+    assert told[0].startswith("a/b/c/seed0: left") and told[1].endswith(f"→ {address(config)}")
+    assert run.is_done and not old.parent.exists()
+    assert (run.summary()["address"], run.summary()["class_il"]["acc"]) == (address(config), accuracy)
+    assert [line for line in moved(outputs, dry=False) if "→" in line] == []
+    shutil.copytree(run.path, old)
+    assert any(f"{address(config)} is there already" in line for line in moved(outputs, dry=False))

@@ -1,7 +1,7 @@
 """What a step and a test batch of each method move and wait for on the pretended GPU, as a table of docs/results/gpu.md.
 
-    python -m tests.traffic_table --json now.json                     # measure this checkout
-    python -m tests.traffic_table --page docs/results/gpu.md --before docs/results/traffic_before.json
+python -m tests.traffic_table --json now.json                     # measure this checkout
+python -m tests.traffic_table --page docs/results/gpu.md --before docs/results/traffic_before.json
 """
 
 import argparse
