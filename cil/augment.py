@@ -10,20 +10,22 @@ many pixels.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cil.crops import boxed, centre, each, random_boxes, scaled
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.randaugment import rand_augment
-from cil.resample import FILTERS, coefficients, resample, room
+from cil.ranges import Count, Positive, Range, Share, Whole, check
+from cil.resample import coefficients, resample, room
 from cil.transfer import channels, sent
 
 KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
                "augment=random_resized_crop")  # fmt: skip
-CROPS = ("whole", "centre", "padded", "random_resized")
+Area = Annotated[float, Range(0, 1, open="least", example=1.0)]
 CACHE = 1 << 18  # numbers that a core's cache holds with room to spare
 
 
@@ -41,19 +43,22 @@ class View:
     """How stored pixels become a backbone's input."""
 
     image: ImageSpec
-    crop: str = "whole"
-    flip: float = 0.0  # probability of the mirror image
+    crop: Literal["whole", "centre", "padded", "random_resized"] = "whole"
+    flip: Share = 0.0  # probability of the mirror image
     randaugment: bool = False  # after the crop
-    filter: str = "bilinear"
-    resize: int | None = None  # centre: the shorter side before the crop
-    padding: int = 0  # padded: black border, in pixels
-    scale: tuple[float, float] = (0.08, 1.0)  # random_resized: share of the area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    filter: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Count | None = None  # centre: the shorter side before the crop
+    padding: Whole = 0  # padded: black border, in pixels
+    scale: tuple[Area, Area] = (0.08, 1.0)  # random_resized: share of the area
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        for word, known in ((self.crop, CROPS), (self.filter, FILTERS)):
-            if word not in known:
-                raise Mistake(f"augment: {word!r} is not known; {nearest(word, known)}")
+        for key, pair in (("scale", self.scale), ("ratio", self.ratio)):
+            if pair[0] > pair[1]:
+                raise Mistake(f"augment: {key}={list(pair)} goes down; type {key}=[{pair[1]},{pair[0]}]")
+        if self.padding >= self.image.size:
+            raise Mistake(f"augment: padding={self.padding} leaves nothing of {self.image.size} px in some crops; type "
+                          "augment.train.padding=4, or another border below the size of an image")  # fmt: skip
         if self.crop == "centre" and self.resize is not None and self.resize < self.image.size:
             raise Mistake(f"augment: resize={self.resize} is less than the backbone's {self.image.size} px, so no crop "
                           f"fits; type augment.test.resize={self.image.size} or more")  # fmt: skip
@@ -205,6 +210,8 @@ def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:
 
     `resize` is said for a backbone of 224 px, as the papers have it; for another size it is in proportion.
     """
+    for name, node in (("train", train), ("test", test)):
+        check(View, f"augment.{name}", node)
     nodes = ({key: tuple(v) if isinstance(v, list) else v for key, v in node.items()} for node in (train, test))
     nodes = [node | ({"resize": round(node["resize"] * image.size / 224)} if node.get("resize") else {}) for node in nodes]
     pair = tuple(View(image, **node) for node in nodes)

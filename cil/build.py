@@ -5,8 +5,7 @@ import inspect
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import yaml
@@ -17,9 +16,10 @@ from cil.frozen import FrozenResults
 from cil.identity import of_inputs, of_machine
 from cil.log import Silent
 from cil.method import Method
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import SHOW, Mistake, nearest, sentence
 from cil.modules.frozen_images import FrozenImages
 from cil.processes import divides, joined
+from cil.ranges import Fraction, NonNegative, Positive, Rate, Share, check, fits
 from cil.recipe import Machine, Recipe
 from cil.rundir import RunDir, names
 from cil.scenario import Scenario
@@ -30,7 +30,10 @@ from cil.store import Size
 from cil.trainer import Trainer
 
 ALLOWED = ("cil.", "torch.optim.")
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
+OPTIMIZERS = {  # of torch; its own annotations say less
+    "lr": Rate, "momentum": Fraction, "dampening": Share, "weight_decay": NonNegative, "eps": Positive,
+    "betas": tuple[Fraction, Fraction],
+}  # fmt: skip
 
 
 def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest, like: Trainer | None = None) -> Trainer:
@@ -150,24 +153,33 @@ def make(node: dict, where: str, *given: Any, **context: Any) -> Any:
         if isinstance(value, dict) and "_target_" in value:  # a node inside: a call without arguments is handed over
             arguments[key] = partial(make, value, f"{where}.{key}", **context)
     target = find(node.get("_target_"), where)
-    later = bool(node.get("_partial_"))
-    check(target, where, arguments, given, context, later)
+    later = node.get("_partial_", False)
+    fits(f"{where}._partial_", later, bool)
+    check(target, where, arguments, OPTIMIZERS if target.__module__.startswith("torch.optim.") else None)
+    try:
+        signature = inspect.signature(target)
+        (signature.bind_partial if later else signature.bind)(*given, **context, **arguments)
+    except TypeError as error:
+        raise Mistake(f"{where}: {error}; write it in the YAML file or on the command line") from None
     call = partial(_call, target, where, *given, **context, **arguments)
     return call if later else call()
 
 
 def _call(target: Any, where: str, *given: Any, **arguments: Any) -> Any:
-    """A value that the target cannot use is the user's mistake; TRACE=1 shows where it was noticed."""
+    """What the target refuses while it is built is told as the user's mistake, with the setting and the target's own words."""
     try:
         return target(*given, **arguments)
-    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        raise Mistake(f"{where}: a value cannot be used ({error}); see python run.py --cfg job for its settings") from error
+    except (Mistake, OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # said elsewhere
+    except Exception as error:
+        raise Mistake(f"{where} cannot be made of these settings ({sentence(error)}); {SHOW}") from error
 
 
 def find(path: str | None, where: str) -> Any:
     """The class or function behind a dotted name, which must be the project's own or one of torch's optimizers."""
     if not path:
         raise Mistake(f"{where} has no _target_; choose one of its options by name, as in {where}=…")
+    fits(f"{where}._target_", path, str)
     if not path.startswith(ALLOWED):
         raise Mistake(f"{where}._target_={path} is refused: a target starts with {' or '.join(ALLOWED)}")
     module, _, name = path.rpartition(".")
@@ -180,34 +192,3 @@ def find(path: str | None, where: str) -> Any:
     except AttributeError:
         known = [word for word in vars(importlib.import_module(module)) if not word.startswith("_")]
         raise Mistake(f"{where}._target_={path}: {module} has no {name}; {nearest(name, known)}") from None
-
-
-def check(target: Any, where: str, arguments: dict, given: tuple, context: dict, later: bool) -> None:
-    """Compare the keys with the signature before the call, so that a slip is named and not traced back."""
-    signature = inspect.signature(target)
-    known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    if len(known) == len(signature.parameters):
-        for key in arguments:
-            if key not in known:
-                raise Mistake(f"{where}.{key} is not a setting of {target.__name__}; {nearest(key, known)}")
-    for key, value in arguments.items():
-        parameter = signature.parameters.get(key)
-        if parameter is not None and not fits(value, parameter.annotation):
-            kinds = " or ".join(WORDS[kind] for kind in kinds_of(parameter.annotation))
-            raise Mistake(f"{where}.{key}={value} is not {kinds}")
-    try:
-        (signature.bind_partial if later else signature.bind)(*given, **context, **arguments)
-    except TypeError as error:
-        raise Mistake(f"{where}: {error}; write it in the YAML file or on the command line") from None
-
-
-def fits(value: object, annotation: object) -> bool:
-    """Whether a value is of a plain type that a constructor asks for; `true` is no number, and a number no `true`."""
-    kinds = kinds_of(annotation)
-    if not all(kind in WORDS for kind in kinds):
-        return True  # what is no plain type the constructor looks at itself
-    return type(value) in kinds or (type(value) is int and float in kinds)
-
-
-def kinds_of(annotation: object) -> tuple:
-    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from cil.data import LabelledImages, join
-from cil.mistakes import Mistake
 from cil.scenario import Task
 from cil.transfer import sent
 
@@ -41,9 +40,6 @@ class Memory(Kept):
 
     def __init__(self, total: int, per_class: int | None = None) -> None:
         super().__init__()
-        for key, value in (("memory", total), ("per_class", per_class or 0)):
-            if value < 0:
-                raise Mistake(f"method.{key}={value} is not a whole number from 0 on; type method.{key}=1000")
         self.total, self.per_class = total, per_class
         self.register_buffer("rows", torch.empty(0, dtype=torch.long))
         self.register_buffer("labels", torch.empty(0, dtype=torch.long))
@@ -87,8 +83,6 @@ class Reservoir(Kept):
 
     def __init__(self, total: int) -> None:
         super().__init__()
-        if total < 1:
-            raise Mistake(f"method.memory={total} is not a whole number from 1 on; type method.memory=1000")
         self.total = total
         self.register_buffer("shown", torch.zeros((), dtype=torch.long))
         for name in ("rows", "labels", "known"):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -22,7 +22,7 @@ import yaml
 from cil.files import write_text
 from cil.log import Console
 from cil.metrics import COUNTS, AccuracyMatrix
-from cil.mistakes import Mistake, one_of
+from cil.mistakes import Mistake
 from cil.record import Point, Record, table
 from cil.report.table import grid, number, one_line
 from cil.rundir import RunDir, address, names, read_matrices
@@ -116,9 +116,8 @@ class Wandb(Mirror):
 
     library = "wandb"
 
-    def __init__(self, *, live: bool, project: str, entity: str | None, mode: str) -> None:
+    def __init__(self, *, live: bool, project: str, entity: str | None, mode: Literal["auto", "online", "offline"]) -> None:
         super().__init__(live=live)
-        one_of("log.mode", mode, ("auto", "online", "offline"))
         self.project, self.entity, self.mode = project, entity, mode
 
     def load(self) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
 
 
+SHOW = "TRACE=1 before the command shows where"
+
+
 class Mistake(Exception):
     """Its message is all that the user sees; `run.py` prints it without a traceback."""
 
@@ -24,23 +27,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"there is {', '.join(known)}" if known else "there is none"
 
 
-def one_of(key: str, value: object, known: Iterable[str]) -> None:
-    """Stop where a setting is none of the words that it may be."""
-    known = tuple(known)
-    if value not in known:
-        raise Mistake(f"{key}={value} is not known; {nearest(str(value), known)}")
-
-
-def at_least(key: str, value: float, least: int) -> None:
-    """Stop where a number is too small."""
-    if value < least:
-        raise Mistake(f"{key}={value} is less than {least}; type {key}={least} or more")
-
-
-def above(key: str, value: float, least: int, type_in: object) -> None:
-    """Stop where a number is too small, or just at the border."""
-    if value <= least:
-        raise Mistake(f"{key}={value} is not above {least}; type {key}={type_in}")
+def sentence(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, elsewhere: str = ELSEWHERE) -> str | None:

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from cil.augment import View
 from cil.data import Images, LabelledImages
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
+from cil.ranges import Count
 from cil.registry.listfile import digest
 from cil.registry.orders import class_order
 
@@ -43,8 +45,9 @@ class Scenario:
     """A sequence of tasks: iterate, index or slice it."""
 
     def __init__(
-        self, images: Images, views: tuple[View, View], *, name: str, tasks: int, first: int | None, order: str | Sequence[int]
-    ) -> None:
+        self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, first: Count | None,
+        order: str | Sequence[int],
+    ) -> None:  # fmt: skip
         """`first`: classes of the first task when it is larger than the others; `order`: see `class_order`."""
         count = len(images.class_names)
         self.name, self.images, self.views = name, images, views
@@ -112,14 +115,11 @@ class InTurn(Scenario):
     """Data sets learned one after another, each in `tasks` tasks: cross-dataset continual learning (AttriCLIP, section 4.3)."""
 
     def __init__(
-        self, images: Images, views: tuple[View, View], *, name: str, tasks: int, order: str | Sequence[int], heads: str,
-        exemplars: str,
+        self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, order: str | Sequence[int],
+        heads: Literal["joint", "separate"], exemplars: Literal["all", "own"],
     ) -> None:  # fmt: skip
         """`order` is that of each data set. The paper's suffixes: -1 has `heads: separate` (the loss of a later data set leaves
         the classes of earlier ones out) and `exemplars: own` (of earlier ones none are kept), -2 has `joint` and `all`."""
-        for value, known, key in ((heads, ("joint", "separate"), "heads"), (exemplars, ("all", "own"), "exemplars")):
-            if value not in known:
-                raise Mistake(f"scenario.{key}={value} is not known; {nearest(value, known)}")
         if (heads, exemplars) == ("separate", "all"):
             raise Mistake("scenario.heads=separate leaves old exemplars without a loss; type scenario.exemplars=own too")
         self.name, self.images, self.views, self.heads, self.exemplars = name, images, views, heads, exemplars

@@ -10,7 +10,7 @@ from tests.harness import ROOT
 
 FLOORS = (
     {"files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
-     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
+     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes", "ranges"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts

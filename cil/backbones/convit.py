@@ -10,6 +10,7 @@ from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
 from cil.modules.attention import ATTENTIONS, TaskAttention
+from cil.ranges import Count, Fraction, Positive
 
 RATIO = 4  # of the hidden layer of an MLP
 
@@ -60,16 +61,6 @@ class ConViT(nn.Module):
         super().__init__()
         if attention not in ATTENTIONS:
             raise Mistake(f"backbone.attention={attention} is not known; there is plain, gated (GPSA), local (LPA)")
-        for key, value in {"patch": patch, "width": width, "heads": heads, "depth": depth}.items():
-            if value < 1:
-                raise Mistake(f"backbone.{key}={value} is not a whole number from 1 on; type backbone.{key}=8")
-        for key, value, fits in (
-            ("drop", drop, 0 <= drop < 1),
-            ("std", std, std > 0),
-            ("content", content, (content or 0) >= 0),
-        ):
-            if not fits:
-                raise Mistake(f"backbone.{key}={value} makes no sense; type backbone.{key}=0.1")
         if image.size % patch or width % heads:
             raise Mistake(f"backbone.patch={patch} backbone.heads={heads} do not divide {image.size} px and width {width}")
         self.image, self.width, self.side = image, width, image.size // patch
@@ -133,8 +124,8 @@ class ConViT(nn.Module):
 
 
 def convit(
-    *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float, std: float, content: float | None,
-    weights: str | None, sha256: str | None, image: dict, root: str | None = None,
+    *, attention: str, patch: Count, width: Count, heads: Count, depth: Count, drop: Fraction, std: Positive,
+    content: float | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> ConViT:  # fmt: skip
     """`attention`: plain | gated (GPSA) | local (LPA). `root` holds a mirror of the registered weights."""
     spec = image_spec(image, expects(weights))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
+from cil.ranges import Count
 
 
 class Block(nn.Module):
@@ -55,7 +56,9 @@ class ResNet(nn.Module):
         return self.parameters()
 
 
-def resnet(*, blocks: int, width: int, weights: str | None, sha256: str | None, image: dict, root: str | None = None) -> ResNet:
+def resnet(
+    *, blocks: Count, width: Count, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
+) -> ResNet:  # fmt: skip
     """`blocks` a stage: 5 is ResNet-32. `root` holds a mirror of the registered weights."""
     backbone = ResNet(image_spec(image, expects(weights)), blocks=blocks, width=width)
     backbone.identity = load(backbone, weights, sha256, root)

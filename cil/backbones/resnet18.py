@@ -1,6 +1,7 @@
 """ResNet-18 from scratch, for photographs and for small images; the network is torchvision's."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import resnet18 as torchvision_resnet18
@@ -8,7 +9,6 @@ from torchvision.models import resnet18 as torchvision_resnet18
 from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.mistakes import one_of
 
 SMALL = 64  # pixels
 
@@ -41,12 +41,13 @@ class ResNet18(nn.Module):
         return self.parameters()
 
 
-def resnet18(*, stem: str | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None) -> ResNet18:
+def resnet18(
+    *, stem: Literal["photo", "small"] | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
+) -> ResNet18:  # fmt: skip
     """`stem`: `photo` (7×7, every second pixel, then a max-pool) or `small` (3×3); null: small up to 64 px. `root` holds a
     mirror of the registered weights."""
     spec = image_spec(image, expects(weights))
     stem = stem or ("small" if spec.size <= SMALL else "photo")
-    one_of("backbone.stem", stem, ("photo", "small"))
     backbone = ResNet18(spec, small=stem == "small")
     backbone.identity = load(backbone.trunk, weights, sha256, root)
     return backbone

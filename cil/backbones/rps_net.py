@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
+from cil.ranges import Count, Range, Whole
 
 
 def conv_norm(inputs: int, outputs: int) -> nn.Sequential:
@@ -89,20 +91,17 @@ def generalised_mean(x: Tensor, power: float) -> Tensor:
 
 
 def rps_net(
-    *, channels: Sequence[int], blocks: int, pooled: Sequence[int], power: float, weights: str | None, sha256: str | None,
-    image: dict, root: str | None = None,
+    *, channels: Sequence[Count], blocks: Count, pooled: Sequence[Whole], power: Annotated[float, Range(1, 1000, example=1.0)],
+    weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> RPSNet:  # fmt: skip
     """`channels` of each stage and how many `blocks` it has; `pooled`: the stages that a max-pool follows, 0 the stem;
     `power` of the last pooling, where 1 is the mean. `root` holds a mirror of the registered weights."""
-    if not channels or min(channels) < 1:
+    if not channels:
         raise Mistake(f"backbone.channels={channels} makes no network of stages; type backbone.channels=[21,42,85,170]")
     if not set(pooled) <= set(range(len(channels) + 1)):
         raise Mistake(
             f"backbone.pooled={pooled} names stages that are not there; type numbers from 0, the stem, to {len(channels)}"
         )
-    for key, value in (("blocks", blocks), ("power", power)):
-        if value < 1:
-            raise Mistake(f"backbone.{key}={value} is less than 1; type backbone.{key}=1 or more")
     backbone = RPSNet(image_spec(image, expects(weights)), channels=channels, blocks=blocks, pooled=pooled, power=power)
     backbone.identity = load(backbone, weights, sha256, root)
     return backbone

@@ -10,12 +10,13 @@ from cil.archives import check, unpack
 from cil.data import Images
 from cil.datasets.listing import complete, total
 from cil.mistakes import Mistake
+from cil.ranges import Count
 
 FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 ARRAYS = {("numpy", name) for name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")} | {("_codecs", "encode")}
 
 
-def cifar100(root: str, *, md5: str | None, images: int | None) -> Images:
+def cifar100(root: str, *, md5: str | None, images: Count | None) -> Images:
     """50,000 training and 10,000 test images of 32 px; classes in the archive's own, alphabetical order."""
     folder = Path(root) / FOLDER
     if not folder.is_dir() and (Path(root) / ARCHIVE).is_file():

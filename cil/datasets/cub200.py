@@ -5,11 +5,12 @@ from pathlib import Path
 from cil.archives import Tree, check, rows, tree, unpack
 from cil.data import Images
 from cil.datasets.listing import listed, total
+from cil.ranges import Count
 
 FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
 
 
-def cub200(root: str, *, md5: str | None, images: int | None, shorter_side: int | None) -> Images:
+def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Count | None) -> Images:
     """Labels by folder number; names without it, underscores as spaces."""
     found = _found(Path(root), md5)
     path, folder, kind = (dict(rows(found, f"{name}.txt", " ")) for name in ("images", "classes", "train_test_split"))

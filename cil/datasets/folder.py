@@ -8,19 +8,17 @@ from cil.archives import PHOTOS, Tree, text, tree
 from cil.data import Images
 from cil.datasets.listing import listed, under
 from cil.mistakes import Mistake
+from cil.ranges import Count, Part, Seed
 
 
 def folder(
-    root: str, *, path: str, train: str | None, test: str | None, share: float, seed: int, shorter_side: int | None
+    root: str, *, path: str, train: str | None, test: str | None, share: Part, seed: Seed, shorter_side: Count | None
 ) -> Images:
     """`path` is below the data root (a folder, or a .zip or .tar of it); class names are those of the folders.
 
     `train` and `test` are folders in it, or files in it that list images, one a line. Without `test`, a seeded draw of
     `1 - share` of each class's images tests.
     """
-    if not isinstance(path, str) or not _number(share, 0, 1) or type(seed) is not int or seed < 0:
-        raise Mistake(f"dataset.path={path} share={share} seed={seed}: type a folder below data.root, a share between 0 and 1 "
-                      "and a seed from 0 on")  # fmt: skip
     train, test = (side.strip("/") if isinstance(side, str) else side for side in (train, test))
     place = Path(path).name
     top = place.removesuffix(".zip").removesuffix(".tar")
@@ -39,10 +37,6 @@ def folder(
     label = {name: k for k, name in enumerate(names)}
     labels = [label[label_of[path]] for path in paths]
     return listed(f"folder_{top}", root, found, paths, labels, *rows, [n.replace("_", " ") for n in names], shorter_side)
-
-
-def _number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and low < value < high
 
 
 def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:

@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cil.data import Images
 from cil.files import keep_or_make
 from cil.mistakes import Mistake
+from cil.ranges import Count, Fraction, Range, Seed, Share, check
 
 HERE = Path(__file__).parent
 TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Italic")
@@ -32,20 +34,20 @@ CANVAS, EM, SIZE = 64, 40, 32  # pixels: drawing canvas, font size on it, finish
 class Jitter:
     """How far one drawing of a character may be from another."""
 
-    rotation: float = 0.25  # radians, either way
-    scale: float = 0.20  # share, either way
-    shear: float = 0.20
-    shift: float = 2.0  # pixels of the finished image, either way
-    noise: float = 0.06  # standard deviation, of the full grey range
+    rotation: Annotated[float, Range(0, 3.15, example=0.1)] = 0.25  # radians, either way
+    scale: Fraction = 0.20  # share, either way
+    shear: Share = 0.20
+    shift: Annotated[float, Range(0, SIZE, example=2.0)] = 2.0  # pixels of the finished image, either way
+    noise: Share = 0.06  # standard deviation, of the full grey range
 
 
-def glyphs(root: str, *, train_per_class: int, test_per_class: int, jitter: dict, seed: int) -> Images:
+def glyphs(root: str, *, train_per_class: Count, test_per_class: Count, jitter: dict, seed: Seed) -> Images:
     """The benchmark: 100 classes, `train_per_class` images in nine faces and `test_per_class` in three others."""
     return _drawn("glyphs", code_points("classes"), root, train_per_class, test_per_class, jitter, seed)
 
 
 def alphabet(
-    root: str, *, script: str, classes: int, train_per_class: int, test_per_class: int, jitter: dict, seed: int
+    root: str, *, script: str, classes: Count, train_per_class: Count, test_per_class: Count, jitter: dict, seed: Seed
 ) -> Images:
     """The first `classes` of the benchmark's characters whose names begin with `script`."""
     points = tuple(point for point in code_points("classes") if name(point).startswith(f"{script} "))
@@ -56,6 +58,7 @@ def alphabet(
 
 
 def _drawn(title: str, points: tuple[int, ...], root: str, train_per_class: int, test_per_class: int, jitter: dict, seed: int):
+    check(Jitter, "dataset.jitter", jitter)
     size = dict(train=train_per_class, test=test_per_class)
     recipe = repr((points, size, asdict(Jitter(**jitter)), seed, TRAIN_FACES, TEST_FACES, CANVAS, EM, SIZE, versions()))
     file = Path(root) / "glyphs" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.safetensors"

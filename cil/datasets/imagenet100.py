@@ -6,6 +6,7 @@ from cil.archives import PHOTOS, Tree, check, inside, members, rows, tree
 from cil.data import Images
 from cil.datasets.listing import complete, listed, under
 from cil.mistakes import Mistake
+from cil.ranges import Count
 from cil.registry.classes import class_list
 
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
@@ -16,7 +17,7 @@ LAYOUT = """ImageNet may not be fetched by a script: register at image-net.org, 
 
 
 def imagenet100(
-    root: str, *, classes: str, names: str, md5: dict[str, str | None], test_per_class: int | None, shorter_side: int | None
+    root: str, *, classes: str, names: str, md5: dict[str, str | None], test_per_class: Count | None, shorter_side: Count | None
 ) -> Images:
     """`classes`: a list of cil/registry (first, seed1993, cmc …); `names`: openai, lemma or the list's own."""
     chosen = class_list(f"imagenet100_{classes}")

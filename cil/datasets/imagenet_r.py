@@ -5,13 +5,16 @@ from pathlib import Path
 from cil.archives import PHOTOS, tree
 from cil.data import Images
 from cil.datasets.listing import listed, total, under
+from cil.ranges import Count
 from cil.registry.classes import class_list
 from cil.registry.splits import imagenet_r_split
 
 FOLDER, ARCHIVE = "imagenet-r", "imagenet-r.tar"
 
 
-def imagenet_r(root: str, *, split: str, names: str, md5: str | None, images: int | None, shorter_side: int | None) -> Images:
+def imagenet_r(
+    root: str, *, split: str, names: str, md5: str | None, images: Count | None, shorter_side: Count | None,
+) -> Images:  # fmt: skip
     """Labels by sorted wnid; `split`: a convention of cil/registry; `names`: readme, openai or lemma."""
     found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=imagenet_r, or data.root=DIR for where it is")
     classes = class_list("imagenet_r")

@@ -6,15 +6,14 @@ from cil.archives import PHOTOS, rows, text, tree
 from cil.data import Images
 from cil.datasets.listing import complete, listed, number, under
 from cil.mistakes import Mistake
+from cil.ranges import Count
 
 FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
 
-def tinyimagenet(root: str, *, md5: str | None, train_per_class: int | None, shorter_side: int | None) -> Images:
+def tinyimagenet(root: str, *, md5: str | None, train_per_class: Count | None, shorter_side: Count | None) -> Images:
     """Labels by sorted wnid, annotations read in place; `train_per_class`: only the first so many, by their numbers."""
     found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=tinyimagenet, or data.root=DIR for where it is")
-    if train_per_class is not None and train_per_class < 1:
-        raise Mistake(f"dataset.train_per_class={train_per_class} is no number of images; type 1 to 500, or null for all")
     wnids = sorted(text(found, "wnids.txt").split())
     words = dict(line for line in rows(found, "words.txt", "\t") if len(line) == 2)
     train = under(found, "train", PHOTOS)

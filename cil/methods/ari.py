@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,12 @@ from cil.backbones.inputs import NORMS
 from cil.capabilities import HasForeground, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, at_least, one_of
+from cil.mistakes import Mistake
 from cil.modules.exemplars import Exemplars
 from cil.modules.heads import GrowingLinear
 from cil.modules.interference import disturbed, fused, limits, put
 from cil.modules.rehearsal import binary, soft
+from cil.ranges import Count, NonNegative, Positive, Rate, Whole
 from cil.scenario import Task
 from cil.schedule import constant
 from cil.transfer import sent
@@ -27,9 +29,9 @@ class ARI(Method):
     """An image has the task of its highest score; a copy of the network, adapted to the task's exemplars, answers inside it."""
 
     def __init__(
-        self, backbone: nn.Module, *, memory: int, beta: float, least: float, fusion: str, reset: bool, attack: float,
-        attack_norm: str, attack_future: bool, look_first: bool, adapt_epochs: int, adapt_lr: float, adapt_batch: int,
-        copies: str, leaky_chunk: int | None,
+        self, backbone: nn.Module, *, memory: Whole, beta: NonNegative, least: Positive, fusion: Literal["adaptive", "last"],
+        reset: bool, attack: NonNegative, attack_norm: Literal["data", "imagenet"], attack_future: bool, look_first: bool,
+        adapt_epochs: Whole, adapt_lr: Rate, adapt_batch: Count, copies: Literal["all", "chosen"], leaky_chunk: Count | None,
     ) -> None:  # fmt: skip
         """After a batch the weights go exp(-`beta` · share of the classes that are old) of the way from where they were to the
         `fusion` of the tasks' updates: `adaptive`, weights d² + `least` for the distances d of a tensor, or the `last` task's.
@@ -45,17 +47,8 @@ class ARI(Method):
         """
         super().__init__()
         require(backbone, HasForeground, "ari")
-        one_of("method.fusion", fusion, ("adaptive", "last"))
-        one_of("method.attack_norm", attack_norm, ("data", "imagenet"))
-        one_of("method.copies", copies, ("all", "chosen"))
-        for key, value, smallest in (("beta", beta, 0), ("attack", attack, 0), ("adapt_epochs", adapt_epochs, 0),
-                                     ("adapt_batch", adapt_batch, 1), ("leaky_chunk", leaky_chunk or 1, 1)):  # fmt: skip
-            at_least(f"method.{key}", value, smallest)
         if leaky_chunk and adapt_epochs and copies == "chosen":
             raise Mistake("method.leaky_chunk asks every task's copy; type method.copies=all, or method.leaky_chunk=null")
-        for key, value in (("least", least), ("adapt_lr", adapt_lr)):
-            if value <= 0:
-                raise Mistake(f"method.{key}={value} is not above 0; type method.{key}=0.001")
         self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # its bias stays zero
         self.memory = Exemplars(memory, None, "first")
         self.beta, self.least, self.fusion, self.reset = beta, least, fusion, reset

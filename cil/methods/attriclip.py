@@ -1,6 +1,7 @@
 """AttriCLIP: a bank of attributes, each a key and a text prompt, chosen by the image (Wang et al., CVPR 2023)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,22 +11,22 @@ from cil.capabilities import HasText, require
 from cil.data import Batch
 from cil.frozen import Known
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.modules.cosine import scores
 from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
+from cil.ranges import Count, NonNegative, Weight
 from cil.scenario import Task
-
-KEY_LOSSES = ("cosine", "triplet", "mse")
 
 
 class AttriCLIP(FrozenImages, Method):
     """An image's classifier is the text "prompt prompt prompt name." of the `top_k` keys nearest to its feature."""
 
     def __init__(
-        self, backbone: nn.Module, *, bank: int, length: int, phrase: str | None, top_k: int, key_loss: str, margin: float,
-        key_weight: float, diversity_weight: float, cosine_choice: bool, train_text: bool, pristine_tests: bool, sum_keys: bool,
-        ordered_pairs: bool, placeholders: bool, underscores: bool, half_bank: bool,
+        self, backbone: nn.Module, *, bank: Count, length: Count, phrase: str | None, top_k: Count,
+        key_loss: Literal["cosine", "triplet", "mse"], margin: NonNegative, key_weight: Weight, diversity_weight: Weight,
+        cosine_choice: bool, train_text: bool, pristine_tests: bool, sum_keys: bool, ordered_pairs: bool, placeholders: bool,
+        underscores: bool, half_bank: bool,
     ) -> None:  # fmt: skip
         """`bank` prompts of `length` words each, random or, with a `phrase`, near its words.
 
@@ -40,11 +41,8 @@ class AttriCLIP(FrozenImages, Method):
         """
         super().__init__()
         require(backbone, HasText, "attriclip")
-        if key_loss not in KEY_LOSSES:
-            raise Mistake(f"method.key_loss={key_loss} is not known; {nearest(key_loss, KEY_LOSSES)}")
-        if not 1 <= top_k <= bank or length < 1:
-            raise Mistake(f"method.top_k={top_k} of a bank of {bank} prompts of length {length} cannot be chosen; type "
-                          "method.top_k=3 method.bank=10 method.length=12")  # fmt: skip
+        if top_k > bank:
+            raise Mistake(f"method.top_k={top_k} prompts of a bank of {bank} cannot be chosen; type method.top_k=1 to {bank}")
         if key_loss == "triplet" and top_k == bank:
             raise Mistake("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
         self.backbone, self.top_k, self.key_loss, self.margin = backbone, top_k, key_loss, margin

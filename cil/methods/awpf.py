@@ -1,16 +1,17 @@
 """AWPF: adaptive weighted parameter fusion with CLIP (Guo et al. 2025), in the reading that its specification fixes."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.method import Method, Phase
-from cil.mistakes import Mistake, nearest
 from cil.modules.balance import discrepancy, separability, shift, trust
-from cil.modules.fused_adapter import FusedAdapter
-from cil.modules.fusion import PLAIN, decomposed, share, stacked
+from cil.modules.fused_adapter import Cosine, FusedAdapter
+from cil.modules.fusion import PLAIN, decomposed, stacked
+from cil.ranges import MANY, Count, Positive, Range, Share, Weight
 from cil.scenario import Task
 
 FUSIONS = ("stacked", "decomposed", *PLAIN)
@@ -24,9 +25,10 @@ class AWPF(FusedAdapter, Method):
     after_training = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
-        shrinkage: bool, hinge: float, margin: float, threshold: float, fusion: str, balance: str, mmd_weight: float,
-        energy: float, least: float, samples: int, bias: float,
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: Count, beta: Positive,
+        shrinkage: bool, hinge: Weight, margin: Cosine, threshold: Cosine, fusion: Literal[FUSIONS],
+        balance: Literal[BALANCES], mmd_weight: Share, energy: Share, least: Share,
+        samples: Annotated[int, Range(2, MANY, example=100)], bias: Share,
     ) -> None:  # fmt: skip
         """Down to `threshold`: see FusedAdapter. `fusion`: `stacked`, or one to compare with: `decomposed` (RAPF's, with its
         `bias`), `average`, `new` or `old`.
@@ -37,16 +39,8 @@ class AWPF(FusedAdapter, Method):
         require(backbone, HasText, "awpf")
         super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
                          shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
-        for value, known, key in ((fusion, FUSIONS, "fusion"), (balance, BALANCES, "balance")):
-            if value not in known:
-                raise Mistake(f"method.{key}={value} is not known; {nearest(value, known)}")
-        for value, key in ((mmd_weight, "mmd_weight"), (least, "least"), (energy, "energy")):
-            if not 0 <= value <= 1:
-                raise Mistake(f"method.{key}={value} is not between 0 and 1; type method.{key}=0.5")
-        if samples < 2:
-            raise Mistake(f"method.samples={samples} measure no scatter; type method.samples=100")
         self.fusion, self.balance, self.mmd_weight, self.energy = fusion, balance, mmd_weight, energy
-        self.least, self.samples, self.bias = least, samples, share(bias)
+        self.least, self.samples, self.bias = least, samples, bias
         self._told: dict = {}
 
     def phases(self, task: Task) -> list[Phase]:

@@ -1,5 +1,7 @@
 """BiC: two numbers a task take the bias towards new classes away (Wu et al., CVPR 2019)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,11 +9,11 @@ from torch import Tensor, nn
 from cil.data import Batch, LabelledImages
 from cil.memory import Kept
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, above, one_of
 from cil.modules.bias import corrected, fitted
 from cil.modules.distillation import softened
-from cil.modules.exemplars import IMAGES, Exemplars
+from cil.modules.exemplars import IMAGES, Exemplars, Selection
 from cil.modules.linear_host import LinearHost, Teacher
+from cil.ranges import Part, Positive, Weight, Whole
 from cil.scenario import Task
 
 
@@ -24,8 +26,9 @@ class BiC(Kept, LinearHost, Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, temperature: float, share: str, validation: float, double_softmax: bool,
-        factor_pull: float, shift_pull: float, memory: int, per_class: int | None, selection: str,
+        self, backbone: nn.Module, *, temperature: Positive, share: Literal["classes", "tasks"], validation: Part,
+        double_softmax: bool, factor_pull: Weight, shift_pull: Weight, memory: Whole, per_class: Whole | None,
+        selection: Selection,
     ) -> None:  # fmt: skip
         """`share` of the teacher in the loss: of the old `classes` among those seen, or of the old `tasks` the inverse
         (mammoth: 1/2 in the second task, then less where it should be more).
@@ -35,10 +38,6 @@ class BiC(Kept, LinearHost, Method):
         without a mistake, and then the best factor is infinite; FACIL pulls the shift by 0.1.
         """
         super().__init__(backbone)
-        one_of("method.share", share, ("classes", "tasks"))
-        above("method.temperature", temperature, 0, 2.0)
-        if not 0 < validation < 1:
-            raise Mistake(f"method.validation={validation} is not between 0 and 1; type method.validation=0.1")
         self.temperature, self.share, self.validation = temperature, share, validation
         self.double_softmax, self.pull = double_softmax, (factor_pull, shift_pull)
         self.memory = Exemplars(memory, per_class, selection)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from cil.capabilities import HasText, ProjectionSite, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
 from cil.modules.cosine import scores
-from cil.modules.prompts import check_settings
+from cil.ranges import Count, NonNegative
 from cil.scenario import Task
 
 
@@ -21,8 +20,8 @@ class CLIPPrompt(Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, text_length: int, phrase: str | None, image_length: int, first: dict[str, float] | None,
-        leaky_batch: int | None,
+        self, backbone: nn.Module, *, text_length: Count, phrase: str | None, image_length: Count,
+        first: dict[str, NonNegative] | None, leaky_batch: Count | None,
     ) -> None:  # fmt: skip
         """A text context starts at random or, with a `phrase`, near its words.
 
@@ -30,17 +29,6 @@ class CLIPPrompt(Method):
         evaluation, which lets an image compete with no class past the last task in its batch; counted beside the genuine."""
         super().__init__()
         require(backbone, HasText, "clip_prompt")
-        check_settings(
-            {
-                "text_length": text_length,
-                "image_length": image_length,
-                "leaky_batch": 1 if leaky_batch is None else leaky_batch,
-            },
-            None,
-            {},
-        )
-        if not all(isinstance(value, int | float) for value in (first or {}).values()):
-            raise Mistake(f"method.first={first} is no set of numbers; type method.first='{{lr: 0.001}}', or method.first=null")
         self.backbone, self.text_length, self.phrase, self.first, self.leaky_batch = (
             backbone,
             text_length,

@@ -11,7 +11,7 @@ from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake
 from cil.modules.components import Components
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import check_settings
+from cil.ranges import Count, Weight, Whole
 from cil.scenario import Task
 
 
@@ -21,7 +21,7 @@ class CodaPrompt(Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, components: int, length: int, blocks: Sequence[int], orthogonality: float
+        self, backbone: nn.Module, *, components: Count, length: Count, blocks: Sequence[Whole], orthogonality: Weight
     ) -> None:  # fmt: skip
         """`components` in all in each of the `blocks`. A task owns the share of them that its classes are of all classes: a
         T-th of them with T equal tasks. The first half of a prompt's `length` are keys, the second values.
@@ -30,7 +30,6 @@ class CodaPrompt(Method):
         """
         super().__init__()
         require(backbone, TakesPrompts, "coda_prompt")
-        check_settings(dict(components=components, length=length), None, {})
         if length % 2:
             raise Mistake(f"method.length={length} does not split into keys and values; type method.length={length + 1}")
         if components > backbone.width:
@@ -39,8 +38,6 @@ class CodaPrompt(Method):
         if not blocks or len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
             raise Mistake(f"method.blocks={list(blocks)} must name some of 0…{backbone.depth - 1}, each once; type "
                           "method.blocks=[0,1,2,3,4]")  # fmt: skip
-        if orthogonality < 0:
-            raise Mistake(f"method.orthogonality={orthogonality} is below 0; type method.orthogonality=0.1")
         self.backbone, self.components, self.blocks, self.orthogonality = backbone, components, list(blocks), orthogonality
         self.pool = Components(len(self.blocks), length, backbone.width)
         self.head = GrowingLinear(backbone.width)

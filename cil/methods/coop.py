@@ -11,11 +11,10 @@ from cil.data import Batch
 from cil.frozen import Known
 from cil.memory import Memory
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
 from cil.modules.cosine import scores
 from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
-from cil.modules.prompts import check_settings
+from cil.ranges import Count, Whole
 from cil.scenario import Task
 from cil.schedule import constant
 
@@ -26,8 +25,8 @@ class CoOp(FrozenImages, Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, length: int, phrase: str | None, fresh: bool, memory: int, tune_epochs: int,
-        tune_batch: int, underscores: bool,
+        self, backbone: nn.Module, *, length: Count, phrase: str | None, fresh: bool, memory: Whole, tune_epochs: Whole,
+        tune_batch: Count, underscores: bool,
     ) -> None:  # fmt: skip
         """`length` words, random or, with a `phrase`, near its words.
 
@@ -37,9 +36,6 @@ class CoOp(FrozenImages, Method):
         """
         super().__init__()
         require(backbone, HasText, "coop")
-        check_settings({"length": length, "tune_batch": tune_batch}, None, {})
-        if tune_epochs < 0:
-            raise Mistake(f"method.tune_epochs={tune_epochs} is not a whole number from 0 on; type method.tune_epochs=50")
         self.backbone, self.length, self.fresh, self.underscores = backbone, length, fresh, underscores
         self.tune_epochs, self.tune_batch = tune_epochs, tune_batch
         self.phrase = phrase

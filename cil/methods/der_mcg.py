@@ -6,6 +6,7 @@ The gate is a reconstruction from its abstract: no code is public, and its const
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from cil.data import Batch, LabelledImages
 from cil.frozen import FrozenResults
 from cil.method import Losses, Method, Phase
-from cil.mistakes import at_least, one_of
 from cil.modules.alignment import as_long_as_before
-from cil.modules.exemplars import Exemplars
+from cil.modules.exemplars import Exemplars, Selection
 from cil.modules.expansion import Extractor, Gate
 from cil.modules.heads import GrowingLinear
+from cil.ranges import Count, Positive, Weight, Whole
 from cil.scenario import Task
 
 
@@ -26,8 +27,9 @@ class DERMCG(Method):
     """Old extractors are fixed; the newest starts as a copy of the last. The head reads all of them side by side."""
 
     def __init__(
-        self, backbone: nn.Module, *, auxiliary: float, align: bool, gate: str, gate_learns: str, gate_width: int,
-        centroids: int, temperature: float, gate_epochs: int | None, memory: int, per_class: int | None, selection: str,
+        self, backbone: nn.Module, *, auxiliary: Weight, align: bool, gate: Literal["none", "features", "logits"],
+        gate_learns: Literal["all", "head"], gate_width: Count, centroids: Count, temperature: Positive,
+        gate_epochs: Count | None, memory: Whole, per_class: Whole | None, selection: Selection,
     ) -> None:  # fmt: skip
         """`auxiliary`: of a head on the newest extractor that tells new classes from one another and from all old ones.
         `align`: new rows of the head become as long as old ones (PyCIL; the paper trains the head again).
@@ -36,10 +38,6 @@ class DERMCG(Method):
         or the `head`. A task has as many `centroids`; `temperature` is that of their cosines.
         """
         super().__init__()
-        one_of("method.gate", gate, ("none", "features", "logits"))
-        one_of("method.gate_learns", gate_learns, ("all", "head"))
-        for key, value in (("gate_width", gate_width), ("centroids", centroids), ("gate_epochs", gate_epochs or 1)):
-            at_least(f"method.{key}", value, 1)
         self.backbone, self.older = backbone, nn.ModuleList()  # of tasks before: fixed
         self.head, self.auxiliary_head = GrowingLinear(backbone.width), GrowingLinear(backbone.width)
         self.auxiliary, self.align, self.gate_epochs = auxiliary, align, gate_epochs

@@ -1,6 +1,7 @@
 """DER++: the memory keeps what the network said, not only what is right (Buzzega et al., NeurIPS 2020)."""
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from cil.data import Batch
 from cil.memory import Reservoir
 from cil.method import Losses, Method, Phase
-from cil.mistakes import at_least, one_of
 from cil.modules.linear_host import LinearHost
+from cil.ranges import Count, Weight
 from cil.scenario import Task
 from cil.transfer import sent
 
@@ -19,8 +20,8 @@ class DERpp(LinearHost, Method):
     """Two draws from a reservoir beside each batch: one is answered as it was then, the other as it should be."""
 
     def __init__(
-        self, backbone: nn.Module, *, strength: float, replay: float, memory: int, memory_batch: int | None, columns: str,
-        counts: str,
+        self, backbone: nn.Module, *, strength: Weight, replay: Weight, memory: Count, memory_batch: Count | None,
+        columns: Literal["all", "seen"], counts: Literal["showing", "image"],
     ) -> None:  # fmt: skip
         """`strength` of old logits (0: ER), `replay` of old labels (0: DER); a draw has `memory_batch` images, or as many as
         the batch.
@@ -30,12 +31,6 @@ class DERpp(LinearHost, Method):
         of an image (mammoth), or every `image` once.
         """
         super().__init__(backbone)
-        one_of("method.columns", columns, ("all", "seen"))
-        one_of("method.counts", counts, ("showing", "image"))
-        for key, value in (("strength", strength), ("replay", replay)):
-            at_least(f"method.{key}", value, 0)
-        if memory_batch is not None:
-            at_least("method.memory_batch", memory_batch, 1)
         self.strength, self.replay, self.memory_batch = strength, replay, memory_batch
         self.columns, self.counts = columns, counts
         self.memory = Reservoir(memory)

@@ -11,7 +11,8 @@ from cil.data import Batch
 from cil.method import Losses, Method, Phase
 from cil.mistakes import Mistake
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import check_settings, match, pull, similarity, uniform
+from cil.modules.prompts import match, needs_test_batch, pull, similarity, uniform
+from cil.ranges import Count, Weight, Whole
 from cil.scenario import Task
 
 KEY, VALUE = 0, 1
@@ -21,9 +22,9 @@ class DualPrompt(Method):
     """Training knows the task and so its expert; a test image takes the expert whose key is nearest to its query."""
 
     def __init__(
-        self, backbone: nn.Module, *, general_blocks: Sequence[int], general_length: int, expert_blocks: Sequence[int],
-        expert_length: int, pool: int, pull: float, copy_last: bool, vote_train: bool, vote_test: bool, scrambled: bool,
-        future_experts: bool, future_classes: bool, test_batch: int | None,
+        self, backbone: nn.Module, *, general_blocks: Sequence[Whole], general_length: Count, expert_blocks: Sequence[Whole],
+        expert_length: Count, pool: Count, pull: Weight, copy_last: bool, vote_train: bool, vote_test: bool, scrambled: bool,
+        future_experts: bool, future_classes: bool, test_batch: Count | None,
     ) -> None:  # fmt: skip
         """`pool` experts; a task beyond it trains the old expert that its images choose. `copy_last`: an expert starts as
         a copy of the one before.
@@ -34,8 +35,7 @@ class DualPrompt(Method):
         """
         super().__init__()
         require(backbone, TakesPrompts, "dualprompt")
-        sizes = dict(pool=pool, general_length=general_length, expert_length=expert_length)
-        check_settings(sizes, test_batch, dict(vote_test=vote_test, scrambled=scrambled))
+        needs_test_batch(test_batch, vote_test=vote_test, scrambled=scrambled)
         blocks = [*general_blocks, *expert_blocks]
         if len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
             raise Mistake(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at most "

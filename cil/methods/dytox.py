@@ -7,10 +7,10 @@ from torch import nn
 from cil.capabilities import ReadsWithTokens, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.growing_transformer import GrowingTransformer
+from cil.modules.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
 from cil.modules.rehearsal import diverging
 from cil.modules.task_reader import head
+from cil.ranges import Count, Fraction, Rate, Weight, Whole
 from cil.scenario import Task
 
 
@@ -20,15 +20,13 @@ class DyTox(GrowingTransformer, Method):
     token_a_task = True
 
     def __init__(
-        self, backbone: nn.Module, *, memory: int, herding: str, distil: str, divergence: float, mixup: float | None,
-        smoothing: float, repeats: int, later_epochs: int | None, later_lr: float | None, tune_epochs: int, tune_lr: float,
-        tune_order: str, tune_taught: bool,
+        self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, divergence: Weight, mixup: MixUp,
+        smoothing: Fraction, repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole,
+        tune_lr: Rate, tune_order: TuneOrder, tune_taught: bool,
     ) -> None:  # fmt: skip
         """`divergence`: the weight of a head that tells the new classes from each other and from all old ones as one, made
         anew in each task and used in its training alone. The others: see GrowingTransformer."""
         require(backbone, ReadsWithTokens, "dytox")
-        if divergence < 0:
-            raise Mistake(f"method.divergence={divergence} is below 0; type method.divergence=0.1, or 0.0 for none")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
                          repeats=repeats, later_epochs=later_epochs, later_lr=later_lr, tune_epochs=tune_epochs,
                          tune_lr=tune_lr, tune_order=tune_order, tune_taught=tune_taught)  # fmt: skip

@@ -11,11 +11,11 @@ from cil.capabilities import TakesAdapters, require
 from cil.data import Batch, LabelledImages
 from cil.frozen import FrozenResults
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
 from cil.modules.adapters import Adapters, side_by_side
 from cil.modules.cosine import exact
 from cil.modules.heads import CosineHead
 from cil.modules.prototypes import scores, synthesised
+from cil.ranges import Count, Fraction, Weight
 from cil.scenario import Task
 
 ROOM = 250  # images that pass the blocks at a time, counted once a subspace
@@ -25,15 +25,12 @@ class EASE(Method):
     """Subspaces are numbered by their tasks; where the backbone as it is counts as one, it stands before them."""
 
     def __init__(
-        self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float, others: float, plain: float
+        self, backbone: nn.Module, *, bottleneck: Count, scale: float, dropout: Fraction, others: Weight, plain: Weight
     ) -> None:
         """`others`: the weight of the mean cosine in the subspaces that are not a class's own; `plain`: that of the cosine
         in the backbone's own, 0 leaves it out."""
         super().__init__()
         require(backbone, TakesAdapters, "ease")
-        for key, value in (("others", others), ("plain", plain)):
-            if value < 0:
-                raise Mistake(f"method.{key}={value} is below 0; type method.{key}=0.1, or 0.0 to leave it out")
         self.divisible = not dropout
         self.backbone, self.others, self.plain = backbone, others, plain
         self.first = int(plain > 0)  # subspace of an adapter set

@@ -1,6 +1,7 @@
 """EWC: what mattered for old tasks is held by springs (Kirkpatrick et al., PNAS 2017)."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 from cil.data import Batch
 from cil.memory import Kept
 from cil.method import Losses, Method, Phase
-from cil.mistakes import at_least, one_of
 from cil.modules.fisher import drift, per_batch, per_sample
 from cil.modules.linear_host import LinearHost
+from cil.ranges import Count, Positive, Share, Weight
 from cil.scenario import Task
 
 
@@ -38,8 +39,8 @@ class EWC(LinearHost, Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, strength: float, fisher: str, images: int | None, batch: int, cap: float | None,
-        combine: str, decay: float, columns: str,
+        self, backbone: nn.Module, *, strength: Weight, fisher: Literal["sample", "batch"], images: Count | None, batch: Count,
+        cap: Positive | None, combine: Literal["sum", "mean"], decay: Share, columns: Literal["seen", "new"],
     ) -> None:  # fmt: skip
         """`fisher`: squared gradients of each `sample`, or of the mean of a `batch` of that many (about 1/batch of it).
 
@@ -49,12 +50,6 @@ class EWC(LinearHost, Method):
         `columns`: the cross-entropy's, as in finetune.
         """
         super().__init__(backbone)
-        one_of("method.fisher", fisher, ("sample", "batch"))
-        one_of("method.combine", combine, ("sum", "mean"))
-        one_of("method.columns", columns, ("seen", "new"))
-        at_least("method.batch", batch, 1)
-        if images is not None:
-            at_least("method.images", images, 1)
         self.strength, self.fisher, self.images, self.batch, self.cap = strength, fisher, images, batch, cap
         self.combine, self.decay, self.columns = combine, decay, columns
         learning = {id(p) for p in self.everything()}

@@ -1,5 +1,7 @@
 """iCaRL: exemplars, a teacher, and the nearest mean of exemplars as answer (Rebuffi et al., CVPR 2017)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,10 +9,11 @@ from torch import Tensor, nn
 from cil.data import Batch
 from cil.memory import Kept
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, above, one_of
+from cil.mistakes import Mistake
 from cil.modules.distillation import sigmoids, softened
-from cil.modules.exemplars import IMAGES, Exemplars
+from cil.modules.exemplars import IMAGES, Exemplars, Selection
 from cil.modules.linear_host import LinearHost, Teacher
+from cil.ranges import Positive, Weight, Whole
 from cil.scenario import Task
 
 
@@ -22,8 +25,8 @@ class ICaRL(Kept, LinearHost, Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, loss: str, strength: float, temperature: float, answer: str, mirror: bool, memory: int,
-        per_class: int | None, selection: str,
+        self, backbone: nn.Module, *, loss: Literal["sigmoids", "softmax"], strength: Weight, temperature: Positive,
+        answer: Literal["means", "head"], mirror: bool, memory: Whole, per_class: Whole | None, selection: Selection,
     ) -> None:  # fmt: skip
         """`loss`: each class by itself (`sigmoids`, the paper), or cross-entropy and `strength` times the teacher's softmax
         at a `temperature` (`softmax`, PyCIL and PILOT).
@@ -32,9 +35,6 @@ class ICaRL(Kept, LinearHost, Method):
         `memory`: images in all, or `per_class` of each; see cil/modules/exemplars.py for the `selection`.
         """
         super().__init__(backbone)
-        one_of("method.loss", loss, ("sigmoids", "softmax"))
-        one_of("method.answer", answer, ("means", "head"))
-        above("method.temperature", temperature, 0, 2.0)
         self.loss, self.strength, self.temperature = loss, strength, temperature
         self.answer, self.mirror = answer, mirror
         self.memory = Exemplars(memory, per_class, selection)

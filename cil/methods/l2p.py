@@ -1,6 +1,7 @@
 """L2P: a pool of prompts at the input of a frozen transformer, matched to images by keys (Wang et al., CVPR 2022)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 from cil.capabilities import ProjectionSite, TakesPrompts, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import check_settings, match, pull, similarity, uniform
+from cil.modules.prompts import match, needs_test_batch, pull, similarity, uniform
+from cil.ranges import Count, Weight
 from cil.scenario import Task
 
 
@@ -18,8 +20,8 @@ class L2P(Method):
     """The query of an image is the class token of the backbone without prompts; the `top_k` nearest keys give its prompts."""
 
     def __init__(
-        self, backbone: nn.Module, *, pool: int, length: int, top_k: int, pull: float, read: str, vote_train: bool,
-        vote_test: bool, future_classes: bool, test_batch: int | None,
+        self, backbone: nn.Module, *, pool: Count, length: Count, top_k: Count, pull: Weight,
+        read: Literal["prompts", "class"], vote_train: bool, vote_test: bool, future_classes: bool, test_batch: Count | None,
     ) -> None:  # fmt: skip
         """`read`: the head sees the mean over the `prompts`' places, or the `class` token.
 
@@ -28,9 +30,7 @@ class L2P(Method):
         """
         super().__init__()
         require(backbone, TakesPrompts, "l2p")
-        if read not in ("prompts", "class"):
-            raise Mistake(f"method.read={read} is not known; {nearest(str(read), ('prompts', 'class'))}")
-        check_settings(dict(pool=pool, length=length, top_k=top_k), test_batch, dict(vote_test=vote_test))
+        needs_test_batch(test_batch, vote_test=vote_test)
         if top_k > pool:
             raise Mistake(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
         self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read

@@ -1,15 +1,16 @@
 """LwF: the network teaches itself what it knew (Li and Hoiem, TPAMI 2018)."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import nn
 
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.mistakes import above, at_least, one_of
 from cil.modules.distillation import softened
 from cil.modules.linear_host import LinearHost, Teacher
+from cil.ranges import Positive, Weight, Whole
 from cil.scenario import Task
 
 
@@ -19,7 +20,8 @@ class LwF(LinearHost, Method):
     divisible = True
 
     def __init__(
-        self, backbone: nn.Module, *, strength: float, temperature: float, squared: bool, columns: str, warm_epochs: int
+        self, backbone: nn.Module, *, strength: Weight, temperature: Positive, squared: bool, columns: Literal["seen", "new"],
+        warm_epochs: Whole,
     ) -> None:  # fmt: skip
         """`columns`: the new classes compete with the `seen` ones in the cross-entropy, or only with one another (`new`).
 
@@ -27,9 +29,6 @@ class LwF(LinearHost, Method):
         `warm_epochs`: the head learns alone before each later task.
         """
         super().__init__(backbone)
-        one_of("method.columns", columns, ("seen", "new"))
-        at_least("method.warm_epochs", warm_epochs, 0)
-        above("method.temperature", temperature, 0, 2.0)
         self.factor = strength * (temperature**2 if squared else 1.0)
         self.temperature, self.columns, self.warm_epochs = temperature, columns, warm_epochs
         self.teacher: Teacher | None = None  # of all tasks but the first

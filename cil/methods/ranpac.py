@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
 from cil.method import Method, Phase
-from cil.mistakes import Mistake, at_least
 from cil.modules.cosine import exact
 from cil.modules.first_task import FirstTaskTuned
 from cil.modules.random_ridge import RandomRidge
+from cil.ranges import Count, Fraction, Positive, Whole
 from cil.scenario import Task
 
 
@@ -18,14 +18,11 @@ class RanPAC(FirstTaskTuned, Method):
     """Sums over all images met decide the classifier, whatever the order of the tasks, but for the shrinkage."""
 
     def __init__(
-        self, backbone: nn.Module, *, tune: bool, bottleneck: int, scale: float, dropout: float, features: int,
-        shrinkage: float | None,
+        self, backbone: nn.Module, *, tune: bool, bottleneck: Count, scale: float, dropout: Fraction, features: Whole,
+        shrinkage: Positive | None,
     ) -> None:  # fmt: skip
         """`features` random ones, 0: those of the backbone as they are; `shrinkage`: null takes the power of ten with which
         80 % of a task's images explain the others best, in squares."""
-        at_least("method.features", features, 0)
-        if shrinkage is not None and shrinkage <= 0:
-            raise Mistake(f"method.shrinkage={shrinkage} is not above 0; type method.shrinkage=1000, or null to have it chosen")
         if tune:
             require(backbone, TakesAdapters, "ranpac")
         super().__init__(backbone, tune=tune, bottleneck=bottleneck, scale=scale, dropout=dropout)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.method import Method, Phase
-from cil.modules.fused_adapter import FusedAdapter
-from cil.modules.fusion import decomposed, share
+from cil.modules.fused_adapter import Cosine, FusedAdapter
+from cil.modules.fusion import decomposed
+from cil.ranges import Count, Positive, Share, Weight
 from cil.scenario import Task
 
 
@@ -17,14 +18,14 @@ class RAPF(FusedAdapter, Method):
     after_training = ("bias",)
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
-        shrinkage: bool, hinge: float, margin: float, threshold: float, bias: float,
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: Count, beta: Positive,
+        shrinkage: bool, hinge: Weight, margin: Cosine, threshold: Cosine, bias: Share,
     ) -> None:  # fmt: skip
         """All but `bias`: see FusedAdapter."""
         require(backbone, HasText, "rapf")
         super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
                          shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
-        self.bias = share(bias)
+        self.bias = bias
 
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [self.adapter])]

@@ -7,7 +7,8 @@ from torch import nn
 from cil.capabilities import ReadsWithTokens, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
-from cil.modules.growing_transformer import GrowingTransformer
+from cil.modules.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
+from cil.ranges import Count, Fraction, Rate, Whole
 from cil.scenario import Task
 
 
@@ -17,9 +18,9 @@ class Raw(GrowingTransformer, Method):
     token_a_task = False
 
     def __init__(
-        self, backbone: nn.Module, *, memory: int, herding: str, distil: str, mixup: float | None, smoothing: float,
-        repeats: int, later_epochs: int | None, later_lr: float | None, tune_epochs: int, tune_lr: float, tune_order: str,
-        tune_taught: bool,
+        self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, mixup: MixUp, smoothing: Fraction,
+        repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole, tune_lr: Rate,
+        tune_order: TuneOrder, tune_taught: bool,
     ) -> None:  # fmt: skip
         """See GrowingTransformer."""
         require(backbone, ReadsWithTokens, "raw")

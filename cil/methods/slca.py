@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from cil.data import Batch
 from cil.frozen import Known
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
 from cil.modules.alignment import drifted, normalised
 from cil.modules.cosine import exact
 from cil.modules.gaussians import Gaussians
 from cil.modules.linear_host import LinearHost
-from cil.modules.prompts import check_settings
 from cil.modules.pseudo_features import PseudoFeatures
 from cil.modules.task_heads import TaskHeads
+from cil.ranges import Count, NonNegative, Whole
 from cil.scenario import Task
 from cil.schedule import cosine
 
@@ -28,19 +27,14 @@ class SLCA(LinearHost, Method):
     so that what alignment did is forgotten before the next task."""
 
     def __init__(
-        self, backbone: nn.Module, *, backbone_lr: float, align_epochs: int, align_lr: float, align_batch: int, samples: int
+        self, backbone: nn.Module, *, backbone_lr: NonNegative, align_epochs: Whole, align_lr: NonNegative, align_batch: Count,
+        samples: Count,
     ) -> None:  # fmt: skip
         """`backbone_lr`: what the backbone learns with where the head has the recipe's rate.
 
         `align_…`: of the second phase, from the second task on; an epoch draws `samples` of each class.
         """
         super().__init__(backbone)
-        check_settings(dict(align_batch=align_batch, samples=samples), None, {})
-        if align_epochs < 0:
-            raise Mistake(f"method.align_epochs={align_epochs} is not a whole number from 0 on; type method.align_epochs=5")
-        for key, rate in (("backbone_lr", backbone_lr), ("align_lr", align_lr)):
-            if rate < 0:
-                raise Mistake(f"method.{key}={rate} is below 0; type method.{key}=0.0001")
         self.backbone_lr, self.samples = backbone_lr, samples
         self.align_epochs, self.align_lr, self.align_batch = align_epochs, align_lr, align_batch
         self.learned, self.head = TaskHeads(), TaskHeads()

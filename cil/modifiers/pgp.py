@@ -4,30 +4,31 @@ An update Δp of a prompt leaves what old inputs x make of it alone where x·Δp
 its inputs take up join a basis a site; from the next task on updates are kept out of them.
 """
 
-from typing import get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cil.capabilities import HasProjectionSites, Kind, ProjectionSite, require
 from cil.method import Method, Phase
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.modifier import Modifier
 from cil.modules.subspace import extend, extend_by_scores, held, projector, scores
+from cil.ranges import Count, Range
 from cil.scenario import Task
 
 BATCH = 32  # images at a time; nothing depends on it
 KINDS = get_args(Kind)
-WORDS = {"space": ("feature", "sample"), "project": ("update", "gradient"), "inputs": ("met", "released"),
-         "sampled": ("after", "released")}  # fmt: skip
+Energy = Annotated[float, Range(0, 1, open="least", example=0.5)]  # a share of it
 
 
 class PGP(Modifier):
     """Remembers a basis for each site, and the weights that a task's updates are counted from."""
 
     def __init__(
-        self, *, space: str, project: str, inputs: str, sampled: str, images: int | None, energy: dict[str, float | None],
-        components: dict[str, int],
+        self, *, space: Literal["feature", "sample"], project: Literal["update", "gradient"],
+        inputs: Literal["met", "released"], sampled: Literal["after", "released"], images: Count | None,
+        energy: dict[str, Energy | None], components: dict[str, Count],
     ) -> None:  # fmt: skip
         """`images` of the task are looked at (null: as many as the backbone is wide); `energy` of a kind of site is the
         share that its basis must hold, null leaves the kind alone.
@@ -36,22 +37,9 @@ class PGP(Modifier):
         made of the gradient, or the `gradient` alone. `inputs`: those that the site has `met`, or what the code records.
         `sampled`: after each task, or when the code does.
         """
-        for key, words in WORDS.items():
-            if (value := locals()[key]) not in words:
-                raise Mistake(f"modifier.pgp.{key}={value} is not known; {nearest(str(value), words)}")
         for key, node in (("energy", energy), ("components", components)):
             if set(node) != set(KINDS):
                 raise Mistake(f"modifier.pgp.{key} has {', '.join(node)}; it needs {', '.join(KINDS)}, each once")
-        for kind in KINDS:
-            share, count = energy[kind], components[kind]
-            if share is not None and (type(share) not in (int, float) or not 0 < share <= 1):
-                raise Mistake(f"modifier.pgp.energy.{kind}={share} is no share; type a number up to 1, or null not to project")
-            if type(count) is not int or count < 1:
-                raise Mistake(f"modifier.pgp.components.{kind}={count} is not a whole number from 1 on")
-        if images is not None and images < 1:
-            raise Mistake(
-                f"modifier.pgp.images={images} is not a whole number from 1 on; null: as many as the backbone is wide"
-            )
         self.by_samples, self.updates, self.as_released = space == "sample", project == "update", inputs == "released"
         self.always_after, self.images, self.energy, self.components = sampled == "after", images, energy, components
         self.bases: dict[str, list[Tensor]] = {}  # of the tasks so far: (width, rank) a head

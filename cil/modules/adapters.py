@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from cil.mistakes import Mistake, at_least
-
 
 class Adapter(nn.Module):
     """`scale` · up(relu(down(x))) of the residual stream. It adds nothing until it has learned."""
@@ -29,11 +27,6 @@ class Adapters(nn.ModuleList):
     """A set: one a block."""
 
     def __init__(self, depth: int, width: int, *, bottleneck: int, scale: float, dropout: float) -> None:
-        at_least("method.bottleneck", bottleneck, 1)
-        if not 0 <= dropout < 1:
-            raise Mistake(
-                f"method.dropout={dropout} is not a share from 0 to below 1; type method.dropout=0.1, or 0.0 for none"
-            )
         super().__init__(Adapter(width, bottleneck, scale, dropout) for _ in range(depth))
 
 

@@ -1,17 +1,18 @@
 """A memory of images that stand for their class."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cil.data import LabelledImages
 from cil.memory import Memory
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.modules.herding import nearest_sums
 from cil.scenario import Task
 
-SELECTIONS = ("herding", "random", "first")
+Selection = Literal["herding", "random", "first"]
 IMAGES = 128  # at a time, for herding
 
 
@@ -21,8 +22,6 @@ class Exemplars(Memory):
 
     def __init__(self, total: int, per_class: int | None, selection: str) -> None:
         super().__init__(total, per_class)
-        if selection not in SELECTIONS:
-            raise Mistake(f"method.selection={selection} is not known; {nearest(selection, SELECTIONS)}")
         self.selection = selection
         self.register_buffer("device_of", torch.empty(0), persistent=False)  # images are looked at where this lies
 

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from cil.mistakes import Mistake
-
 PLAIN = {"average": 0.5, "new": 1.0, "old": 0.0}  # the weight of the new matrix
 
 
@@ -38,10 +36,3 @@ def stacked(old: Tensor, new: Tensor, weight: float, energy: float) -> tuple[Ten
     (tall_old, wide_old), (tall_new, wide_new) = low_rank(old, energy), low_rank(new, energy)
     tall, wide = torch.cat([(1 - weight) * tall_old, weight * tall_new], 1), torch.cat([wide_old, wide_new])
     return tall @ wide, (len(wide_old), len(wide_new))
-
-
-def share(bias: float) -> float:
-    """RAPF's setting, or one line about it."""
-    if not 0 <= bias <= 1:
-        raise Mistake(f"method.bias={bias} is not between 0 and 1; type method.bias=0.6")
-    return bias

@@ -6,6 +6,7 @@ DyTox and LPA's baseline Raw train it alike; they differ in their tokens, and Dy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,22 @@ from torch import Tensor, nn
 from cil.augment import View
 from cil.data import Batch, LabelledImages
 from cil.memory import Memory
-from cil.mistakes import Mistake, nearest
+from cil.mistakes import Mistake
 from cil.modules.exemplars import by_herding
 from cil.modules.frozen_copy import FrozenCopy
 from cil.modules.herding import herded
 from cil.modules.rehearsal import binary, distilled, mixed, soft
 from cil.modules.task_reader import TaskReader
+from cil.ranges import Count, Fraction, Range, Rate, Whole
 from cil.sampling import repeated, shuffled, stored
 from cil.scenario import Task
 from cil.schedule import constant
 from cil.transfer import sent
+
+Herding = Literal["plain", "cropped", "augmented"]
+Distil = Literal["all", "memory"]
+TuneOrder = Literal["stored", "repeated", "shuffled"]
+MixUp = Annotated[float, Range(0, 100, open="least", example=0.8)] | None
 
 
 class Teacher(FrozenCopy):
@@ -38,9 +45,9 @@ class GrowingTransformer(nn.Module):
     token_a_task: bool
 
     def __init__(
-        self, backbone: nn.Module, *, memory: int, herding: str, distil: str, mixup: float | None, smoothing: float,
-        repeats: int, later_epochs: int | None, later_lr: float | None, tune_epochs: int, tune_lr: float, tune_order: str,
-        tune_taught: bool,
+        self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, mixup: MixUp, smoothing: Fraction,
+        repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole, tune_lr: Rate,
+        tune_order: TuneOrder, tune_taught: bool,
     ) -> None:  # fmt: skip
         """`memory`: images in all; `herding`: chosen by features of `plain` images, `cropped` or fully `augmented` ones.
 
@@ -53,22 +60,6 @@ class GrowingTransformer(nn.Module):
         with the teacher.
         """
         super().__init__()
-        for value, known, key in (
-            (herding, ("plain", "cropped", "augmented"), "herding"), (distil, ("all", "memory"), "distil"),
-            (tune_order, ("stored", "repeated", "shuffled"), "tune_order"),
-        ):  # fmt: skip
-            if value not in known:
-                raise Mistake(f"method.{key}={value} is not known; {nearest(value, known)}")
-        for value, least, key in ((repeats, 1, "repeats"), (tune_epochs, 0, "tune_epochs"), (later_epochs, 1, "later_epochs")):
-            if value is not None and value < least:
-                raise Mistake(f"method.{key}={value} is not a whole number from {least} on; type method.{key}={least}")
-        for value, key in ((later_lr, "later_lr"), (tune_lr, "tune_lr")):
-            if value is not None and value <= 0:
-                raise Mistake(f"method.{key}={value} is not above 0; type method.{key}=1e-4")
-        if not 0 <= smoothing < 1:
-            raise Mistake(f"method.smoothing={smoothing} is not between 0 and 1; type method.smoothing=0.1")
-        if mixup is not None and not 0 < mixup < float("inf"):
-            raise Mistake(f"method.mixup={mixup} is not above 0; type method.mixup=0.8, or null for no MixUp")
         self.backbone, self.reader = backbone, TaskReader(backbone.width, token_a_task=self.token_a_task, std=backbone.std)
         self.memory, self.herding, self.distil = Memory(memory), herding, distil
         self.mixup = None if mixup is None else torch.distributions.Beta(mixup, mixup)

@@ -40,11 +40,8 @@ def pull(likeness: Tensor, chosen: Tensor) -> Tensor:
     return likeness.gather(1, chosen.expand(len(likeness), -1)).sum(1).mean()
 
 
-def check_settings(sizes: dict[str, int], test_batch: int | None, batchwise: dict[str, bool]) -> None:
-    """Refuse pools and lengths below one, and `batchwise` switches that are on while no `test_batch` is said."""
-    for key, size in sizes.items():
-        if size < 1:
-            raise Mistake(f"method.{key}={size} is not a whole number from 1 on; type method.{key}=1")
+def needs_test_batch(test_batch: int | None, **batchwise: bool) -> None:
+    """Refuse `batchwise` switches that are on while no `test_batch` is said."""
     for key, on in batchwise.items():
         if on and test_batch is None:
             raise Mistake(f"method.{key}=true makes answers depend on which test images are scored together; say how many, "
