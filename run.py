@@ -14,7 +14,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from cil.mistakes import Mistake, explain
+from cil.command_line import refuse
+from cil.mistakes import SHOW, Mistake, explain, sentence
 from cil.rundir import RunDir, address, follows, names, run_at
 from cil.settings import checked, of_reading
 from cil.signals import EXIT_CODE, Stopped, stop_request
@@ -44,12 +45,14 @@ def main(config: DictConfig) -> None:
             from cil.report.table import one_line
 
             line = f"done already: {one_line(still_true(run, wanted))}\n{run.path}"
-            print(line) if not follows() else None
+            print(line, flush=True) if not follows() else None
         else:
             execute(wanted, run)
     except Stopped as stopped:
         print(f"stopped by {stopped}; what is done is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)  # also out of a sweep
+    except BrokenPipeError:
+        raise
     except Exception as error:
         known = tell(error)
         if not known and os.getpid() != FRONT:
@@ -84,6 +87,9 @@ def execute(config: dict, run: RunDir) -> None:
             trainer.fit()
             if not follows():
                 finish(trainer, config)
+        except Exception as error:
+            error.in_run = True
+            raise
         finally:
             trainer.log.close()
         if stop:
@@ -91,8 +97,15 @@ def execute(config: dict, run: RunDir) -> None:
 
 
 def tell(error: BaseException) -> bool:
-    """Print the one line for a user's mistake; false where the fault is the project's own."""
-    line = explain(error, settings) if not os.environ.get("TRACE") else None  # TRACE=1 python run.py …: the traceback
+    """Print the one line for a user's mistake; false where the fault is the project's own.
+
+    Whatever happens before a run has begun is what was typed: then the library's own words have to do.
+    """
+    if os.environ.get("TRACE"):  # TRACE=1 python run.py …: the traceback
+        return False
+    line = explain(error, settings)
+    if line is None and not getattr(error, "in_run", False):
+        line = f"{sentence(error)}; {SHOW}"
     if line is not None:
         print(f"error: {line}", file=sys.stderr, flush=True)
         FAILED.append(line)
@@ -117,7 +130,10 @@ def settings() -> list[str]:
 def front_door() -> int:
     FAILED.clear()
     try:
+        refuse(sys.argv[1:], Path(CONF))
         main()
+    except BrokenPipeError:  # into head, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:
         if not tell(error):
             raise

@@ -1,4 +1,4 @@
-"""What is typed, looked at before Hydra reads it: options that are no words, and those that Hydra would pass over in silence."""
+"""What is typed, looked at before Hydra reads it: options that are no words, and files that it would pass over in silence."""
 
 import difflib
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ def refuse(words: Sequence[str], conf: Path) -> None:
     shown = any(word in ("--cfg", "-c", "--help", "-h") or word.startswith("--cfg=") for word in words)
     for word in words:
         if word in NEEDS_CFG and not shown:
-            raise Mistake(
-                f"{NEEDS_CFG[word]} says how a configuration is printed, and none is; type --cfg job too, or leave it out"
-            )
+            raise Mistake(f"{NEEDS_CFG[word]} says how a configuration is printed; type --cfg job too, or leave it out")
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
+        if value.strip() == "{}" and not word.startswith("+"):
+            raise Mistake(f"{key}={{}} changes nothing, since a mapping joins the one that is there; type {key}.NAME=VALUE")
         group = key.partition("@")[0]
         if not equals or not group or not (conf / group).is_dir():
             continue

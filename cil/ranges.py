@@ -35,10 +35,8 @@ class Range:
         least, most = (f"{end:.15g}" for end in (self.least, self.most))
         begins = f"above {least}" if self.open in ("least", "both") else f"from {least}"
         if self.most >= MANY:
-            return begins if begins.startswith("above") else f"{begins} on"
-        return (
-            f"{begins} {'to' if begins.startswith('from') else 'and'} {'below ' if self.open in ('most', 'both') else ''}{most}"
-        )
+            return begins if self.open else f"{begins} on"
+        return f"{begins} to {'below ' if self.open in ('most', 'both') else ''}{most}"
 
 
 Positive = Annotated[float, Range(0, open="least", example=1.0)]

@@ -33,7 +33,9 @@ def digest(config: dict) -> str:
 def meant(node: object) -> object:
     """A configuration in which each `_target_` is the bare name of its class or function, wherever its file lies."""
     if isinstance(node, dict):
-        return {key: meant(value) if key != "_target_" else value and value.rpartition(".")[2] for key, value in node.items()}
+        return {
+            key: meant(value) if key != "_target_" else value and str(value).rpartition(".")[2] for key, value in node.items()
+        }
     return [meant(value) for value in node] if isinstance(node, list | tuple) else node
 
 

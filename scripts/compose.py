@@ -12,11 +12,13 @@ from hydra import compose as hydra_compose  # noqa: E402
 from hydra import initialize_config_dir  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
+from cil.command_line import refuse  # noqa: E402
 from cil.mistakes import ELSEWHERE, Mistake, explain, nearest  # noqa: E402
 from run import plain  # noqa: E402
 
 
 def compose(*words: str) -> dict:
+    refuse(words, ROOT / "conf")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return plain(hydra_compose("config", overrides=list(words)))
 

@@ -186,15 +186,20 @@ def test_chance_needs_a_generator(view):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (dict(crop="center"), "'center' is not known; did you mean centre?"),
-        (dict(filter="bicubik"), "'bicubik' is not known; did you mean bicubic?"),
-        (dict(filter="xyz"), "'xyz' is not known; there is bicubic, bilinear"),
+        (dict(crop="center"), "augment.train.crop=center is not known; did you mean centre?"),
+        (dict(filter="bicubik"), "augment.train.filter=bicubik is not known; did you mean bicubic?"),
+        (dict(filter="xyz"), "augment.train.filter=xyz is not known; there is bicubic, bilinear"),
+        (dict(scale=[2, 3]), "augment.train.scale=[2, 3] is not a list, each a number above 0 to 1"),
+        (dict(scale=[1.0, 0.5]), "scale=[1.0, 0.5] goes down; type scale=[0.5,1.0]"),
+        (dict(flip=2), "augment.train.flip=2 is not a number from 0 to 1"),
+        (dict(padding=1000, crop="padded"), "padding=1000 leaves nothing of 224 px"),
+        (dict(padding=-1), "augment.train.padding=-1 is not a whole number from 0 on"),
         (dict(crop="centre", resize=200), "resize=200 is less than the backbone's 224 px"),
     ],
 )
 def test_a_wrong_word_is_told_with_the_nearest(words, line):
     with pytest.raises(Mistake) as told:
-        View(spec(224), **words)
+        views(spec(224), train=words, test={})
     assert line in str(told.value)
 
 

@@ -10,7 +10,8 @@ from tests.harness import ROOT
 
 FLOORS = (
     {"files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
-     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes", "ranges"},  # ground
+     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes", "ranges",
+     "command_line"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts

@@ -10,14 +10,14 @@ from cil.capabilities import TakesAdapters, require
 from cil.method import Method, Phase
 from cil.modules.cosine import scores
 from cil.modules.first_task import FirstTaskTuned
-from cil.ranges import Count, Fraction
+from cil.ranges import Count, Fraction, Rate
 from cil.scenario import Task
 
 
 class APER(FirstTaskTuned, Method):
     """Score of a class: cosine between [plain; adapted] of the image and its mean over the class's training images."""
 
-    def __init__(self, backbone: nn.Module, *, bottleneck: Count, scale: float, dropout: Fraction) -> None:
+    def __init__(self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction) -> None:
         require(backbone, TakesAdapters, "aper")
         super().__init__(backbone, tune=True, bottleneck=bottleneck, scale=scale, dropout=dropout)
         self.divisible = not dropout

@@ -15,7 +15,7 @@ from cil.modules.adapters import Adapters, side_by_side
 from cil.modules.cosine import exact
 from cil.modules.heads import CosineHead
 from cil.modules.prototypes import scores, synthesised
-from cil.ranges import Count, Fraction, Weight
+from cil.ranges import Count, Fraction, Rate, Weight
 from cil.scenario import Task
 
 ROOM = 250  # images that pass the blocks at a time, counted once a subspace
@@ -25,7 +25,7 @@ class EASE(Method):
     """Subspaces are numbered by their tasks; where the backbone as it is counts as one, it stands before them."""
 
     def __init__(
-        self, backbone: nn.Module, *, bottleneck: Count, scale: float, dropout: Fraction, others: Weight, plain: Weight
+        self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction, others: Weight, plain: Weight
     ) -> None:
         """`others`: the weight of the mean cosine in the subspaces that are not a class's own; `plain`: that of the cosine
         in the backbone's own, 0 leaves it out."""

@@ -10,7 +10,7 @@ from cil.method import Method, Phase
 from cil.modules.cosine import exact
 from cil.modules.first_task import FirstTaskTuned
 from cil.modules.random_ridge import RandomRidge
-from cil.ranges import Count, Fraction, Positive, Whole
+from cil.ranges import Count, Fraction, Positive, Rate, Whole
 from cil.scenario import Task
 
 
@@ -18,7 +18,7 @@ class RanPAC(FirstTaskTuned, Method):
     """Sums over all images met decide the classifier, whatever the order of the tasks, but for the shrinkage."""
 
     def __init__(
-        self, backbone: nn.Module, *, tune: bool, bottleneck: Count, scale: float, dropout: Fraction, features: Whole,
+        self, backbone: nn.Module, *, tune: bool, bottleneck: Count, scale: Rate, dropout: Fraction, features: Whole,
         shrinkage: Positive | None,
     ) -> None:  # fmt: skip
         """`features` random ones, 0: those of the backbone as they are; `shrinkage`: null takes the power of ten with which
