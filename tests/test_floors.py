@@ -9,7 +9,7 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
+    {"arithmetic", "files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
      "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
