@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +14,9 @@ import yaml
 
 from cil import checkpoint
 from cil.arithmetic import settled, use
-from cil.capabilities import HasFrozenStage
-from cil.frozen import FrozenResults
+from cil.backbones.compiled import Passes, divided, plainly
+from cil.capabilities import HasFrozenStage, HasPasses
+from cil.frozen import BLOCK, FrozenResults
 from cil.identity import of_inputs, of_machine
 from cil.log import Silent
 from cil.method import Method
@@ -61,11 +63,28 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
         processes.same(method)
     log = make(config["log"], "log") if processes.rank == 0 else Silent()
     log.open(run.path)
+    notes += passes(method, how, where, processes.size, log.say)
     for line in (*scenario.notes, *notes):
         log.say(line)
     process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
     return Trainer(method, scenario, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
                    identity=of_inputs(backbone, scenario), process=process, processes=processes)  # fmt: skip
+
+
+def passes(method: Method, how: Recipe, where: Machine, processes: int, say: Callable[[str], None]) -> list[str]:
+    """Has the backbone's passes compiled where that is asked for; what the user should know."""
+    backbone = method.backbone
+    if not isinstance(backbone, HasPasses):
+        name = type(backbone).__name__
+        return [f"machine.compile=on: {name} has no passes that can be compiled and runs as it is"] if where.compile else []
+    backbone.passes = plainly
+    if not where.compile:
+        return []
+    learned = {part for share in divided(how.batch_size, processes) for part in divided(share, how.accumulate)}
+    sizes = sorted(learned | {method.test_batch or where.eval_batch_size, BLOCK})
+    backbone.passes = Passes(sizes, where.device, say)
+    shown = ", ".join(map(str, sizes))
+    return [f"machine.compile=on: passes of {shown} images are compiled when they first come, which takes a minute or more"]
 
 
 def recipe(config: dict) -> Recipe:
