@@ -272,6 +272,7 @@ class Trainer:
         for task in self.scenario[: state["task"] + 1]:
             self.begin(task)
         checkpoint.into(self, state, file)
+        self.method.eval().requires_grad_(False)  # as the task before left it: torch's attention has another form for training
         self.run.cut_events(state["events"])
         inside = state["inside"]
         self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
