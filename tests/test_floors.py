@@ -9,14 +9,14 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"arithmetic", "files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
-     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
+    {"arithmetic", "files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data",
+     "metrics", "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
     {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report",
-     "pictures", "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together",
+     "pictures", "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together", "gpu_check",
      "mirrors"},  # engine
 )  # fmt: skip
 ONLY_IN = {

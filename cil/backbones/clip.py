@@ -36,8 +36,8 @@ class CLIP(nn.Module):
         self.trunk, self.image, self.width = trunk, image, trunk.text_projection.shape[1]
         self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
         self.identity: dict = {}
-        self._ids: dict[tuple[str, torch.device], Tensor] = {}  # of the tokens of words that were asked for
         self.passes = plainly
+        self._ids: dict[tuple[str, torch.device], Tensor] = {}  # of the tokens of words that were asked for
 
     def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
         """(batch, width) features of images, or of what `tokens` made of them.

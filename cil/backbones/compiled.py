@@ -25,6 +25,7 @@ class Passes:
 
     def __init__(self, sizes: Iterable[int], device: torch.device, say: Callable[[str], None]) -> None:
         self.sizes, self._say = frozenset(sizes), say
+        self.failure: str | None = None  # of the compiler
         self._graphs = device.type == "cuda"
         self._compiled: dict[Walk, Walk] = {}
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
@@ -44,7 +45,8 @@ class Passes:
             plain = walk(backbone, x, **given)  # raises again what is no fault of the compiler
             self.sizes = frozenset()
             why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            self._say(f"machine.compile=on: the compiler failed, so that passes are not compiled from here on ({why[:160]})")
+            self.failure = why[:160]
+            self._say(f"machine.compile=on: the compiler failed, so that passes are not compiled from here on ({self.failure})")
             return plain
         return found.clone() if self._graphs else found  # a graph writes its next result to the same place
 
