@@ -38,6 +38,9 @@ lint: setup ## style of the code
 bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a row
 	$(PYTHON) scripts/bench.py
 
+check-gpu: setup ## whether a GPU gives the right numbers, and how fast it is, in ten minutes: make check-gpu [ONLY=accuracy,speed]
+	$(PYTHON) scripts/check_gpu.py $(if $(ONLY),--only $(ONLY))
+
 pictures: setup ## of a run: prompts and their images, features on a plane, where patches look: make pictures RUN=outputs/…/seed0
 	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
@@ -59,4 +62,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test test-slurm lint bench reproduce report tables pictures lock clean
+.PHONY: help setup demo data weights test test-slurm lint bench check-gpu reproduce report tables pictures lock clean

@@ -14,6 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from cil.arithmetic import settled
 from cil.command_line import refuse
 from cil.mistakes import SHOW, Mistake, explain, sentence
 from cil.rundir import RunDir, address, follows, names, run_at
@@ -74,6 +75,7 @@ def still_true(run: RunDir, config: dict) -> dict:
 
 def execute(config: dict, run: RunDir) -> None:
     """One run, from its configuration to its DONE."""
+    config = settled(config)
     with stop_request() as stop, run.open(config):  # the folder is free again before a launcher requeues the job
         if run.is_done:  # by the process that had the folder a moment ago
             return

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,14 +12,16 @@ import torch
 import yaml
 
 from cil import checkpoint
-from cil.capabilities import HasFrozenStage
-from cil.frozen import FrozenResults
+from cil.arithmetic import settled, use
+from cil.backbones.compiled import Passes, divided, plainly
+from cil.capabilities import HasFrozenStage, HasPasses
+from cil.frozen import BLOCK, FrozenResults
 from cil.identity import of_inputs, of_machine
 from cil.log import Silent
 from cil.method import Method
 from cil.mistakes import SHOW, Mistake, nearest, sentence
 from cil.modules.frozen_images import FrozenImages
-from cil.processes import divides, joined
+from cil.processes import IN_PARTS, divides, joined
 from cil.ranges import Fraction, NonNegative, Positive, Rate, Share, check, fits
 from cil.recipe import Machine, Recipe
 from cil.rundir import RunDir, names
@@ -41,7 +44,10 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
 
     `like`: a trainer of the same data and the same frozen backbone, which are then not made again.
     """
+    config = settled(config)
     seed, machine = config["seed"], config["machine"]
+    tf32, compiled = machine.get("tf32") == "on", machine.get("compile") == "on"
+    notes = use(device, machine["precision"], tf32)
     for place in ("method", "backbone", "scenario", "dataset", "augment", "schedule", "log"):
         find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
     seed_everything(seed, "build")
@@ -49,21 +55,39 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     scenario = like.scenario if like else build_scenario(config, backbone)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
-    where = Machine(
-        device, *(machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
-    )
+    kept = (machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
+    where = Machine(device, *kept, tf32, compiled)
     frozen = like.frozen if like else frozen_results(config, method, device)
-    processes = joined(device)
+    processes, how = joined(device), recipe(config)
+    if how.accumulate > 1:
+        divides(method, backbone.modules(), IN_PARTS)
     if processes.size > 1:
         divides(method, backbone.modules())
         processes.same(method)
     log = make(config["log"], "log") if processes.rank == 0 else Silent()
     log.open(run.path)
-    for line in scenario.notes:
+    notes += passes(method, how, where, processes.size, log.say)
+    for line in (*scenario.notes, *notes):
         log.say(line)
-    return Trainer(method, scenario, modifiers, recipe(config), where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
-                   identity=of_inputs(backbone, scenario), process=of_machine(device, machine["precision"], processes.size),
-                   processes=processes)  # fmt: skip
+    process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
+    return Trainer(method, scenario, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
+                   identity=of_inputs(backbone, scenario), process=process, processes=processes)  # fmt: skip
+
+
+def passes(method: Method, how: Recipe, where: Machine, processes: int, say: Callable[[str], None]) -> list[str]:
+    """Has the backbone's passes compiled where that is asked for; what the user should know."""
+    backbone = method.backbone
+    if not isinstance(backbone, HasPasses):
+        name = type(backbone).__name__
+        return [f"machine.compile=on: {name} has no passes that can be compiled and runs as it is"] if where.compile else []
+    backbone.passes = plainly
+    if not where.compile:
+        return []
+    learned = {part for share in divided(how.batch_size, processes) for part in divided(share, how.accumulate)}
+    sizes = sorted(learned | {method.test_batch or where.eval_batch_size, BLOCK})
+    backbone.passes = Passes(sizes, where.device, say)
+    shown = ", ".join(map(str, sizes))
+    return [f"machine.compile=on: passes of {shown} images are compiled when they first come, which takes a minute or more"]
 
 
 def recipe(config: dict) -> Recipe:
@@ -76,9 +100,8 @@ def recipe(config: dict) -> Recipe:
         first = recipe(
             {**config, **nodes, "train": {**train, "epochs": changes.get("epochs") or train["epochs"], "first": None}}
         )
-    return Recipe(
-        optimizer, make(config["schedule"], "schedule"), train["epochs"], train["batch_size"], train["clip"], first
-    )  # fmt: skip
+    schedule, parts = make(config["schedule"], "schedule"), train.get("accumulate") or 1
+    return Recipe(optimizer, schedule, train["epochs"], train["batch_size"], train["clip"], first, parts)
 
 
 def frozen_results(config: dict, method: Method, device: torch.device) -> FrozenResults | None:
@@ -91,7 +114,8 @@ def frozen_results(config: dict, method: Method, device: torch.device) -> Frozen
     folder, weights, shelf = config["data"].get("features"), method.backbone.identity["sha256"], None
     if type(method).frozen_stage is FrozenImages.frozen_stage and folder is not None and weights is not None:
         settings = {key: value for key, value in config["backbone"].items() if key not in ("weights", "sha256")}
-        shelf = Shelf(Path(folder), {"settings": settings, "weights": weights, "precision": config["machine"]["precision"]})
+        products = {key: config["machine"][key] for key in ("precision", "tf32") if key in config["machine"]}
+        shelf = Shelf(Path(folder), {"settings": settings, "weights": weights, **products})
     return FrozenResults(method.frozen_stage, device, shelf)
 
 
@@ -102,7 +126,7 @@ def reopened(path: Path, task: int | None = None) -> Trainer:
     if file is None:
         kept = "" if task is None else f" after task {task}; with machine.keep_checkpoints=all every one is kept"
         raise Mistake(f"{path} has no checkpoint{kept or ' any more'}; delete its DONE and type its command again")
-    config["machine"]["precision"] = "fp32"
+    config["machine"] |= {"precision": "fp32", "tf32": "off", "compile": "off"}
     config["log"] = {"_target_": "cil.log.Console", "live": False}  # no mirror of what is only looked at
     with TemporaryDirectory() as folder:
         trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())

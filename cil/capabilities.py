@@ -120,6 +120,13 @@ class TakesPrompts(Protocol):
 
 
 @runtime_checkable
+class HasPasses(Protocol):
+    """walks through its blocks in passes that can be compiled (backbone=vit_…, or clip_…)"""
+
+    passes: Callable[..., Tensor]
+
+
+@runtime_checkable
 class TakesAdapters(Protocol):
     """takes adapters beside its MLPs (backbone=vit_b16_augreg_in21k, another vit_b16_… or vit_tiny)"""
 

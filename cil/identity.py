@@ -28,12 +28,16 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
     }
 
 
-def of_machine(device: torch.device, precision: str, processes: int = 1) -> dict[str, object]:
+def of_machine(
+    device: torch.device, precision: str, processes: int = 1, *, tf32: bool = False, compiled: bool = False
+) -> dict[str, object]:
     """What may move the last bits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": f"{device.type} ({name})",
         "precision": precision,
+        **({"tf32": tf32} if device.type == "cuda" else {}),
+        **({"compile": True} if compiled else {}),
         "threads": torch.get_num_threads(),
         **({"processes": processes} if processes > 1 else {}),
         "python": platform.python_version(),

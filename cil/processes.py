@@ -88,6 +88,14 @@ class Processes:
 ALONE = Processes()
 
 
+def parts(batch: Batch | Known, count: int) -> list[tuple[Batch | Known, float]]:
+    """The batch in `count` parts of about one size, each with its weight; fewer where images are fewer."""
+    if count == 1:
+        return [(batch, 1.0)]
+    found = (Processes(None, rank, count).part(batch) for rank in range(count))
+    return [(part, weight) for part, weight in found if weight]
+
+
 def own_device(device: torch.device) -> torch.device:
     """A GPU each, where there are several processes."""
     several = dist.is_torchelastic_launched() and device == torch.device("cuda")
@@ -104,10 +112,13 @@ def joined(device: torch.device) -> Processes:
     return Processes(device, dist.get_rank(), dist.get_world_size())
 
 
-def divides(method: Method, modules: Iterable[nn.Module]) -> None:
-    """Refuses what looks at a batch as a whole."""
-    name, one = type(method).__name__, "type python run.py instead of torchrun"
+SHARED = "processes cannot share it; type python run.py instead of torchrun"
+IN_PARTS = "it cannot be learned in parts; type train.accumulate=1"
+
+
+def divides(method: Method, modules: Iterable[nn.Module], why: str = SHARED) -> None:
+    """Refuses what looks at a batch as a whole; `why`: what it cannot do then, and what to type."""
     if not method.divisible:
-        raise Mistake(f"{name} with these settings learns from a batch as a whole, so processes cannot share it; {one}")
+        raise Mistake(f"{type(method).__name__} with these settings learns from a batch as a whole, so {why}")
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
-        raise Mistake(f"{type(method.backbone).__name__} normalises over a batch, so processes cannot share it; {one}")
+        raise Mistake(f"{type(method.backbone).__name__} normalises over a batch, so {why}")

@@ -19,6 +19,7 @@ class Recipe:
     batch_size: int
     clip: float | None  # norm of the gradient
     first: "Recipe | None" = None  # where the first task is trained otherwise
+    accumulate: int = 1  # parts in which a batch is learned
 
     def of(self, task: Task) -> "Recipe":
         return self.first if self.first and task.index == 0 else self
@@ -26,13 +27,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how carefully; nothing here but the precision moves a number."""
+    """Where and how carefully; nothing here but the precision and TF32 moves a number by more than its last digits."""
 
     device: torch.device
     precision: str
     eval_batch_size: int
     checkpoint_seconds: float  # inside a phase, at the end of an epoch, not more often than this
     keep_checkpoints: str  # newest | all
+    tf32: bool = False  # of float32 products on a GPU
+    compile: bool = False  # passes through the backbone
 
 
 @dataclass

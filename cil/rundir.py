@@ -14,18 +14,21 @@ import socket
 import zipfile
 from pathlib import Path
 
+from cil.arithmetic import settled
 from cil.files import flush_folder, replace_file, write_json, write_text
 from cil.metrics import AccuracyMatrix
 from cil.mistakes import Mistake
 
-# None of them moves a number, but for the precision; what a reading decides stands in the switches that it sets.
+# None of them moves a number, but for the precision and TF32; what a reading decides stands in the switches that it sets.
 NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra")
 
 
 def digest(config: dict) -> str:
     """Ten hex digits over the resolved configuration less what does not move a number."""
+    config = settled(config)
     counted = {key: value for key, value in config.items() if key not in NOT_IN_ADDRESS}
     counted["precision"] = config["machine"]["precision"]
+    counted |= {"tf32": "on"} if "tf32" in config["machine"] else {}  # what it is off for has the address that it had before
     counted["modifier"] = list((config.get("modifier") or {}).items())  # their order counts; that of other keys does not
     return hashlib.sha256(json.dumps(meant(counted), sort_keys=True).encode()).hexdigest()[:10]
 

@@ -3,33 +3,42 @@
 import re
 from typing import Any
 
+from cil.arithmetic import settled
 from cil.mistakes import Mistake, nearest
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
 TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
 KEYS = {
-    "train": ("epochs", "batch_size", "clip", "first"),
+    "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
     "train.first": ("epochs", "optim", "schedule"),
     "data": ("root", "weights", "features"),
-    "machine": ("device", "precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
+    "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
 READINGS = ("paper", "released")
-WORDS = {"reading": READINGS, "machine.precision": ("fp32", "bf16"), "machine.keep_checkpoints": ("newest", "all")}
+WORDS = {
+    "reading": READINGS,
+    "machine.precision": ("fp32", "bf16", "auto"),
+    "machine.tf32": ("auto", "on", "off"),
+    "machine.compile": ("off", "on"),
+    "machine.keep_checkpoints": ("newest", "all"),
+}
+LEFT_OUT = ("machine.tf32", "machine.compile")  # by a configuration in which they do nothing
 WHOLE = {
     "seed": 0,
     "train.epochs": 1,
     "train.first.epochs": 1,
     "train.batch_size": 1,
+    "train.accumulate": 1,
     "machine.eval_batch_size": 1,
     "scenario.tasks": 1,
     "scenario.first": 1,
     "method.test_batch": 1,
 }
-MAY_BE_NULL = ("train.clip", "train.first.epochs", "scenario.first", "method.test_batch")
+MAY_BE_NULL = ("train.clip", "train.accumulate", "train.first.epochs", "scenario.first", "method.test_batch")
 
 
 def checked(config: dict) -> dict:
-    """The configuration itself, or one line about what is wrong with it."""
+    """The configuration with what the machine decides in it, or one line about what is wrong with it."""
     for key in TOP:
         if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
             raise Mistake(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
@@ -41,7 +50,7 @@ def checked(config: dict) -> dict:
         if (value is not None or key not in MAY_BE_NULL) and (type(value) is not int or value < least):
             raise Mistake(f"{key}={value} is not a whole number from {least} on; type {key}={max(least, 1)}")
     for key, words in WORDS.items():
-        if _value(config, key) not in words:
+        if _value(config, key) not in words and not (key in LEFT_OUT and _value(config, key) is None):
             raise Mistake(f"{key}={_value(config, key)} is not known; type {' or '.join(words)}")
     clip, pause = config["train"]["clip"], config["machine"]["checkpoint_seconds"]
     if clip is not None and (not _number(clip) or clip <= 0):
@@ -58,7 +67,7 @@ def checked(config: dict) -> dict:
         raise Mistake(f"scenario.name={name} becomes a folder; use letters, digits, dots, dashes and underscores")
     if "." not in target:
         raise Mistake(f"method._target_={target} is not a class of a method's file; choose one by name, as in method=finetune")
-    return config
+    return settled(config)
 
 
 def of_reading(reading: str, paper: Any, released: Any) -> Any:

@@ -15,7 +15,7 @@ from cil.meter import Meter, mean_of
 from cil.method import Losses, Method, Phase
 from cil.metrics import AccuracyMatrix
 from cil.modifier import Modifier
-from cil.processes import ALONE, Processes
+from cil.processes import ALONE, Processes, parts
 from cil.recipe import Machine, Recipe, Step
 from cil.rundir import RunDir
 from cil.scenario import Scenario, Task
@@ -207,10 +207,9 @@ class Trainer:
         seed_everything(self.seed, "step", *step.where)
         for group in step.optimizer.param_groups:
             group["lr"] = step.rate * group["initial_lr"]
-        asked, taken = self.method.training_steps(batch, step.phase), []
-        while losses := self._next(asked):
-            step.optimizer.zero_grad()
-            sum(losses.values()).backward()
+        divided = parts(batch, self.recipe.accumulate)
+        asked, taken = [(self.method.training_steps(part, step.phase), weight) for part, weight in divided], []
+        while losses := self._gradient(asked, step.optimizer):
             means, step.stop = self.shared.averaged(step.optimizer, losses, self.part, self.stop)
             if self.recipe.clip is not None:
                 torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
@@ -221,6 +220,22 @@ class Trainer:
                 modifier.after_step(self.method, step.phase)
             taken.append(means)
         step.losses = mean_of(taken)
+
+    def _gradient(self, asked: list[tuple[Iterator[Losses], float]], optimizer: torch.optim.Optimizer) -> Losses:
+        """Of the next step: that of the whole batch, which may come in weighted parts. Its losses; none after the last step."""
+        whole: Losses = {}
+        for part, weight in asked:
+            if not (losses := self._next(part)):
+                return {}
+            if not whole:
+                optimizer.zero_grad()
+            if len(asked) == 1:
+                sum(losses.values()).backward()
+                return losses
+            (weight * sum(losses.values())).backward()
+            for name, loss in losses.items():
+                whole[name] = whole.get(name, 0.0) + weight * loss.detach()
+        return whole
 
     def _next(self, asked: Iterator[Losses]) -> Losses | None:
         with self.precision():
@@ -257,6 +272,7 @@ class Trainer:
         for task in self.scenario[: state["task"] + 1]:
             self.begin(task)
         checkpoint.into(self, state, file)
+        self.method.eval().requires_grad_(False)  # as the task before left it: torch's attention has another form for training
         self.run.cut_events(state["events"])
         inside = state["inside"]
         self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")

@@ -9,15 +9,14 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment", "data", "metrics",
-     "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes", "ranges",
-     "command_line"},  # ground
+    {"arithmetic", "command_line", "files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment", "augment",
+     "data", "metrics", "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes", "ranges"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
     {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report",
-     "pictures", "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together",
+     "pictures", "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together", "gpu_check",
      "mirrors"},  # engine
 )  # fmt: skip
 ONLY_IN = {

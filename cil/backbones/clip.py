@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cil.augment import ImageSpec
+from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode
 from cil.backbones.weights import expects, load
@@ -35,6 +36,7 @@ class CLIP(nn.Module):
         self.trunk, self.image, self.width = trunk, image, trunk.text_projection.shape[1]
         self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
         self.identity: dict = {}
+        self.passes = plainly
         self._ids: dict[tuple[str, torch.device], Tensor] = {}  # of the tokens of words that were asked for
 
     def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
@@ -43,12 +45,7 @@ class CLIP(nn.Module):
         `prompts` (batch or 1, length, width of the image tower) stand between the class token and the patches, without a
         position, before the first norm (PGP's CLIP).
         """
-        if prompts is None and images.dim() == 4:
-            return self.trunk.encode_image(images)
-        tower, x = self.trunk.visual, self.tokens(images) if images.dim() == 4 else images
-        if prompts is not None:
-            x = torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], 1)
-        return tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0]) @ tower.proj
+        return self.passes(through, self, images, prompts=prompts)
 
     def tokens(self, images: Tensor) -> Tensor:
         """(batch, 1 + patches, width of the image tower): class token and patches with their positions."""
@@ -124,6 +121,16 @@ class CLIP(nn.Module):
         x = trunk.token_embedding(tokens[:, :length]) + trunk.positional_embedding[:length]
         x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
         return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
+
+
+def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
+    """A pass through the image tower: arguments as of `CLIP.forward`."""
+    if prompts is None and images.dim() == 4:
+        return backbone.trunk.encode_image(images)
+    tower, x = backbone.trunk.visual, backbone.tokens(images) if images.dim() == 4 else images
+    if prompts is not None:
+        x = torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], 1)
+    return tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0]) @ tower.proj
 
 
 def clip(

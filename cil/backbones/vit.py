@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.augment import ImageSpec
+from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
@@ -27,6 +28,7 @@ class ViT(nn.Module):
         super().__init__()
         self.trunk, self.image, self.width = trunk, image, trunk.embed_dim
         self.identity: dict = {}
+        self.passes = plainly
 
     @property
     def heads(self) -> int:
@@ -47,14 +49,9 @@ class ViT(nn.Module):
         `read`: the class token, or the mean over the `prompts`.
         """
         x = self.tokens(images) if images.dim() == 4 else images
-        if prompts is not None:
-            x = torch.cat([x[:, :1], (prompts + self.trunk.pos_embed[:, :1]).expand(len(x), -1, -1), x[:, 1:]], 1)
-        places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])
-        prefixes, last = prefixes or {}, self.depth - 1
-        for number, block in enumerate(self.trunk.blocks):
-            beside = None if adapters is None else adapters[number]
-            x = walk(block, x, prefixes.get(number), places if number == last else None, beside)
-        return self.trunk.norm(x).mean(1)
+        if adapters is not None:
+            return through(self, x, prompts, prefixes, adapters, read)
+        return self.passes(through, self, x, prompts=prompts, prefixes=prefixes, read=read)
 
     def tokens(self, images: Tensor) -> Tensor:
         """(batch, 1 + patches, width): what enters the first block."""
@@ -83,6 +80,22 @@ class ViT(nn.Module):
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()
+
+
+def through(
+    backbone: ViT, x: Tensor, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
+    adapters: Sequence[Adapter] | None = None, read: str = "class",
+) -> Tensor:  # fmt: skip
+    """A pass, from the tokens to the features: arguments as of `ViT.forward`."""
+    trunk = backbone.trunk
+    if prompts is not None:
+        x = torch.cat([x[:, :1], (prompts + trunk.pos_embed[:, :1]).expand(len(x), -1, -1), x[:, 1:]], 1)
+    places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])
+    prefixes, last = prefixes or {}, len(trunk.blocks) - 1
+    for number, block in enumerate(trunk.blocks):
+        beside = None if adapters is None else adapters[number]
+        x = walk(block, x, prefixes.get(number), places if number == last else None, beside)
+    return trunk.norm(x).mean(1)
 
 
 def walk(

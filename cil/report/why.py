@@ -25,11 +25,14 @@ RANKS = (
     (("train_transform", "test_transform", "config.augment"), "another transform or input range"),
     (("config.method", "config.modifier"), "another method, reading or modifier"),
     (("config.optim", "config.schedule", "config.train"), "another recipe"),
-    (("precision", "config.machine.precision"), "another precision"),
+    (("precision", "tf32", "config.machine.precision", "config.machine.tf32"), "another precision"),
     (("config.seed",), "another seed"),
     (("git_commit",), "other code"),
     (("features",), "the same images encoded by another machine or software: the last bits"),
-    (("packages", "python", "device", "threads", "processes", "config.machine"), "other software or hardware: the last bits"),
+    (
+        ("packages", "python", "device", "threads", "processes", "compile", "config.machine"),
+        "other software or hardware: the last bits",
+    ),
 )
 IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "config.scenario.name", "config.machine.device",
            "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints")  # fmt: skip

@@ -144,3 +144,20 @@ def test_resume_equals_straight_run(small, method, when, tmp_path):
             raise Stopped("never reached: the method has fewer steps")
     resumed = fitted(config, tmp_path / "resumed")
     harness.assert_same_bits(straight.run, resumed.run)
+
+
+@pytest.mark.parametrize("method", ["rapf", "awpf", "coop", "attriclip", "dualprompt"])
+def test_killed_in_a_second_task_equals_straight_run(compose, method, tmp_path):
+    """Gone on with from the checkpoint of the first: what the second task begins with comes out in the same bits."""
+    config = compose(f"method={method}", "dataset._target_=cil.datasets.glyphs.alphabet", "+dataset.script=latin",
+                     "+dataset.classes=4", "scenario.tasks=2", "train.epochs=2", "machine.checkpoint_seconds=1000")  # fmt: skip
+    straight, killed = fitted(config, tmp_path / "straight"), trainer_of(config, tmp_path / "killed")
+    with killed.run:
+        for step in killed.steps():
+            killed.learn(step)
+            if step.where[0] == 1:
+                break  # what is not in a checkpoint by now is lost
+        killed.log.close()
+    assert killed.run.newest.name == "task_00.pt"
+    resumed = fitted(config, tmp_path / "killed")
+    harness.assert_same_bits(straight.run, resumed.run)

@@ -1,0 +1,106 @@
+"""What the check found, as text for a terminal of 80 columns, as Markdown, and in one line of judgement."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from cil.files import write_text
+from cil.gpu_check.part import Row
+from cil.gpu_check.whole import EPOCHS, PGP_EPOCHS
+from cil.report.table import fill, grid
+
+FINE = ("ok", "no steps", "not repeatable", "not reached", "not compiled")
+BLOCK = "gpu"
+LEGENDS = {
+    "right": "CPU, GPU: percent correct after two tasks. Apart: by how many correct answers the two differ, and how many are "
+    "allowed: three, or three times what one thread and several threads of the CPU differ by. Twice: a second run on the GPU. "
+    "Resumed: a run that was killed and started again.",
+    "speed": "img/s: images a second in a training step. Step, test: the time of a training step and of a test batch as a "
+    "multiple of a bare forward of the same images in the same form. FLOPs: the same multiple of a step in floating-point "
+    "operations. GiB: the most memory that was held. Idle: the share of a step in which the GPU computes nothing.",
+    "run": "DualPrompt on 5,000 images of noise a task. Start, train, test: seconds to build the run, to train the first task, "
+    "and to evaluate it and write its checkpoint. Min: minutes of the run of ten tasks that follow from them.",
+}
+
+
+def tables(rows: Sequence[Row], *, markdown: bool) -> str:
+    parts = {"right": right(rows), "speed": fast(rows), "run": ten(rows)}
+    found = [
+        f"{grid(head, lines, markdown=markdown)}\n\n{wrapped(LEGENDS[key], markdown)}"
+        for key, (head, lines) in parts.items() if lines
+    ]  # fmt: skip
+    return "\n\n".join([*found, *(wrapped(line, markdown) for line in reasons(rows))])
+
+
+def wrapped(text: str, markdown: bool) -> str:
+    return text if markdown else textwrap.fill(text, 80)
+
+
+def right(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    by_method: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["part"] in ("accuracy", "resume"):
+            by_method.setdefault(row["method"], {})[row["part"]] = row
+    lines = []
+    for method, own in by_method.items():
+        seen, again = own.get("accuracy", {}), own.get("resume", {})
+        apart = f"{seen['apart']} of {seen['allowed']}" if "apart" in seen else seen.get("verdict", "–")
+        lines.append([method, shown(seen.get("cpu")), shown(seen.get("gpu")), apart, seen.get("twice", "–"),
+                      {"ok": "equal"}.get(again.get("verdict"), again.get("verdict", "–"))])  # fmt: skip
+    return ["method", "CPU", "GPU", "apart", "twice", "resumed"], lines
+
+
+def fast(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    lines = []
+    for row in (row for row in rows if row["part"] == "speed" and row["verdict"] != "not reached"):
+        cells = [f"{row[key]:.2f}" if row.get(key) is not None else "–" for key in ("step", "flops", "test")]
+        memory = f"{row['MiB'] / 1024:.1f}" if "MiB" in row else "–"
+        idle = f"{100 * row['idle']:.0f} %" if row.get("idle") is not None else "–"
+        rate = f"{row['images a second']:.0f}" if "images a second" in row else row["verdict"]
+        lines.append([row["method"], str(row["batch"]), row["form"], rate, *cells, memory, shown(row.get("kernels")), idle])
+    return ["method", "batch", "form", "img/s", "step", "FLOPs", "test", "GiB", "kernels", "idle"], lines
+
+
+def ten(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    keys = ("start s", "train s", "test s", "images a second", f"minutes, {EPOCHS} epochs", f"minutes, {PGP_EPOCHS} epochs")
+    found = [row for row in rows if row["part"] == "run" and row["verdict"] != "not reached"]
+    lines = [[str(row["form"]), *(shown(row.get(key)) for key in keys)] for row in found]
+    return ["form", "start", "train", "test", "img/s", f"min, {EPOCHS} ep.", f"min, {PGP_EPOCHS} ep."], lines
+
+
+def shown(value: object) -> str:
+    return "–" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def reasons(rows: Sequence[Row]) -> list[str]:
+    """Why something failed, what is not deterministic, and what was not reached."""
+    found = [f"{named(row)}: {row['why']}" for row in rows if "why" in row]
+    for row in rows:
+        if row.get("twice") == "not equal":
+            found.append(f"{named(row)}: two runs differ; {', '.join(row['operators']) or 'torch names no operator'}")
+    missed = Counter(str(row["part"]) for row in rows if row["verdict"] == "not reached")
+    return found + [f"{part}: {count} not reached in the time; type --only {part}" for part, count in missed.items()]
+
+
+def named(row: Row) -> str:
+    return " ".join(str(row[key]) for key in ("part", "method", "batch", "form") if key in row)
+
+
+def judgement(rows: Sequence[Row]) -> tuple[bool, str]:
+    """Whether nothing is wrong, and a line that says so."""
+    bad = [row for row in rows if row["verdict"] not in FINE]
+    ok = sum(row["verdict"] == "ok" for row in rows)
+    if bad:
+        shown = "; ".join(f"{named(row)} {row['verdict']}" for row in bad[:5])
+        return False, f"{len(bad)} of {len(rows)} checks say no: {shown}"
+    return True, f"{ok} of {len(rows)} checks are well, none is not"
+
+
+def write(page: Path, found: dict) -> None:
+    """Between the markers of the page, which is begun where there is none."""
+    if not page.is_file():
+        write_text(page, f"# The check of a GPU\n\n<!-- {BLOCK} -->\n<!-- /{BLOCK} -->\n")
+    head = (f"{found['device']}, PyTorch {found['torch']}, commit {found['commit']}, {found['minutes']:.1f} minutes: "
+            f"{found['judgement']}.")  # fmt: skip
+    fill(page, BLOCK, f"{head}\n\n{tables(found['rows'], markdown=True)}")

@@ -1,0 +1,184 @@
+"""Short runs of every method on glyphs: on the CPU and on the GPU, twice, and once killed and gone on with."""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from cil.gpu_check.part import Part, Row, opened, told
+
+RUN = ("dataset._target_=cil.datasets.glyphs.alphabet", "+dataset.script=latin", "scenario.tasks=2", "train.epochs=2",
+       "train.batch_size=16", "machine.checkpoint_seconds=0")  # fmt: skip
+SIZES = {False: ("+dataset.classes=10", "dataset.train_per_class=18", "dataset.test_per_class=12"),
+         True: ("+dataset.classes=4", "dataset.train_per_class=9", "dataset.test_per_class=3")}  # fmt: skip
+FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
+SHORT = {  # what else makes a method's recipe short
+    "ari": ("method.memory=12", "train.first=null"),
+    "dytox": FEWER,
+    "raw": FEWER,
+    "der_mcg": ("method.memory=12", "method.gate_width=8", "method.centroids=3", "train.first=null"),
+}
+MODIFIED = (("l2p", "pgp"), ("dualprompt", "pgp"), ("clip_prompt", "pgp"))
+APART = 3  # images by which the GPU may differ at least, and times what threads of the CPU differ by
+NONDETERMINISTIC = (
+    re.compile(r"^(\S+) does not have a deterministic implementation"),
+    re.compile(r"^(Memory Efficient attention|Flash Attention) defaults to a non-deterministic algorithm"),
+)
+
+
+@dataclass
+class Outcome:
+    """What a run left."""
+
+    correct: list[list[float]]  # answers on each task after each task
+    losses: list[dict]
+    state: dict
+    steps: int
+    tests: int
+
+    def equals(self, other: "Outcome") -> bool:
+        """To the bit."""
+        if (self.correct, self.losses, self.state.keys()) != (other.correct, other.losses, other.state.keys()):
+            return False
+        pairs = ((value, other.state[key]) for key, value in self.state.items())
+        return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+    @property
+    def right(self) -> int:
+        """Correct answers after the last task."""
+        return int(sum(self.correct[-1]))
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.right / self.tests
+
+
+@dataclass
+class Runs:
+    """Each run is made once, whoever asks for it first."""
+
+    part: Part
+    made: dict[tuple, Outcome] = field(default_factory=dict)
+
+    def outcome(self, name: str, where: str) -> Outcome:
+        """`where`: "cpu", "cpu with one thread", "gpu" or "gpu again"."""
+        if (name, where) not in self.made:
+            threads = torch.get_num_threads()
+            if where == "cpu with one thread":
+                torch.set_num_threads(1)
+            try:
+                self.made[name, where] = self.run(name, where, None)
+            finally:
+                torch.set_num_threads(threads)
+        return self.made[name, where]
+
+    def run(self, name: str, where: str, kill_after: int | None) -> Outcome | None:
+        """To its end, or, where it is killed after so many steps, None. In the folder of a killed one it goes on."""
+        on_cpu = where.startswith("cpu")
+        device = torch.device("cpu") if on_cpu else self.part.device
+        words = ("machine=cpu",) if on_cpu else ("machine=cuda", "machine.tf32=off")
+        config = self.part.configured(*words_of(name), *RUN, *SIZES[self.part.small], *words)
+        with opened(config, self.part.folder / name / where.replace(" ", "_"), device) as trainer:
+            steps = 0
+            for step in trainer.steps():
+                trainer.learn(step)
+                steps += 1
+                if steps == kill_after:
+                    return None  # what is not in a checkpoint by now is lost
+            correct = [row[: after + 1].tolist() for after, row in enumerate(trainer.matrix.correct)]
+            state = trainer.run.load(trainer.run.newest)["method"]
+            tests = sum(len(task.test) for task in trainer.scenario)
+            return Outcome(learned(correct), losses(trainer.run.events), state, steps, tests)
+
+
+def learned(correct: list[list[float]]) -> list[list[float]]:
+    """Rows of tasks after which there were answers."""
+    return [row for row in correct if row[0] == row[0]]
+
+
+def losses(events: Path) -> list[dict]:
+    found = map(json.loads, events.read_text().splitlines())
+    return [event["losses"] for event in found if "losses" in event]
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """Of `method` or `method+modifier`."""
+    method, _, modifier = name.partition("+")
+    return (f"method={method}", *SHORT.get(method, ()), *([f"modifier={modifier}"] if modifier else []))
+
+
+def names(methods: Sequence[str]) -> list[str]:
+    return [*methods, *(f"{host}+{modifier}" for host, modifier in MODIFIED if host in methods)]
+
+
+def accuracy(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
+    """Each method on the GPU against the CPU, and on the GPU twice."""
+    for name in names(methods):
+        row: Row = {"part": "accuracy", "method": name}
+        if runs.part.over:
+            yield row | {"verdict": "not reached"}
+            continue
+        try:
+            yield row | compared(runs, name)
+        except Exception as error:
+            yield row | {"verdict": "failed", "why": told(error)}
+
+
+def compared(runs: Runs, name: str) -> Row:
+    cpu, threads, gpu, again = (runs.outcome(name, w) for w in ("cpu", "cpu with one thread", "gpu", "gpu again"))
+    apart, allowed = abs(gpu.right - cpu.right), max(APART, APART * abs(cpu.right - threads.right))
+    same = gpu.equals(again)
+    return {
+        "cpu": round(cpu.percent, 1), "gpu": round(gpu.percent, 1), "images": cpu.tests, "apart": apart, "allowed": allowed,
+        "threads apart": abs(cpu.right - threads.right), "loss apart": loss_apart(cpu, gpu),
+        "twice": "equal" if same else "not equal", "operators": [] if same else operators(runs, name),
+        "verdict": "ok" if apart <= allowed else "apart",
+    }  # fmt: skip
+
+
+def loss_apart(one: Outcome, two: Outcome) -> float | None:
+    """Relative difference of the first epoch's losses, in which little can have grown."""
+    if not one.losses or not two.losses:
+        return None
+    sums = [sum(run.losses[0].values()) for run in (one, two)]
+    return float(f"{abs(sums[1] - sums[0]) / max(abs(sums[0]), 1e-12):.2g}")
+
+
+def operators(runs: Runs, name: str) -> list[str]:
+    """Those of torch that say of themselves that they are not deterministic."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            runs.run(name, "gpu asked for determinism", None)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    found = (pattern.search(str(warning.message)) for warning in caught for pattern in NONDETERMINISTIC)
+    return sorted({match[1] for match in found if match})
+
+
+def resume(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
+    """Each method is dropped in the middle of its run, as `kill -9` does, and gone on with from its newest checkpoint."""
+    for name in names(methods):
+        row: Row = {"part": "resume", "method": name}
+        if runs.part.over:
+            yield row | {"verdict": "not reached"}
+            continue
+        try:
+            straight = runs.outcome(name, "gpu")
+            if straight.steps < 2:
+                yield row | {"verdict": "no steps"}
+                continue
+            runs.run(name, "gpu killed", straight.steps * 2 // 3)
+            resumed = runs.run(name, "gpu killed", None)
+            same = straight.equals(resumed)
+            if not same and not straight.equals(runs.outcome(name, "gpu again")):
+                yield row | {"verdict": "not repeatable", "apart": abs(straight.right - resumed.right)}
+                continue
+            yield row | {"verdict": "ok" if same else "not equal", "steps repeated": resumed.steps}
+        except Exception as error:
+            yield row | {"verdict": "failed", "why": told(error)}

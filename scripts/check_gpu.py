@@ -1,0 +1,103 @@
+"""Checks on a GPU that results can be trusted, and measures how fast it is; no data and no network are needed.
+
+make check-gpu                                   # all parts, at most 11 minutes
+python scripts/check_gpu.py --only speed,run --minutes 5
+
+accuracy: every method on the GPU against the CPU, and twice on the GPU · resume: each is killed and started again · speed:
+training steps and test batches on ViT-B/16 at 224 px against a bare forward · run: the first task of 10-split CIFAR100, whole.
+It prints tables, and writes outputs/check_gpu.json and, on a GPU, docs/results/gpu.md.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.mistakes import Mistake, nearest
+from scripts.compose import ROOT, compose, guarded, options
+
+MINUTES = {"accuracy": 3.0, "resume": 1.0, "speed": 5.0, "run": 2.0}  # of each part; what one leaves over goes to the next
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(MINUTES), metavar="PARTS", help=f"of {', '.join(MINUTES)}")
+    parser.add_argument("--minutes", type=float, help=f"for all parts together (default: {sum(MINUTES.values()):.0f})")
+    parser.add_argument("--methods", default="", help="for accuracy and resume; default: every one")
+    parser.add_argument("--small", action="store_true", help="tiny shapes, to test the check itself")
+    parser.add_argument("--page", type=Path, help="where to write the page")
+    parser.add_argument("--json", type=Path, default=ROOT / "outputs" / "check_gpu.json")
+    asked = parser.parse_args(words)
+    return guarded(lambda: check(asked))
+
+
+def check(asked: argparse.Namespace) -> int:
+    parts = chosen(asked.only, list(MINUTES), "--only")
+    methods = chosen(asked.methods, options("method"), "--methods") if asked.methods else options("method")
+    if asked.minutes is not None and asked.minutes <= 0:
+        raise Mistake(f"--minutes {asked.minutes} is no time; type --minutes 11")
+
+    import torch
+
+    from cil.files import write_json
+    from cil.gpu_check import page
+    from cil.identity import git_commit
+
+    if not torch.cuda.is_available():
+        raise Mistake("torch sees no GPU here, so that there is nothing to check; type make test for the checks of a CPU")
+    device, began = torch.device("cuda", torch.cuda.current_device()), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for row in checked(parts, methods, Path(folder), device, asked):
+            minutes = (time.perf_counter() - began) / 60
+            print(f"{minutes:5.1f} min  {page.named(row)}: {row['verdict']}", file=sys.stderr, flush=True)
+            rows.append(row)
+    good, line = page.judgement(rows)
+    found = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__, "commit": git_commit(),
+             "small": asked.small, "minutes": (time.perf_counter() - began) / 60, "judgement": line, "rows": rows}  # fmt: skip
+    write_json(asked.json, found)
+    print(f"{page.tables(rows, markdown=False)}\n\n{found['device']}: {line}")
+    if target := asked.page or (ROOT / "docs" / "results" / "gpu.md" if real() and not asked.small else None):
+        page.write(target, found)
+    return 0 if good else 1
+
+
+def checked(parts: list[str], methods: list[str], folder: Path, device: object, asked: argparse.Namespace) -> Iterator[dict]:
+    """Each part gets its share of the time that is left."""
+    from cil.gpu_check.part import Part
+    from cil.gpu_check.runs import Runs, accuracy, resume
+    from cil.gpu_check.speed import FORMS, speed
+    from cil.gpu_check.whole import whole
+
+    end = time.perf_counter() + 60 * (asked.minutes or sum(MINUTES[part] for part in parts))
+    part = Part(compose, folder, device, asked.small, end)
+    runs = Runs(part)
+    forms, of_run = (tuple(FORMS), ("auto", "auto, compiled")) if real() else (("tf32",), ("tf32",))
+    work = {"accuracy": lambda: accuracy(runs, methods), "resume": lambda: resume(runs, methods),
+            "speed": lambda: speed(part, forms), "run": lambda: whole(part, of_run)}  # fmt: skip
+    for number, name in enumerate(parts):
+        now = time.perf_counter()
+        part.until = now + (end - now) * MINUTES[name] / sum(MINUTES[left] for left in parts[number:])
+        yield from work[name]()
+
+
+def real() -> bool:
+    """Whether torch can look into the device, and not only believe in it."""
+    from torch.profiler import ProfilerActivity, supported_activities
+
+    return ProfilerActivity.CUDA in supported_activities()
+
+
+def chosen(words: str, known: list[str], option: str) -> list[str]:
+    for word in words.split(","):
+        if word not in known:
+            raise Mistake(f"{option}: {word!r} is not known; {nearest(word, known)}")
+    return [name for name in known if name in words.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
