@@ -34,7 +34,7 @@ class Range:
     def words(self) -> str:
         least, most = (f"{end:.15g}" for end in (self.least, self.most))
         begins = f"above {least}" if self.open in ("least", "both") else f"from {least}"
-        if self.most >= MANY:
+        if self.most in (MANY, math.inf):
             return begins if self.open else f"{begins} on"
         return f"{begins} to {'below ' if self.open in ('most', 'both') else ''}{most}"
 

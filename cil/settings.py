@@ -1,10 +1,11 @@
 """The settings that no constructor checks, looked at before anything is loaded."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from cil.arithmetic import settled
 from cil.mistakes import Mistake, nearest
+from cil.ranges import Count, NonNegative, Positive, Seed, fits
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
 TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
@@ -15,26 +16,27 @@ KEYS = {
     "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
 READINGS = ("paper", "released")
-WORDS = {
-    "reading": READINGS,
-    "machine.precision": ("fp32", "bf16", "auto"),
-    "machine.tf32": ("auto", "on", "off"),
-    "machine.compile": ("off", "on"),
-    "machine.keep_checkpoints": ("newest", "all"),
+DECLARED = {
+    "seed": Seed,
+    "reading": Literal[READINGS],
+    "outputs": str,
+    "train.epochs": Count,
+    "train.batch_size": Count,
+    "train.clip": Positive | None,
+    "train.accumulate": Count | None,
+    "train.first.epochs": Count | None,
+    "data.root": str,
+    "data.weights": str,
+    "data.features": str | None,
+    "machine.device": str,
+    "machine.precision": Literal["fp32", "bf16", "auto"],
+    "machine.tf32": Literal["auto", "on", "off"],
+    "machine.compile": Literal["off", "on"],
+    "machine.eval_batch_size": Count,
+    "machine.checkpoint_seconds": NonNegative,
+    "machine.keep_checkpoints": Literal["newest", "all"],
 }
-LEFT_OUT = ("machine.tf32", "machine.compile")  # by a configuration in which they do nothing
-WHOLE = {
-    "seed": 0,
-    "train.epochs": 1,
-    "train.first.epochs": 1,
-    "train.batch_size": 1,
-    "train.accumulate": 1,
-    "machine.eval_batch_size": 1,
-    "scenario.tasks": 1,
-    "scenario.first": 1,
-    "method.test_batch": 1,
-}
-MAY_BE_NULL = ("train.clip", "train.accumulate", "train.first.epochs", "scenario.first", "method.test_batch")
+LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate")  # where they do nothing
 
 
 def checked(config: dict) -> dict:
@@ -45,26 +47,15 @@ def checked(config: dict) -> dict:
     _known("", config, TOP)
     for group, keys in KEYS.items():
         _known(f"{group}.", _value(config, group) or {}, keys)
-    for key, least in WHOLE.items():
+    for key, annotation in DECLARED.items():
         value = _value(config, key)
-        if (value is not None or key not in MAY_BE_NULL) and (type(value) is not int or value < least):
-            raise Mistake(f"{key}={value} is not a whole number from {least} on; type {key}={max(least, 1)}")
-    for key, words in WORDS.items():
-        if _value(config, key) not in words and not (key in LEFT_OUT and _value(config, key) is None):
-            raise Mistake(f"{key}={_value(config, key)} is not known; type {' or '.join(words)}")
-    clip, pause = config["train"]["clip"], config["machine"]["checkpoint_seconds"]
-    if clip is not None and (not _number(clip) or clip <= 0):
-        raise Mistake(f"train.clip={clip} is no norm; type train.clip=1.0, or train.clip=null to leave gradients as they are")
-    if not _number(pause) or pause < 0:
-        raise Mistake(f"machine.checkpoint_seconds={pause} is no time; type machine.checkpoint_seconds=60")
-    for key in ("outputs", "data.root", "data.weights", "machine.device"):
-        if not isinstance(_value(config, key), str) or not _value(config, key):
-            raise Mistake(f"{key}={_value(config, key)} is not a name; leave it as it was or type another")
-    if config["data"].get("features") is not None and not isinstance(config["data"]["features"], str):
-        raise Mistake(f"data.features={config['data']['features']} is no folder; type data.features=data/features, or null")
+        if value is not None or key not in LEFT_OUT:
+            fits(key, value, annotation)
+        if value == "":
+            raise Mistake(f"{key} is empty; leave it as it was or type another")
     name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise Mistake(f"scenario.name={name} becomes a folder; use letters, digits, dots, dashes and underscores")
+    if not re.fullmatch(r"[\w.-]*[\w-][\w.-]*", name):
+        raise Mistake(f"scenario.name={name} becomes a folder; use letters, digits, dashes, underscores, and dots between them")
     if "." not in target:
         raise Mistake(f"method._target_={target} is not a class of a method's file; choose one by name, as in method=finetune")
     return settled(config)
@@ -87,7 +78,3 @@ def _value(config: dict, key: str) -> Any:
     for word in key.split("."):
         config = config[word] if isinstance(config, dict) and word in config else None
     return config
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
