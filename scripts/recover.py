@@ -15,8 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cil.mistakes import Mistake
+from scripts.compose import ROOT, guarded
+
 NAMES = {"labels": "vit_s14_photographs", "pairs": "vit_s14_photographs_selfsup"}
 MEASURED = {"train_per_class": 20, "test_per_class": 10}  # photographs of each unseen class that the measure takes
 
@@ -47,7 +50,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     asked = arguments(argv)
+    return guarded(lambda: work(asked), "type --out DIR")
 
+
+def work(asked: argparse.Namespace) -> None:
     import torch
     from omegaconf import OmegaConf
 
@@ -60,18 +66,18 @@ def main(argv: list[str] | None = None) -> int:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / "vit_s14_photographs.yaml"))
-    backbone = make({**node, "weights": None}, "backbone").eval()
+    backbone = make({**node, "weights": None, "sha256": None}, "backbone").eval()
     if not 0 <= asked.frozen < backbone.depth:
-        raise SystemExit(f"--frozen {asked.frozen} leaves no block to train; type --frozen 0 to {backbone.depth - 1}")
+        raise Mistake(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
     fill_resized(backbone.trunk, asked.body)
     body = hashlib.sha256(asked.body.read_bytes()).hexdigest()
     recipe = Recipe(asked.objective, asked.epochs, asked.frozen, asked.variants, asked.seed, asked.batch_size, asked.lr)
     folder, started = asked.out / asked.name, time.perf_counter()
 
     def tokens(photos, view, variants):
-        pixels, about = photos.decoded(Size()), f"{body} {photos_digest(photos)}"
-        return kept_tokens(asked.out / "tokens", backbone, pixels, view, about=about, frozen=asked.frozen, variants=variants,
-                           seed=asked.seed, say=say)  # fmt: skip
+        about = f"{body} {photos_digest(photos)}"
+        return kept_tokens(asked.out / "tokens", backbone, photos.decoded(Size()), view, about=about, frozen=asked.frozen,
+                           variants=variants, seed=asked.seed, say=say)  # fmt: skip
 
     learned = photographs(asked, "first", asked.per_class, 1)
     drawn = View(backbone.image, "random_resized", flip=0.5, scale=recipe.crop, filter="bicubic")
@@ -84,19 +90,18 @@ def main(argv: list[str] | None = None) -> int:
         one, other = map(of, measured)
         return nearest_class_mean(one, unseen.train_labels, other, unseen.test_labels)
 
-    before = {"frozen_class_token": measure(class_tokens), "body": measure(lambda t: features(backbone, t, asked.frozen))}
-    say(f"nearest class mean on the unseen half before: {before}")
+    percent = {"frozen_class_token": measure(class_tokens), "body": measure(lambda t: features(backbone, t, asked.frozen))}
+    say(f"nearest class mean on the unseen half before: {percent}")
     recover(backbone, kept, learned.train_labels, recipe, folder, f"{body} {photos_digest(learned.train)}")
-    after = measure(lambda t: features(backbone, t, asked.frozen))
-    say(f"and after: {after}")
-    write(asked, recipe, backbone, folder, body, {**before, "recovered": after}, round(time.perf_counter() - started))
-    return 0
+    percent["recovered"] = measure(lambda t: features(backbone, t, asked.frozen))
+    write(asked, recipe, backbone, folder, body, percent, round(time.perf_counter() - started))
 
 
 def photographs(asked: argparse.Namespace, half: str, train: int, test: int):
-    from cil.datasets.tinyimagenet import tinyimagenet
+    from cil.datasets import tinyimagenet
 
-    return tinyimagenet(str(asked.root), md5=asked.md5, train_per_class=train, test_per_class=test, shorter_side=None, half=half)
+    return tinyimagenet.half(str(asked.root), md5=asked.md5, half=half, train_per_class=train, test_per_class=test,
+                             shorter_side=None)  # fmt: skip
 
 
 def photos_digest(photos) -> str:
@@ -116,10 +121,10 @@ def write(asked, recipe, backbone, folder: Path, body: str, percent: dict, secon
     file = folder / "model.safetensors"
     with replace_file(file) as temporary:
         save_file({key: value.half().contiguous() for key, value in backbone.trunk.state_dict().items()}, temporary)
-    words = ["--objective", asked.objective, "--frozen", asked.frozen, "--epochs", asked.epochs, "--per-class", asked.per_class,
-             "--variants", asked.variants, "--batch-size", asked.batch_size, "--lr", asked.lr, "--seed", asked.seed]  # fmt: skip
+    told = ("objective", "frozen", "epochs", "per_class", "variants", "batch_size", "lr", "seed")
+    words = [f"--{name.replace('_', '-')} {getattr(asked, name)}" for name in told]
     record = {
-        "command": "python scripts/recover.py " + " ".join(map(str, words)) + " --body FILE --root DIR",
+        "command": f"python scripts/recover.py {' '.join(words)} --body FILE --root DIR",
         "recipe": asdict(recipe),
         "body_sha256": body,
         "weights_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
