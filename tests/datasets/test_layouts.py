@@ -109,7 +109,7 @@ def test_nothing_there_is_told_with_what_to_type(tmp_path):
 
 
 def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
-    """numpy:1993 orders three classes 1, 2, 0: the first half is one of them, the second the other two."""
+    """numpy:1993 orders three classes 0, 2, 1: the first half is one of them, the second the other two."""
     miniature.zipped(miniature.tinyimagenet(train=4), tmp_path / "tiny-imagenet-200.zip")
     few = ("dataset.md5=null", "dataset.train_per_class=3", "dataset.test_per_class=2")
     whole = read("tinyimagenet", tmp_path, "dataset.md5=null", "dataset.train_per_class=4")
