@@ -29,7 +29,7 @@ def quarter_cosine(done: float, epochs: int, rate: float, *, every: Every) -> fl
     return math.cos(0.495 * math.pi * at)
 
 
-def milestones(done: float, epochs: int, rate: float, *, at: Sequence[Whole], factor: NonNegative) -> float:
+def milestones(done: float, epochs: int, rate: float, *, at: Sequence[NonNegative], factor: NonNegative) -> float:
     """Multiply by `factor` at each epoch of `at`."""
     return factor ** sum(done >= epoch for epoch in at)
 

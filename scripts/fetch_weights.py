@@ -54,6 +54,8 @@ def bring(entry: Entry, root: Path, base: str | None) -> str:
     """One line about the file, which is there and verified by then."""
     if here := entry.found_in(root):
         return verify(entry, *here)
+    if entry.made:
+        raise entry.absent(root)
     url, known = source(entry, base)
     file = root / entry.name / url.rpartition("/")[2]
     found = fetch(url, file, f"sha256:{known}" if known else None).partition(":")[2]
@@ -138,7 +140,7 @@ def expected(entry: Entry) -> str:
 def cached(entry: Entry) -> Path | None:
     from cil.backbones.weights import in_cache
 
-    return in_cache(entry.repo, entry.file)
+    return in_cache(entry.repo, entry.file) if entry.repo else None
 
 
 def size(file: Path) -> str:

@@ -16,7 +16,8 @@ FLOORS = (
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
     {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report",
-     "pictures", "pretrain", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together", "gpu_check",
+     "pictures", "pretrain", "recovery", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together",
+     "gpu_check",
      "mirrors"},  # engine
 )  # fmt: skip
 ONLY_IN = {

@@ -78,7 +78,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["dataset.jitter.shear=true"], "error: dataset.jitter.shear=True is not a number from 0 to 1; type"),
         (["method=finetune", "optim.lr=true"], "error: optim.lr=True is not a number above 0 to 1000; type"),
         (["method=finetune", "optim.lr=0"], "error: optim.lr=0 is not a number above 0 to 1000; type"),
-        (["schedule=milestones", "schedule.at=[-1]"], "error: schedule.at=[-1] is not a list, each a whole number from 0 on"),
+        (["schedule=milestones", "schedule.at=[-1]"], "error: schedule.at=[-1] is not a list, each a number from 0 on"),
         (["schedule=cosine_above", "schedule.least=-2"], "error: schedule.least=-2 is not a number from 0 to 1; type"),
         (["schedule=warm_cosine", "schedule.first=-1"], "error: schedule.first=-1 is not a number from 0 on; type"),
         (["method=ewc", "method.strength=-1"], "error: method.strength=-1 is not a number from 0 to 1000000; type"),

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from cil.backbones.vit import plain, walk
+from cil.backbones.vit import ViT, plain, walk
 from cil.bench import cost
 from cil.build import make
 from cil.mistakes import Mistake
@@ -74,6 +74,43 @@ def test_layer_scale_and_norms_of_queries_are_kept():
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(made(x), made.bare(x))
+
+
+@pytest.fixture(scope="module")
+def dinov2() -> ViT:
+    """ViT-S/14 at 98 px with random weights, and factors of its blocks that are not all the same."""
+    torch.manual_seed(0)
+    made = make(compose("backbone=vit_s14_photographs", "backbone.weights=null")["backbone"], "backbone").eval()
+    for name, parameter in made.trunk.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.uniform_(parameter, 0.1, 2.0)
+    return made
+
+
+@torch.no_grad()
+def test_layer_scale_of_dinov2_agrees_with_the_library(dinov2):
+    """Bare, and with prompts: the library's blocks on a sequence put together by hand."""
+    trunk, x, prompts = dinov2.trunk, torch.rand(3, 3, 98, 98), torch.randn(1, 5, 384)
+    torch.testing.assert_close(dinov2(x), dinov2.bare(x), atol=1e-5, rtol=1e-5)
+    tokens, place = trunk._pos_embed(trunk.patch_embed(x)), trunk.pos_embed[:, :1]
+    sequence = torch.cat([tokens[:, :1], (prompts + place).expand(3, -1, -1), tokens[:, 1:]], 1)
+    wanted = trunk.norm(trunk.blocks(sequence))
+    torch.testing.assert_close(dinov2(x, prompts=prompts), wanted[:, 0], atol=1e-5, rtol=1e-5)
+    read = dinov2(x, prompts=prompts, read="prompts")
+    torch.testing.assert_close(read, wanted[:, 1:6].mean(1), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_layer_scale_with_prefixes_and_adapters(dinov2):
+    """Factors act on attention and MLP, prefixes inside the first, adapters beside the second."""
+    block, x = dinov2.trunk.blocks[2], torch.randn(2, 50, 384)
+    pair, beside = (torch.randn(1, 6, 4, 64), torch.randn(1, 6, 4, 64)), torch.nn.Linear(384, 384)
+    q, k, v = block.attn.qkv(block.norm1(x)).view(2, 50, 3, 6, 64).permute(2, 0, 3, 1, 4)
+    keys, values = torch.cat([pair[0].expand(2, -1, -1, -1), k], 2), torch.cat([pair[1].expand(2, -1, -1, -1), v], 2)
+    mixed = ((q @ keys.mT) / 8).softmax(-1) @ values
+    wanted = x + block.ls1.gamma * block.attn.proj(mixed.transpose(1, 2).reshape(2, 50, 384))
+    wanted = wanted + block.ls2.gamma * block.mlp(block.norm2(wanted)) + beside(wanted)
+    torch.testing.assert_close(walk(block, x, pair, beside=beside), wanted, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,18 @@ def test_offline_it_says_what_to_type(tmp_path):
     assert "\n" not in line
 
 
+def test_weights_that_a_command_makes(told, tmp_path):
+    """Where they are absent, a run and `make weights` name the command; a file in their place is found."""
+    command = "type python scripts/recover.py --objective pairs "
+    with pytest.raises(Mistake) as refused:
+        build("vit_s14_photographs_selfsup", tmp_path)
+    assert command in str(refused.value) and str(tmp_path / "vit_s14_photographs_selfsup") in str(refused.value)
+    code, _, err = told("vit_s14_photographs_selfsup")
+    assert code == 2 and command in err and err.count("\n") == 1
+    put(tmp_path / "vit_s14_photographs_selfsup" / "model.safetensors", {})
+    assert entries()["vit_s14_photographs_selfsup"].found_in(tmp_path)[0].is_file()
+
+
 def test_which_digest_decides(vit, tmp_path):  # noqa: F811
     file = tmp_path / "vit_b16_in21k" / "model.safetensors"
     digest = put(file, body(vit))
@@ -142,7 +154,10 @@ def test_inputs_that_are_none(node):
 def test_the_registry_agrees_with_the_libraries():
     for name, entry in entries().items():
         mean, std = tuple(entry.expects["mean"]), tuple(entry.expects["std"])
-        if entry.library == "timm":
+        if entry.made:
+            told = timm.get_pretrained_cfg(entry.tag.partition(".")[0])
+            assert (told.mean, told.std, told.license) == (mean, std, entry.licence), name
+        elif entry.library == "timm":
             told = timm.get_pretrained_cfg(entry.tag)
             assert (told.mean, told.std, told.license) == (mean, std, entry.licence), name
             assert f"{told.hf_hub_id}" in (f"{entry.repo}", f"timm/{entry.tag}"), name
@@ -162,7 +177,8 @@ def test_every_backbone_is_of_the_registry():
     assert registered == set(entries())
     for name, node in nodes.items():
         if name in registered:
-            assert node["weights"] == name and node["image"]["norm"] == ("clip" if name.startswith("clip") else "unit")
+            norm = "imagenet" if entries()[name].made else "clip" if name.startswith("clip") else "unit"
+            assert node["weights"] == name and node["image"]["norm"] == norm
         else:
             assert node["weights"] is None or node["weights"].startswith("shipped:"), name
     assert set(ambiguous("vit_base_patch16_224")) <= registered

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from cil.mistakes import Mistake
+
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -24,13 +26,17 @@ class Original:
 
 @dataclass(frozen=True)
 class Entry:
-    """One name. `sha256` is that of the hub's file; None: nobody said it, so the first fetch pins what came."""
+    """One name. `sha256` is that of the hub's file; None: nobody said it, so the first fetch pins what came.
+
+    `made`: the command that makes weights of which no hub has a file; `repo` is then None.
+    """
 
     name: str
     library: str
     tag: str
-    repo: str
+    repo: str | None
     file: str
+    made: str | None
     sha256: str | None
     also: tuple[Original, ...]
     expects: dict[str, list[float]]
@@ -40,7 +46,8 @@ class Entry:
     def places(self, root: Path) -> Iterator[tuple[Path, str | None]]:
         """Where below a mirror directory a file of these weights may lie, and the sha256 it must have there."""
         yield root / self.name / self.file, self.sha256
-        yield root / self.repo / self.file, self.sha256
+        if self.repo:
+            yield root / self.repo / self.file, self.sha256
         for original in self.also:
             yield root / self.name / original.file, original.sha256
             if _names_of(original.file) == [self.name]:  # ViT-B_16.npz is the name of two
@@ -49,6 +56,12 @@ class Entry:
     def found_in(self, root: Path) -> tuple[Path, str | None] | None:
         """The first of the places that holds a file."""
         return next((place for place in self.places(root) if place[0].is_file()), None)
+
+    def absent(self, root: str | Path | None) -> Mistake:
+        """What to type where no file of weights that are `made` is found."""
+        looked = "data.weights is null" if root is None else f"looked for {Path(root) / self.name / self.file}"
+        return Mistake(f"weights {self.name} are not there ({looked}) and no hub has them; type {self.made}, which makes "
+                       "them, or backbone.weights=FILE, or backbone.weights=null for an untrained network")  # fmt: skip
 
     @property
     def expectation(self) -> str:
@@ -82,8 +95,9 @@ def _file() -> dict:
 
 
 def _entry(name: str, node: dict) -> Entry:
-    hub, also = node.pop("hub"), tuple(Original(**original) for original in node.pop("also"))
-    return Entry(name, repo=hub["repo"], file=hub["file"], also=also, **node)
+    also = tuple(Original(**original) for original in node.pop("also", []))
+    hub = node.pop("hub", {"repo": None, "file": "model.safetensors"})
+    return Entry(name, repo=hub["repo"], file=hub["file"], made=node.pop("made", None), also=also, **node)
 
 
 def _names_of(file: str) -> list[str]:

@@ -77,6 +77,8 @@ def _registered(entry: Entry, root: str | None) -> tuple[Path, str | None]:
     """The file and the sha256 that the registry knows for it."""
     if root is not None and (here := entry.found_in(Path(root).expanduser())):
         return here
+    if entry.made:
+        raise entry.absent(root)
     return _from_hub(entry.repo, entry.file, entry.name), entry.sha256
 
 

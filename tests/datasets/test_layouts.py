@@ -15,6 +15,7 @@ from cil.build import build_scenario, make
 from cil.datasets.fashion_mnist import PLACES
 from cil.mistakes import Mistake
 from cil.registry.classes import class_list
+from cil.registry.orders import class_order
 from tests.datasets import miniature
 from tests.datasets.miniature import photo, read
 from tests.harness import ROOT, compose
@@ -105,6 +106,25 @@ def test_nothing_there_is_told_with_what_to_type(tmp_path):
     for name in ("tinyimagenet", "cub200", "imagenet_r", "cifar100", "imagenet100"):
         with pytest.raises(Mistake, match=f"is not there.*make data DATASET={name}"):
             read(name, tmp_path)
+
+
+def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
+    """numpy:1993 orders three classes 0, 2, 1: the first half is one of them, the second the other two."""
+    miniature.zipped(miniature.tinyimagenet(train=4), tmp_path / "tiny-imagenet-200.zip")
+    few = ("dataset.md5=null", "dataset.train_per_class=3", "dataset.test_per_class=2")
+    whole = read("tinyimagenet", tmp_path, "dataset.md5=null", "dataset.train_per_class=4")
+    order = class_order("numpy:1993", 3)
+    for half, labels in (("first", order[:1]), ("second", sorted(order[1:]))):
+        images = read("tinyimagenet_half", tmp_path, *few, f"dataset.half={half}")
+        assert images.class_names == tuple(whole.class_names[k] for k in labels)
+        assert images.train_labels.bincount().tolist() == [3] * len(labels)
+        assert images.test_labels.bincount().tolist() == [2] * len(labels)
+        row = int((images.test_labels == 0).nonzero()[1])
+        wanted = int((whole.test_labels == labels[0]).nonzero()[1])
+        assert np.array_equal(photo(images.test, row), photo(whole.test, wanted))
+    for word, told in (("half=third", "type dataset.half=first or second"), ("test_per_class=0", "type 1 to 50, or null")):
+        with pytest.raises(Mistake, match=told):
+            read("tinyimagenet_half", tmp_path, *few, f"dataset.{word}")
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the real TinyImageNet (../shared/data) is not here")
