@@ -35,6 +35,7 @@ SOURCES = {
         name: Source({}, "the fonts' (free)", f"{name} is drawn on the spot; there is nothing to fetch")
         for name in ("glyphs", "glyphs_latin", "glyphs_greek", "latin_then_greek")
     },
+    "noise": Source({}, "free", "noise is made on the spot; there is nothing to fetch"),
     "imagenet100_then_cifar100": Source(
         {}, "as its parts", "type make data DATASET=imagenet100 and make data DATASET=cifar100"
     ),

@@ -13,7 +13,6 @@ from cil.ranges import Count
 from cil.registry.orders import class_order
 
 FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
-HALVES = ("first", "second")
 SPLIT = "numpy:1993"  # the class order whose first hundred are the first half
 
 
