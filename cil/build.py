@@ -55,6 +55,9 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     scenario = like.scenario if like else build_scenario(config, backbone)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
+    method.suits(scenario)
+    for modifier in modifiers:
+        modifier.suits(method, scenario)
     kept = (machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
     where = Machine(device, *kept, tf32, compiled)
     frozen = like.frozen if like else frozen_results(config, method, device)

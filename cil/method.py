@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cil.data import Batch, LabelledImages
 from cil.frozen import FrozenResults, Known
 from cil.sampling import shuffled
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 Losses = dict[str, Tensor]  # the trainer sums them and logs each by its key
 
@@ -62,6 +62,9 @@ class Method(nn.Module):
     def scored(self, task: Task) -> int:
         """How many classes `predict` scores after this task; released code may let those compete that are yet to come."""
         return len(task.seen)
+
+    def suits(self, scenario: Scenario) -> None:
+        """Refuse what cannot be learned to the end. Asked once, before anything is trained."""
 
     def begin_task(self, task: Task) -> None:
         """Grow heads, take a teacher."""

@@ -4,7 +4,7 @@ What it remembers is in its `state_dict`: a resumed run loads that and does not 
 """
 
 from cil.method import Method, Phase
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class Modifier:
@@ -12,6 +12,10 @@ class Modifier:
 
     def attach(self, method: Method) -> None:
         """Refuse unsuitable hosts, in words (`capabilities.require`)."""
+
+    def suits(self, method: Method, scenario: Scenario) -> None:
+        """Refuse what cannot be learned to the end. Asked once, before anything is trained."""
+        self.attach(method)
 
     def begin_task(self, method: Method, task: Task) -> None: ...
 

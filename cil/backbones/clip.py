@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cil.augment import ImageSpec
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
-from cil.backbones.packed_text import encode
+from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
 
@@ -111,8 +111,15 @@ class CLIP(nn.Module):
 
     def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor:
         """(sets, length, text width) contexts and class names → (sets, names, width): "context name." each, not normalised."""
-        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        return encode(self.trunk, contexts, start, [[*self.tokenizer.encode(f"{name}."), end] for name in names])
+        return encode(self.trunk, contexts, self.tokenizer.sot_token_id, self._tokens(names))
+
+    def room_for(self, names: Sequence[str], length: int) -> None:
+        """Refuse names that do not fit behind a context of `length` tokens."""
+        room_for(self.trunk, length, names, self._tokens(names))
+
+    def _tokens(self, names: Sequence[str]) -> list[list[int]]:
+        """Of each name, with a full stop and the end of text."""
+        return [[*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id] for name in names]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """(texts, context) → (texts, width). The tower is causal, so nothing after the last end-of-text is computed."""

@@ -19,12 +19,16 @@ TOGETHER = 32  # names in one sequence: more would repeat the context less often
 
 def encode(trunk: nn.Module, contexts: Tensor, start: int, names: Sequence[Sequence[int]]) -> Tensor:
     """(sets, length, text width) contexts, then the tokens of each name up to its end of text → (sets, names, width)."""
-    length, longest, room = contexts.shape[1], max(map(len, names)), len(trunk.positional_embedding)
-    if 1 + length + longest > room:
-        raise Mistake(f"a context of {length} tokens and a class name of {longest} make {1 + length + longest}, the text tower "
-                      f"takes {room}; shorten the context")  # fmt: skip
     parts = [tuple(map(tuple, names[first : first + TOGETHER])) for first in range(0, len(names), TOGETHER)]
     return torch.cat([_encode(trunk, contexts, start, part) for part in parts], 1)
+
+
+def room_for(trunk: nn.Module, length: int, names: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
+    """Refuse names whose tokens do not fit behind the start and a context of `length` tokens."""
+    longest, name = max(zip(map(len, tokens), names))
+    if 1 + length + longest > (room := len(trunk.positional_embedding)):
+        raise Mistake(f"a context of {length} tokens and the class name {name!r} of {longest} make {1 + length + longest}, the "
+                      f"text tower takes {room}; shorten the context")  # fmt: skip
 
 
 def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:

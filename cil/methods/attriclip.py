@@ -16,7 +16,7 @@ from cil.modules.cosine import scores
 from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
 from cil.ranges import Count, NonNegative, Weight
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class AttriCLIP(FrozenImages, Method):
@@ -45,7 +45,7 @@ class AttriCLIP(FrozenImages, Method):
             raise Mistake(f"method.top_k={top_k} prompts of a bank of {bank} cannot be chosen; type method.top_k=1 to {bank}")
         if key_loss == "triplet" and top_k == bank:
             raise Mistake("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
-        self.backbone, self.top_k, self.key_loss, self.margin = backbone, top_k, key_loss, margin
+        self.backbone, self.top_k, self.length, self.key_loss, self.margin = backbone, top_k, length, key_loss, margin
         self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
         self.train_text, self.pristine_tests = train_text, pristine_tests
         self.sum_keys, self.ordered_pairs = sum_keys, ordered_pairs
@@ -57,6 +57,9 @@ class AttriCLIP(FrozenImages, Method):
         self.names: list[str] = []
         self._initial = [p.detach().clone() for p in backbone.text_parameters()] if train_text else []
         self._texts: dict[tuple[int, ...], Tensor] = {}  # of the names seen, by the prompts before them; for a test
+
+    def suits(self, scenario: Scenario) -> None:
+        self.backbone.room_for(written(scenario.class_names, self.underscores), self.top_k * self.length)
 
     def begin_task(self, task: Task) -> None:
         self.names += written(task.names, self.underscores)

@@ -14,7 +14,7 @@ from cil.modules.distillation import softened
 from cil.modules.exemplars import IMAGES, Exemplars, Selection
 from cil.modules.linear_host import LinearHost, Teacher
 from cil.ranges import Part, Positive, Weight, Whole
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class BiC(Kept, LinearHost, Method):
@@ -46,8 +46,10 @@ class BiC(Kept, LinearHost, Method):
         self.register_buffer("task_of", torch.empty(0, dtype=torch.long))  # (classes,)
         self.register_buffer("draw", torch.zeros((), dtype=torch.long))  # of the images that are fitted on
 
+    def suits(self, scenario: Scenario) -> None:
+        self.memory.check(scenario)
+
     def begin_task(self, task: Task) -> None:
-        self.memory.check(task)
         if task.index:
             self.teacher = Teacher(self)
         super().begin_task(task)

@@ -10,8 +10,9 @@ from cil.capabilities import HasText, ProjectionSite, require
 from cil.data import Batch
 from cil.method import Losses, Method, Phase
 from cil.modules.cosine import scores
+from cil.modules.names import written
 from cil.ranges import Count, NonNegative
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class CLIPPrompt(Method):
@@ -41,6 +42,9 @@ class CLIPPrompt(Method):
         self.contexts = nn.ParameterList()
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
 
+    def suits(self, scenario: Scenario) -> None:
+        self.backbone.room_for(written(scenario.class_names, False), self.text_length)
+
     def begin_task(self, task: Task) -> None:
         self.contexts.append(nn.Parameter(self.backbone.context(1, self.text_length, self.phrase)[0]))
         self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
@@ -56,7 +60,9 @@ class CLIPPrompt(Method):
 
     def encoded(self, task: Task) -> Tensor:
         """(classes of the task, width), normalised."""
-        return F.normalize(self.backbone.encode_contexts(self.contexts[task.index][None], task.names)[0].float(), dim=1)
+        return F.normalize(
+            self.backbone.encode_contexts(self.contexts[task.index][None], written(task.names, False))[0].float(), dim=1
+        )
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:

@@ -12,7 +12,7 @@ from cil.mistakes import Mistake
 from cil.modules.components import Components
 from cil.modules.heads import GrowingLinear
 from cil.ranges import Count, Weight, Whole
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class CodaPrompt(Method):
@@ -42,12 +42,20 @@ class CodaPrompt(Method):
         self.pool = Components(len(self.blocks), length, backbone.width)
         self.head = GrowingLinear(backbone.width)
 
+    def suits(self, scenario: Scenario) -> None:
+        for task in scenario:
+            first, stop = self.share_of(task)
+            if first == stop:
+                raise Mistake(f"method.components={self.components} leave task {task.index + 1} without one; type "
+                              f"method.components={task.total}")  # fmt: skip
+
+    def share_of(self, task: Task) -> tuple[int, int]:
+        """The components that are the task's, by its share of the classes."""
+        return tuple(self.components * end // task.total for end in (task.classes.start, task.classes.stop))
+
     def begin_task(self, task: Task) -> None:
         self.head.grow(len(task.seen))
-        first, stop = (self.components * end // task.total for end in (task.classes.start, task.classes.stop))
-        if first == stop:
-            raise Mistake(f"method.components={self.components} leave task {task.index + 1} without one; type "
-                          f"method.components={task.total}")  # fmt: skip
+        first, stop = self.share_of(task)
         self.pool.grow(stop - first)
 
     def phases(self, task: Task) -> list[Phase]:

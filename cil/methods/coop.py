@@ -15,7 +15,7 @@ from cil.modules.cosine import scores
 from cil.modules.frozen_images import FrozenImages
 from cil.modules.names import written
 from cil.ranges import Count, Whole
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 from cil.schedule import constant
 
 
@@ -43,6 +43,9 @@ class CoOp(FrozenImages, Method):
         self.memory = Memory(memory)
         self.names: list[str] = []
         self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised, for tests
+
+    def suits(self, scenario: Scenario) -> None:
+        self.backbone.room_for(written(scenario.class_names, self.underscores), self.length)
 
     def begin_task(self, task: Task) -> None:
         self.names += written(task.names, self.underscores)

@@ -20,7 +20,7 @@ from cil.modules.exemplars import Exemplars, Selection
 from cil.modules.expansion import Extractor, Gate
 from cil.modules.heads import GrowingLinear
 from cil.ranges import Count, Positive, Weight, Whole
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class DERMCG(Method):
@@ -49,6 +49,9 @@ class DERMCG(Method):
         self.tasks: list[range] = []
         self.results: list[FrozenResults] = []  # of each extractor, for images that are asked about again
 
+    def suits(self, scenario: Scenario) -> None:
+        self.memory.check(scenario)
+
     def begin_task(self, task: Task) -> None:
         if task.index:
             self.older.append(Extractor(backbone=self.backbone))
@@ -64,7 +67,6 @@ class DERMCG(Method):
             self.head.grow(len(task.seen))
             if self.gate is not None:
                 self.gate.body = copy.deepcopy(self.backbone)  # the same weights, whose images are counted by now
-        self.memory.check(task)
         self.tasks.append(task.classes)
         if self.gate is not None:
             self.gate.grow(len(task.classes))

@@ -14,7 +14,7 @@ from cil.modules.distillation import sigmoids, softened
 from cil.modules.exemplars import IMAGES, Exemplars, Selection
 from cil.modules.linear_host import LinearHost, Teacher
 from cil.ranges import Positive, Weight, Whole
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 
 class ICaRL(Kept, LinearHost, Method):
@@ -41,10 +41,12 @@ class ICaRL(Kept, LinearHost, Method):
         self.teacher: Teacher | None = None  # of all tasks but the first
         self.register_buffer("means", torch.empty(0, backbone.width))  # (classes, width), of length 1
 
-    def begin_task(self, task: Task) -> None:
+    def suits(self, scenario: Scenario) -> None:
         if self.answer == "means" and not self.memory.total and self.memory.per_class is None:
             raise Mistake("method.memory=0 leaves no means to answer by; type method.answer=head, or method.memory=1000")
-        self.memory.check(task)
+        self.memory.check(scenario)
+
+    def begin_task(self, task: Task) -> None:
         if task.index:
             self.teacher = Teacher(self)
         super().begin_task(task)

@@ -15,7 +15,7 @@ from cil.mistakes import Mistake
 from cil.modifier import Modifier
 from cil.modules.subspace import extend, extend_by_scores, held, projector, scores
 from cil.ranges import Count, Range
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 BATCH = 32  # images at a time; nothing depends on it
 KINDS = get_args(Kind)
@@ -55,12 +55,16 @@ class PGP(Modifier):
             if site.own and rows < self.components[site.kind]:
                 raise Mistake(f"{key}={self.components[site.kind]}, but {site.name} has {rows} rows; type {key}={rows}")
 
-    def begin_task(self, method: Method, task: Task) -> None:
+    def suits(self, method: Method, scenario: Scenario) -> None:
+        super().suits(method, scenario)
         wide = method.projection_sites()[0].width
+        task = min(scenario, key=lambda task: len(task.train))
         if self.by_samples and min(self.images or wide, len(task.train)) != wide:
             raise Mistake(f"modifier.pgp.space=sample multiplies gradients {wide} wide with a matrix over images, so it needs "
                           f"{wide} a task; task {task.index + 1} has {len(task.train)} and modifier.pgp.images={self.images}. "
                           "Type modifier.pgp.space=feature, or take fewer tasks and modifier.pgp.images=null")  # fmt: skip
+
+    def begin_task(self, method: Method, task: Task) -> None:
         self.used, self._projectors = dict(self.bases), {}
         sites = self._sites(method)
         self.anchors = {site.name: self._rows(site.parameter.data, site).clone() for site in sites}

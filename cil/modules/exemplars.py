@@ -10,7 +10,7 @@ from cil.data import LabelledImages
 from cil.memory import Memory
 from cil.mistakes import Mistake
 from cil.modules.herding import nearest_sums
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 
 Selection = Literal["herding", "random", "first"]
 IMAGES = 128  # at a time, for herding
@@ -25,9 +25,9 @@ class Exemplars(Memory):
         self.selection = selection
         self.register_buffer("device_of", torch.empty(0), persistent=False)  # images are looked at where this lies
 
-    def check(self, task: Task) -> None:
-        """Stop before the first of the data set's tasks where its classes will be more than there is room for."""
-        classes = max(len(task.dataset), len(task.remembered))
+    def check(self, scenario: Scenario) -> None:
+        """Stop where classes will be more than there is room for."""
+        classes = max(max(len(task.dataset), len(task.remembered)) for task in scenario)
         if self.per_class is None and 0 < self.total < classes:
             raise Mistake(f"method.memory={self.total} holds no image of each of {classes} classes; type "
                           f"method.memory={20 * classes}, or 0 for none")  # fmt: skip

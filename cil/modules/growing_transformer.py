@@ -22,7 +22,7 @@ from cil.modules.rehearsal import binary, distilled, mixed, soft
 from cil.modules.task_reader import TaskReader
 from cil.ranges import Count, Fraction, Range, Rate, Whole
 from cil.sampling import repeated, shuffled, stored
-from cil.scenario import Task
+from cil.scenario import Scenario, Task
 from cil.schedule import constant
 from cil.transfer import sent
 
@@ -71,13 +71,14 @@ class GrowingTransformer(nn.Module):
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def begin_task(self, task: Task) -> None:
-        if task.index == 0 and self.herding == "cropped" and task.train.view.crop != "padded":
-            raise Mistake(
-                f"method.herding=cropped is of augment: crop=padded, not {task.train.view.crop}; type method.herding=plain"
-            )
-        if task.rivals.start or task.remembered.start:
+    def suits(self, scenario: Scenario) -> None:
+        crop = scenario.views[0].crop
+        if self.herding == "cropped" and crop != "padded":
+            raise Mistake(f"method.herding=cropped is of augment: crop=padded, not {crop}; type method.herding=plain")
+        if any(task.rivals.start or task.remembered.start for task in scenario):
             raise Mistake("this method learns and remembers all classes; type scenario.heads=joint scenario.exemplars=all")
+
+    def begin_task(self, task: Task) -> None:
         if task.index:
             self.teacher = Teacher(backbone=self.backbone, reader=self.reader)
         self.reader.grow(len(task.classes))

@@ -122,7 +122,10 @@ def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
         row = int((images.test_labels == 0).nonzero()[1])
         wanted = int((whole.test_labels == labels[0]).nonzero()[1])
         assert np.array_equal(photo(images.test, row), photo(whole.test, wanted))
-    for word, told in (("half=third", "dataset.half=third is not known; there is first, second"), ("test_per_class=0", "type 1 to 50, or null")):
+    for word, told in (
+        ("half=third", "dataset.half=third is not known; there is first, second"),
+        ("test_per_class=0", "dataset.test_per_class=0 is not a whole number from 1 on"),
+    ):
         with pytest.raises(Mistake, match=told):
             read("tinyimagenet_half", tmp_path, *few, f"dataset.{word}")
 
