@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
 from cil.mistakes import Mistake
+from cil.report.documents.project import listed  # noqa: F401
 from cil.rundir import address
 from scripts.compose import ROOT, compose, swept
 
@@ -86,5 +87,3 @@ def lines(words: list[str]) -> Iterator[list[str]]:
         yield [*fixed, *(f"{key}={value}" for key, value in zip(axes, values))]
 
 
-def listed(values: object) -> str:
-    return ",".join(map(str, values))
