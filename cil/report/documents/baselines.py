@@ -45,8 +45,9 @@ def baselines(at: Project, settings: list[str]) -> str:
         tables.append(f"{title}:\n\n{table(groups)}")
         seconds += sum(run["seconds"] for _, group in groups for run in group)
     new = f" in {minutes:.0f} minutes" if fresh else ""
+    cores = at.workers()
     took = (
-        f"`python scripts/fill_docs.py baselines` makes both tables{new}, {at.workers()} runs at a time on {at.workers()} cores; their "
+        f"`python scripts/fill_docs.py baselines` makes both tables{new}, {cores} runs at a time on {cores} cores; their "
         f"{len(SEEDS) * len(every)} runs took {seconds / 60:.0f} minutes of a core. Exemplars: images kept at the end."
     )
     return "\n\n".join([*tables, took])
