@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from itertools import product
 
+from cil.report.documents import generated
 from cil.report.documents.clip import clip, pictures
 from cil.report.documents.project import Project, listed
 from cil.report.documents.records import pretraining
@@ -117,12 +118,10 @@ def switches(at: Project, settings: list[str]) -> None:
 
 
 def differing(at: Project, words: list[str]) -> dict[str, tuple[object, object]]:
-    """The settings that a reading decides, with both values; `test_batch` goes with those that need it."""
-    paper, released = (at.compose(*words, f"reading={reading}") for reading in READINGS)
-    nodes = [("method", paper["method"], released["method"])]
-    nodes += [(f"modifier.{name}", node, released["modifier"][name]) for name, node in paper["modifier"].items()]
-    return {f"{place}.{key}": (one[key], two[key]) for place, one, two in nodes for key in one
-            if one[key] != two[key] and key != "test_batch"}  # fmt: skip
+    """The switches of a method and its modifiers, with both values; `test_batch` goes with those that need it."""
+    found = generated.differing(at, words)
+    kept = [key for key in found if key.startswith(("method.", "modifier.")) and key != "method.test_batch"]
+    return {key: found[key] for key in kept}
 
 
 def together(at: Project, key: str, words: list[str]) -> list[str]:
