@@ -12,7 +12,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
 from cil.mistakes import Mistake
-from cil.report.documents.project import listed  # noqa: F401
 from cil.rundir import address
 from scripts.compose import ROOT, compose, swept
 
