@@ -119,8 +119,8 @@ def of_method(at: Project, method: str) -> dict[str, str]:
 
 def about(at: Project, method: str) -> str:
     module, own = docstrings(at.root, *target(at, method))
-    parts = [module, own]
-    return "\n\n".join(f"> {' '.join(part.split())}" for part in parts if part)
+    told = [" ".join(part.split()) for part in (module, own) if part]
+    return "\n>\n".join(["> *From the docstrings:*", *(f"> {part}" for part in told)])
 
 
 def settings_of(at: Project, method: str) -> str:
