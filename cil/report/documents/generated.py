@@ -186,18 +186,28 @@ def recipes(at: Project, method: str) -> str:
     own = yaml.safe_load((at.root / "conf" / "method" / f"{method}.yaml").read_text())
     base = {key: own[key] for key in ("optim", "schedule", "train") if key in own}
     lines = [["default", ", ".join([*chosen(own), *words_of(base)])]]
-    for name in at.options("recipe"):
-        if name.startswith(f"{method}_") and (dataset := name.removeprefix(f"{method}_")) in at.options("dataset"):
-            node = yaml.safe_load((at.root / "conf" / "recipe" / f"{name}.yaml").read_text())
+    for dataset in at.options("dataset"):
+        if file := recipe_of(at.root, method, dataset):
+            node = yaml.safe_load(file.read_text())
             lines.append([f"`dataset={dataset}`", ", ".join([*chosen(node), *words_of(node)])])
     return f"{described(at.root, 'method', method)}\n\n{grid(['where', 'what'], lines)}"
 
 
+def recipe_of(root: Path, method: str, dataset: str) -> Path | None:
+    """The file of a method's recipe for a dataset, in a folder of the method or beside all others."""
+    files = (root / "conf" / "recipe" / method / f"{dataset}.yaml", root / "conf" / "recipe" / f"{method}_{dataset}.yaml")
+    return next((file for file in files if file.exists()), None)
+
+
 def chosen(node: dict) -> list[str]:
-    """The options that a file chooses, taken out of it; or the recipe that it goes on from."""
-    entries = node.pop("defaults", [])
-    groups = [entry if isinstance(entry, dict) else {"recipe": entry} for entry in entries if entry != "_self_"]
-    return [f"`{key.rpartition('/')[2].split()[-1]}={value}`" for entry in groups for key, value in entry.items()]
+    """The options that a file chooses, taken out of it; or the recipe that it starts from."""
+    found = []
+    for entry in node.pop("defaults", []):
+        if isinstance(entry, dict):
+            found += [f"`{key.rpartition('/')[2].split()[-1]}={value}`" for key, value in entry.items()]
+        elif entry != "_self_":
+            found.append(f"the recipe `{entry.removeprefix('/recipe/').replace('/', '_')}`")
+    return found
 
 
 def words_of(node: dict) -> list[str]:

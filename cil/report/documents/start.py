@@ -1,5 +1,6 @@
 """The blocks of the front page: a run that takes less than a minute, and the picture of accuracy curves."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def first(at: Project) -> str:
         since = cpu_seconds()
         told = subprocess.run([*own, "log.live=false"], cwd=at.root, capture_output=True, text=True, check=True).stdout
         seconds = cpu_seconds() - since
-    lines = told.replace(folder, "outputs").rstrip().splitlines()
+    lines = re.sub(r"/[0-9a-f]{10}/", "/…/", told.replace(folder, "outputs")).rstrip().splitlines()
     table = next(number for number, line in enumerate(lines) if line.startswith("percent correct"))
     shown = "\n".join([lines[0], "…", *lines[table:]])
     took = f"From nothing, drawing the images included, it takes {seconds:.0f} seconds of CPU time."
