@@ -136,7 +136,7 @@ def settings_of(at: Project, method: str) -> str:
         if (found := SETTING.match(line)) and found.group(1) in kinds:
             name, value, note = found.groups()
             lines.append(
-                [f"`method.{name}`", shown(value), f"`{kinds[name]}`".replace("|", "\\|"), (note or "").replace("|", "or")]
+                [f"`method.{name}`", shown(value), f"`{kinds[name]}`".replace("|", "\\|"), (note or "").replace(" | ", " / ")]
             )
     if not lines:
         return "This method has no settings of its own."
