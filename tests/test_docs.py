@@ -13,7 +13,7 @@ from tests.harness import ROOT, SHIPPED, compose
 
 BASELINES = {row.split()[0] for row in (*PRETRAINED, *SCRATCH)}
 AWAY = {".venv", "outputs", "data", "site"}
-PAGES = [page for page in ROOT.rglob("*.md") if not AWAY & set(page.relative_to(ROOT).parts)]
+PAGES = [page for page in sorted(ROOT.rglob("*.md")) if not AWAY & set(page.relative_to(ROOT).parts)]
 BLOCK = re.compile(r"```[a-z]*\n(.*?)```", re.S)
 FENCED = re.compile(r"^```.*?^```", re.S | re.M)
 MIXED = ("expand.py", "together.py", "bench.py")  # scripts whose words with = are those of run.py
@@ -29,7 +29,7 @@ def lines(start: str):
         text = page.read_text()
         inside = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
         inline = re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
-        for line in {line.removeprefix("$ ") for line in (*inside, *inline)}:
+        for line in sorted({line.removeprefix("$ ") for line in (*inside, *inline)}):
             if line.startswith(start) and not {"…", "<"} & set(line.split("#")[0].replace("< ", "")):
                 words = shlex.split(line.split("#")[0].split(">")[0])
                 yield pytest.param(words, id=f"{named(page)}: {' '.join(words)}")

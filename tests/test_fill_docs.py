@@ -16,7 +16,7 @@ SUMMARY = {
     "class_il": {"acc": 61.25, "forgetting": 7.5, "backward_transfer": -7.5, "incremental_average": 70.0},
     "task_il": {"acc": 90.0, "forgetting": 1.0}, "config": {"method": {"memory": 500}},
 }  # fmt: skip
-SITE = {"modifier": "PGP", "ranks": {"prompts.0": 7}, "removed": {"prompts.0": 0.25}}
+SITE = {"modifier": "PGP", "ranks": {"prompts.0": [7]}, "removed": {"prompts.0": 0.25}}
 
 
 @pytest.fixture
