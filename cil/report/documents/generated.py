@@ -135,9 +135,8 @@ def settings_of(at: Project, method: str) -> str:
             break
         if (found := SETTING.match(line)) and found.group(1) in kinds:
             name, value, note = found.groups()
-            lines.append(
-                [f"`method.{name}`", shown(value), f"`{kinds[name]}`".replace("|", "\\|"), (note or "").replace(" | ", " / ")]
-            )
+            kind = " or ".join(f"`{part}`" for part in kinds[name].split(" | "))  # a bar would end the cell
+            lines.append([f"`method.{name}`", shown(value), kind, (note or "").replace(" | ", " / ")])
     if not lines:
         return "This method has no settings of its own."
     table = grid(["setting", "value", "type", "note"], lines)
