@@ -1,5 +1,6 @@
 """Adding a method is one Python file and one YAML file; the contract test then checks it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -52,6 +53,14 @@ def test_two_files_are_enough(copy):
     assert int(ended.stdout.split(" passed")[0].split()[-1]) >= 10
     assert "ACC" in ran(copy, "method=mine")
     assert list(copy.glob("outputs/glyphs_10tasks/mine/*/seed0/DONE"))
+
+
+def test_the_cached_form_of_the_method_learns_and_encodes_each_image_once(copy):
+    (copy / "cil" / "methods" / "mine_cached.py").write_text(block("adding_a_method.md", "cil/methods/mine_cached.py"))
+    (copy / "conf" / "method" / "mine.yaml").write_text(YAML.replace("mine.Mine", "mine_cached.MineCached"))
+    assert "ACC" in ran(copy, "method=mine", "augment=none")
+    (summary,) = copy.glob("outputs/glyphs_10tasks/mine_cached/*/seed0/summary.json")
+    assert json.loads(summary.read_text())["image_encodes"] == 100 * (9 + 3)
 
 
 def test_a_method_without_a_page_leaves_the_documents_green(copy):
