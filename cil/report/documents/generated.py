@@ -23,6 +23,9 @@ SETTING = re.compile(r"^  (\w+): (.*?)(?:\s+# (.*))?$")
 def fill_all(at: Project, settings: list[str]) -> None:
     for page, block, content in blocks(at):
         fill(page, block, content)
+    for name in at.options("method"):
+        if not (at.root / "docs" / "methods" / f"{name}.md").exists():
+            print(f"method={name} has no page; if it is to ship with the project, copy one to docs/methods/{name}.md")
 
 
 def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
