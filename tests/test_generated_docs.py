@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import pytest
 
@@ -32,10 +34,19 @@ def test_generated_blocks_are_fresh(blocks):
 def test_what_is_generated_is_what_code_and_yaml_say(blocks):
     told = {(page.stem, block): content for page, block, content in blocks}
     assert "| `method.vote_test` | `false`, released: `true` | `bool` |" in told["l2p", "settings"]
-    assert "| `method.memory` | `1000` | `int` | images in all" in told["icarl", "settings"]
+    assert "| `method.memory` | `1000` | `int`" in told["icarl", "settings"] and "images in all" in told["icarl", "settings"]
     assert "| `method.train_text` | `false` | `true` |" in told["attriclip", "readings"]
     assert "| `dataset=glyphs` |" in told["dualprompt", "recipes"] and "`train.epochs=20`" in told["dualprompt", "recipes"]
     assert "pgp" in told["l2p", "measured"] and "attriclip" not in told["clip_prompt", "measured"]
+
+
+def test_a_type_is_said_in_words():
+    class Even:
+        def words(self) -> str:
+            return "from 2 on"
+
+    assert generated.kind_of(Annotated[int, Even()] | None) == "`int` from 2 on or `null`"
+    assert generated.kind_of(Literal["a", "b"]) == "`a` or `b`" and generated.kind_of(Sequence[str]) == "`Sequence[str]`"
 
 
 def test_a_block_is_on_one_page(tmp_path):

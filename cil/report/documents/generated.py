@@ -3,15 +3,19 @@
 `python scripts/fill_docs.py generated` writes them; tests/test_generated_docs.py fails when one of them is stale.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import yaml
 
+from cil.build import find
 from cil.report.documents.project import Project
-from cil.report.documents.source import arguments, class_of, docstrings
+from cil.report.documents.source import class_of, constructor, docstrings
 from cil.report.table import fill
 
 RESULTS = "results"
@@ -129,8 +133,8 @@ def about(at: Project, method: str) -> str:
 def settings_of(at: Project, method: str) -> str:
     """Each setting: its value in YAML with the comment there, its type in the constructor's signature; then what the
     constructor's docstring says of them."""
-    node = class_of(at.root, *target(at, method))
-    kinds, told = arguments(node)
+    told = constructor(class_of(at.root, *target(at, method)))
+    kinds = inspect.signature(find(".".join(target(at, method)), "method")).parameters
     text = (at.root / "conf" / "method" / f"{method}.yaml").read_text().partition("\nmethod:")[2]
     lines = []
     for line in text.splitlines()[1:]:
@@ -138,12 +142,27 @@ def settings_of(at: Project, method: str) -> str:
             break
         if (found := SETTING.match(line)) and found.group(1) in kinds:
             name, value, note = found.groups()
-            kind = " or ".join(f"`{part}`" for part in kinds[name].split(" | "))  # a bar would end the cell
-            lines.append([f"`method.{name}`", shown(value), kind, (note or "").replace(" | ", " / ")])
+            lines.append(
+                [f"`method.{name}`", shown(value), kind_of(kinds[name].annotation), (note or "").replace(" | ", " / ")]
+            )
     if not lines:
         return "This method has no settings of its own."
     table = grid(["setting", "value", "type", "note"], lines)
     return f"{table}\n\n{told}" if told else table
+
+
+def kind_of(annotation: object) -> str:
+    """A type in words: what it is, and of a number with a range also the range."""
+    parts = get_args(annotation)
+    if get_origin(annotation) in (UnionType, Union):
+        return " or ".join(map(kind_of, parts))
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{word}`" for word in parts)
+    if get_origin(annotation) is Annotated:
+        return " ".join([kind_of(parts[0]), *(some.words() for some in parts[1:] if hasattr(some, "words"))])
+    if annotation is NoneType:
+        return "`null`"
+    return f"`{inspect.formatannotation(annotation).rpartition('.')[2]}`"
 
 
 def shown(value: str) -> str:

@@ -24,13 +24,10 @@ def docstrings(root: Path, module: str, name: str) -> tuple[str, str]:
     return ast.get_docstring(parsed(root, module)) or "", ast.get_docstring(class_of(root, module, name)) or ""
 
 
-def arguments(node: ast.ClassDef) -> tuple[dict[str, str], str]:
-    """The named arguments of a constructor with their types, and its docstring."""
+def constructor(node: ast.ClassDef) -> str:
+    """What the docstring of a class's constructor says."""
     made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
-    if made is None:
-        return {}, ""
-    kinds = {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in made.args.kwonlyargs}
-    return kinds, ast.get_docstring(made) or ""
+    return "" if made is None else ast.get_docstring(made) or ""
 
 
 def api(root: Path, module: str) -> str:
