@@ -16,50 +16,58 @@ setup: .venv/.done ## install everything into .venv (once)
 	$(PYTHON) -m uv pip install -q -p $(PYTHON) --compile-bytecode --require-hashes -r requirements.lock
 	@touch $@
 
-demo: setup ## the methods on the offline benchmark, one comparison table
+demo: setup ## four methods on the offline benchmark, one table
 	$(PYTHON) scripts/demo.py
 
-data: setup ## fetch a data set into data/: make data DATASET=cifar100
+data: setup ## fetch a dataset: make data DATASET=cifar100
 	$(PYTHON) scripts/fetch_data.py $(or $(DATASET),--help)
 
-weights: setup ## fetch weights into data/weights/: make weights NAME=vit_b16_in21k (none: the list)
+weights: setup ## fetch weights: make weights NAME=vit_b16_in21k; none: the list
 	$(PYTHON) scripts/fetch_weights.py $(or $(NAME),--list)
 
 test: setup ## the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
-test-slurm: setup ## sweeps on a SLURM of its own (needs root, slurm-wlm and munge; says so where they are not there)
+test-slurm: setup ## sweeps on a SLURM of its own (root, slurm-wlm and munge)
 	TEST_SLURM=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs tests/slurm
 
 lint: setup ## style of the code
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-bench: setup ## speed as ratios to a bare forward, and counts; one JSON line a row
+docs: setup ## the documentation as a website in site/
+	$(PYTHON) scripts/fill_docs.py generated
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict -q
+	@echo "site/index.html; with search: $(PYTHON) -m http.server -d site, then http://localhost:8000"
+
+bench: setup ## speed as ratios to a bare forward pass, one JSON line a row
 	$(PYTHON) scripts/bench.py
 
-check-gpu: setup ## whether a GPU gives the right numbers, and how fast it is, in ten minutes: make check-gpu [ONLY=accuracy,speed]
+# also ONLY=accuracy,speed: docs/results/gpu.md
+check-gpu: setup ## whether a GPU gives the right numbers, and how fast it is
 	$(PYTHON) scripts/check_gpu.py $(if $(ONLY),--only $(ONLY))
 
-pictures: setup ## of a run: prompts and their images, features on a plane, where patches look: make pictures RUN=outputs/…/seed0
+pictures: setup ## pictures of a run: make pictures RUN=outputs/…/seed0
 	$(PYTHON) scripts/pictures.py $(or $(RUN),--help)
 
-reproduce: setup ## a published table beside our numbers: make reproduce TABLE=pgp_table5 [SEEDS=0,1,2 ON=joblib FORMAT=latex DRY=1]
+# also SEEDS=0,1,2 ON=joblib FORMAT=latex DRY=1: docs/reproducing.md
+reproduce: setup ## a published table beside ours: make reproduce TABLE=pgp_table5
 	$(PYTHON) scripts/reproduce.py $(TABLE) $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ON),--on "$(ON)") $(if $(FORMAT),--format "$(FORMAT)") $(if $(DRY),--dry)
 
-report: setup ## the finished runs as one HTML page, outputs/report.html: make report [TABLE=pgp_table5 or SCENARIO=glyphs_10tasks]
+# also TABLE=pgp_table5 or SCENARIO=glyphs_10tasks
+report: setup ## finished runs as one HTML page, outputs/report.html
 	$(PYTHON) scripts/report.py $(if $(TABLE),--table "$(TABLE)") $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
-tables: setup ## the results of README.md, made where they are missing: every method, then what projection does
+tables: setup ## the results in docs/, made again where runs are missing
 	$(PYTHON) scripts/reproduce.py glyphs
-	$(PYTHON) scripts/readme.py prompts
+	$(PYTHON) scripts/fill_docs.py prompts
 
 lock: setup ## resolve pyproject.toml into requirements.lock again
 	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 -q -o requirements.lock
 
 clean: ## remove what can be made again, but not outputs/
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/glyphs
+	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test test-slurm lint bench check-gpu reproduce report tables pictures lock clean
+.PHONY: help setup demo data weights test test-slurm lint docs bench check-gpu reproduce report tables pictures lock clean

@@ -1,7 +1,7 @@
 """The methods on the offline benchmark, one seed, and what their numbers mean. `make demo` calls this.
 
 python scripts/demo.py             # finished runs are not repeated
-python scripts/demo.py --readme    # from nothing, and into README.md with the time it took
+python scripts/demo.py --docs      # from nothing, and into docs/ with the time it took
 """
 
 import argparse
@@ -14,24 +14,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.report.collect import MEANING, collect, rows, table
+from cil.report.documents.project import page_of
 from cil.report.table import fill
 from cil.rundir import address
 from scripts.compose import ROOT, compose
 
 OUTPUTS = ROOT / "outputs" / "demo"
 MEANS = {
-    "finetune": "goes on training on each task alone; forgets, and is the lower bound",
+    "finetune": "trains on each task in turn without any protection: the lower bound",
     "class_mean": "frozen backbone, nearest class mean; nothing is trained",
-    "continual_clip": "zero-shot CLIP; untrained, loses as classes become more",
-    "joint": "trained once on the images of all tasks together; the upper bound",
+    "continual_clip": "zero-shot CLIP; nothing is trained",
+    "joint": "trains once on the images of all tasks: the upper bound",
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readme", action="store_true")
-    readme = parser.parse_args().readme
-    if readme:
+    parser.add_argument("--docs", action="store_true")
+    documented = parser.parse_args().docs
+    if documented:
         shutil.rmtree(OUTPUTS, ignore_errors=True)
     began = time.perf_counter()
     words = ["-m", f"method={','.join(MEANS)}", "scenario=glyphs_10tasks", "seed=0", f"outputs={OUTPUTS}"]
@@ -50,10 +51,10 @@ def main() -> int:
     print("\n  ACC: after the last task, over all tasks. forgetting: best earlier − last.")
     print("  BT: last − first. avg inc: mean of ACC over time. task-IL: the task is told.")
     print(f"  Plots: {OUTPUTS.relative_to(ROOT)}/*/*/*/*/pictures")
-    if readme:
+    if documented:
         rows_of_meaning = "\n".join(f"- `{group[0]['method']}` {MEANS[group[0]['method']]}" for group in groups)
         took = f"`make demo` ends with this table, {seconds} after the set-up on two CPU cores (one seed, percent correct):"
-        fill(ROOT / "README.md", "demo", f"{took}\n\n{table(groups, markdown=True)}\n\n{rows_of_meaning}\n\n{MEANING}")
+        fill(page_of(ROOT, "demo"), "demo", f"{took}\n\n{table(groups, markdown=True)}\n\n{rows_of_meaning}\n\n{MEANING}")
     return 0
 
 

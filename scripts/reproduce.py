@@ -4,7 +4,7 @@ python scripts/reproduce.py                       # the tables there are
 python scripts/reproduce.py pgp_table5            # or make reproduce TABLE=pgp_table5
 python scripts/reproduce.py pgp_table5 --dry      # what it would run and what that takes
 python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --row L2P --column cifar100_10tasks --on submitit_slurm
-python scripts/reproduce.py glyphs                # the offline twin with all methods, which fills README.md
+python scripts/reproduce.py glyphs                # the offline twin with all methods, which fills docs/results/all_methods.md
 """
 
 import argparse
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.mistakes import Mistake, nearest
 from cil.report.collect import MEANING, collect, count
+from cil.report.documents.project import listed, page_of
 from cil.report.languages import LANGUAGES, compact
 from cil.report.numbers import Numbers
 from cil.report.published import Table, load, tables
@@ -26,9 +27,7 @@ from cil.report.reproduced import lines
 from cil.report.table import fill
 from cil.rundir import address
 from scripts.compose import ROOT, compose, guarded
-from scripts.runs import OUTPUTS, listed, side_by_side
-
-PAGE = ROOT / "README.md"
+from scripts.runs import OUTPUTS, side_by_side
 
 
 class Entry(NamedTuple):
@@ -86,7 +85,7 @@ def reproduce(asked: argparse.Namespace) -> int:
         and outputs == OUTPUTS
         and not (asked.row or asked.column or asked.settings or failed)
     ):
-        fill(PAGE, "results", page(table, parts, runs, listed(seeds)))
+        fill(page_of(ROOT, "results"), "results", page(table, parts, runs, listed(seeds)))
     for line in passed_over:
         print(f"passed over: {line}", file=sys.stderr)
     for line in failed:
@@ -177,7 +176,7 @@ def run(entries: list[Entry], found: dict[str, dict], seeds: list[int], on: str)
     return side_by_side(list(sweeps.values()), on)
 
 
-# --- the front page -----------------------------------------------------------------------------------------------------
+# --- the documentation ------------------------------------------------------------------------------------------------
 
 
 def page(table: Table, parts: dict, runs: dict, seeds: str) -> str:

@@ -84,7 +84,3 @@ def lines(words: list[str]) -> Iterator[list[str]]:
     axes = {key: values for key, values in axes.items() if key not in named}
     for values in product(*axes.values()):
         yield [*fixed, *(f"{key}={value}" for key, value in zip(axes, values))]
-
-
-def listed(values: object) -> str:
-    return ",".join(map(str, values))

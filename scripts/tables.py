@@ -5,7 +5,7 @@ python scripts/tables.py --scenario glyphs_10tasks --markdown
 python scripts/tables.py --experiment attriclip_table7/glyphs_10tasks      # a line for each value of a sweep
 python scripts/tables.py --scenario latin_to_greek --transfer              # FT and BT, between runs
 
-The tables of the READMEs are made by scripts/readme.py.
+The tables in docs/ are made by scripts/fill_docs.py.
 """
 
 import argparse

@@ -13,6 +13,7 @@ from cil.rundir import RunDir, address, read_matrices
 from scripts.compose import ROOT, compose, options  # noqa: F401
 
 CONF = ROOT / "conf"
+SHIPPED = [name for name in options("method") if (ROOT / "docs" / "methods" / f"{name}.md").exists()]  # not a user's own
 SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",
          "machine=cpu", "log.live=false", "data.features=null")  # fmt: skip
 

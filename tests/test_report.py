@@ -8,10 +8,11 @@ import pytest
 from cil.metrics import AccuracyMatrix
 from cil.mistakes import Mistake
 from cil.report.collect import collect, count, doubts, rows, table, told_apart
+from cil.report.documents.projection import differing
 from cil.report.paired import paired
 from cil.report.table import grid, matrix_text, mean_and_spread
 from cil.report.why import differences, explain
-from scripts.readme import differing
+from scripts.fill_docs import project
 from tests import harness
 from tests.harness import ROOT
 
@@ -131,12 +132,13 @@ def test_two_readings_of_a_method_are_named(finished):
 
 
 def test_the_switches_of_a_method_are_what_its_readings_differ_in():
-    switches = differing(["method=dualprompt", "modifier=pgp"])
+    at = project()
+    switches = differing(at, ["method=dualprompt", "modifier=pgp"])
     assert switches["method.scrambled"] == (False, True)
     assert switches["modifier.pgp.space"] == ("feature", "sample")
-    told = (ROOT / "cil" / "methods" / "README.md").read_text() + (ROOT / "cil" / "modifiers" / "README.md").read_text()
-    for key in {*switches, *differing(["method=l2p"])}:
-        assert f"`{key.split('.')[-1]}`" in told, f"{key} is not explained in a README"
+    told = "".join((ROOT / "docs" / "methods" / f"{name}.md").read_text() for name in ("dualprompt", "l2p", "pgp"))
+    for key in {*switches, *differing(at, ["method=l2p"])}:
+        assert f"| `{key.split('.')[-1]}`" in told, f"{key} is not explained on a page of a method"
 
 
 def test_the_lines_of_a_sweep(compose, capsys, monkeypatch):

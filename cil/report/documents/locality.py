@@ -1,4 +1,4 @@
-"""The block of the front page on transformers from scratch: called by scripts/readme.py, which has the command."""
+"""The block on transformers that are trained from scratch, under three kinds of attention."""
 
 import json
 import os
@@ -10,12 +10,10 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from cil.pictures.locality import draw_nonlocality, everywhere
+from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
-from scripts.compose import ROOT, compose
-from scripts.pictures import draw, nonlocality_of
-from scripts.runs import OUTPUTS, found, listed, run
 
 SEEDS = {"finetune": range(3), "raw": range(1), "dytox": range(3)}
 ATTENTIONS = {"plain": "convit_tiny_plain", "gated": "convit_tiny", "LPA": "convit_tiny_lpa"}
@@ -24,17 +22,16 @@ NOTE = (
     "Looks: the mean distance in patches at which a patch looks, over heads, blocks and the test images of the first task, "
     "after that task and after the last. Differences from gated attention seed by seed, with the p of a paired t-test."
 )
-PICTURES = ROOT / "cil" / "pictures"
 
 
-def locality(settings: list[str]) -> str:
+def locality(at: Project, settings: list[str]) -> str:
     """Three attentions under three methods: a table, and nonlocality over the tasks as a picture."""
     lines, panels = [], {}
     for method, seeds in SEEDS.items():
         known = {name: backbone for name, backbone in ATTENTIONS.items() if method != "raw" or name != "plain"}
-        run(f"experiment=lpa/glyphs_{method}", f"backbone={listed(known.values())}", f"seed={listed(seeds)}", *settings)
-        runs = {name: found(*words(method, backbone), seeds=seeds) for name, backbone in known.items()}
-        looks = {name: [nonlocality_of(OUTPUTS / s["address"]) for s in own] for name, own in runs.items()}
+        at.run(f"experiment=lpa/glyphs_{method}", f"backbone={listed(known.values())}", f"seed={listed(seeds)}", *settings)
+        runs = {name: at.found(*words(method, backbone), seeds=seeds) for name, backbone in known.items()}
+        looks = {name: [at.nonlocality(at.outputs / s["address"]) for s in own] for name, own in runs.items()}
         panels[method] = looks
         base = [s["class_il"]["acc"] for s in runs["gated"]]
         for name, own in runs.items():
@@ -42,15 +39,15 @@ def locality(settings: list[str]) -> str:
             first, last = (mean_and_spread([fmean(tasks[at]) for tasks in looks[name]], 2) for at in (0, -1))
             more = "–" if name == "gated" else str(paired(base, [s["class_il"]["acc"] for s in own]))
             lines.append([method, name, *numbers, first, last, more, str(len(own))])
-    draw_nonlocality(PICTURES / "nonlocality.svg", panels, everywhere(8))
+    draw_nonlocality(at.pictures / "nonlocality.svg", panels, everywhere(8))
     head = ["method", "attention", *NUMBERS, "looks, task 1", "after the last", "ACC less gated's", "seeds"]
     return f"{grid(head, lines, markdown=True)}\n\n{NOTE}"
 
 
-def cost() -> str:
+def cost(at: Project) -> str:
     """A training step with RandAugment, by `scripts/bench.py`."""
     own = ["step", "method=dytox", "backbone=convit_tiny", "+augment.train.randaugment=true", "--batch", "32"]
-    told = subprocess.run([sys.executable, ROOT / "scripts" / "bench.py", *own], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, at.root / "scripts" / "bench.py", *own], capture_output=True, text=True, check=True)
     row = json.loads(told.stdout)
     share, worth = 100 * row["share_of_the_batch"], row["flops_ratio"]
     return (
@@ -59,12 +56,12 @@ def cost() -> str:
     )
 
 
-def clock() -> str:
+def clock(at: Project) -> str:
     """How long the ten tasks of DyTox's tiny twin take alone."""
     with TemporaryDirectory() as folder:
-        own = [sys.executable, ROOT / "run.py", *words("dytox", "convit_tiny"), f"outputs={folder}"]
+        own = [sys.executable, at.root / "run.py", *words("dytox", "convit_tiny"), f"outputs={folder}"]
         since = time.perf_counter()
-        subprocess.run(own, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(own, cwd=at.root, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - since
     return f"Ten tasks of `dytox` on `convit_tiny` take {seconds:.0f} s on {os.cpu_count()} cores, from the command to its end."
 
@@ -73,9 +70,16 @@ def words(method: str, backbone: str) -> list[str]:
     return [f"experiment=lpa/glyphs_{method}", f"backbone={backbone}"]
 
 
-def maps(settings: list[str]) -> None:
+def maps(at: Project, settings: list[str]) -> None:
     """Where a patch of one image looks after the last task, gated and locality-preserved."""
     for name, backbone in (("gated", "convit_tiny"), ("lpa", "convit_tiny_lpa")):
-        folder = OUTPUTS / address(compose(*words("dytox", backbone), "seed=0", *settings))
-        draw(folder, kind="svg")
-        shutil.copy(folder / "pictures" / "attention.svg", PICTURES / f"attention_{name}.svg")
+        folder = at.outputs / address(at.compose(*words("dytox", backbone), "seed=0", *settings))
+        at.draw(folder, kind="svg")
+        shutil.copy(folder / "pictures" / "attention.svg", at.pictures / f"attention_{name}.svg")
+
+
+def fill_all(at: Project, settings: list[str]) -> None:
+    """Every block of this module, and the pictures beside them."""
+    at.fill("locality", locality(at, settings))
+    maps(at, settings)
+    at.fill("scratch", f"{cost(at)} {clock(at)}")

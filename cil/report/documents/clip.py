@@ -1,16 +1,13 @@
-"""The blocks of the READMEs on prompts before names: called by scripts/readme.py, which has the commands."""
+"""The blocks on text prompts before class names: CoOp, AttriCLIP and PGP on CLIP."""
 
 import shutil
 
 from cil.report.across import tables
 from cil.report.collect import collect, rows
+from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
-from scripts.compose import ROOT, compose
-from scripts.pictures import draw
-from scripts.runs import OUTPUTS, found, listed, run
-from scripts.tables import sweep
 
 SEEDS, SCENARIO, TWIN = range(3), "scenario=glyphs_10tasks", "scenario=latin_to_greek"
 ROWS = {
@@ -26,15 +23,15 @@ ROWS = {
 }
 
 
-def clip() -> str:
+def clip(at: Project) -> str:
     """All rows on one backbone, against its zero-shot answers; and what a leaky evaluation adds."""
     for name in ("joint", "attriclip (pristine tests)"):
-        run(*ROWS[name], SCENARIO, f"seed={listed(SEEDS)}")
-    lines, zero = [], [summary["class_il"]["acc"] for summary in found(*ROWS["continual_clip"], SCENARIO, seeds=SEEDS)]
+        at.run(*ROWS[name], SCENARIO, f"seed={listed(SEEDS)}")
+    lines, zero = [], [summary["class_il"]["acc"] for summary in at.found(*ROWS["continual_clip"], SCENARIO, seeds=SEEDS)]
     for name, words in ROWS.items():
         if name == "coop (-1)":
             continue  # no earlier data set to remember
-        runs = found(*words, SCENARIO, seeds=SEEDS)
+        runs = at.found(*words, SCENARIO, seeds=SEEDS)
         acc, *rest = ([summary["class_il"][key] for summary in runs] for key in ("acc", "forgetting", "backward_transfer"))
         leaky = [summary["leaky_il"]["acc"] for summary in runs if "leaky_il" in summary]
         numbers = [mean_and_spread(values) for values in (acc, *rest, leaky)]
@@ -42,32 +39,34 @@ def clip() -> str:
     return grid(["method", "ACC", "forgetting", "BT", "leaky ACC", "ACC less zero-shot's"], lines, markdown=True)
 
 
-def alphabets(settings: list[str]) -> str:
+def alphabets(at: Project, settings: list[str]) -> str:
     """The offline twin of AttriCLIP's tables 3 to 5."""
     every = f"seed={listed(SEEDS)}"
     for name, words in ROWS.items():
         alone = [word for word in words if not word.startswith("scenario.")]
-        run(TWIN, *words, every, *settings)
-        run(TWIN, *alone, every, f"dataset.only={'first,second' if name == 'joint' else 'second'}", *settings)
-    summaries = collect(OUTPUTS)[0]
-    wanted = {address(compose(TWIN, *words, f"seed={seed}")) for words in ROWS.values() for seed in SEEDS}
-    told = tables(rows(summaries, wanted), summaries, OUTPUTS, markdown=True)
-    return f"{told}\n\n`python scripts/readme.py across` made it."
+        at.run(TWIN, *words, every, *settings)
+        at.run(TWIN, *alone, every, f"dataset.only={'first,second' if name == 'joint' else 'second'}", *settings)
+    summaries = collect(at.outputs)[0]
+    wanted = {address(at.compose(TWIN, *words, f"seed={seed}")) for words in ROWS.values() for seed in SEEDS}
+    told = tables(rows(summaries, wanted), summaries, at.outputs, markdown=True)
+    return f"{told}\n\n`python scripts/fill_docs.py across` made it."
 
 
-def sweeps(settings: list[str]) -> str:
+def sweeps(at: Project, settings: list[str]) -> str:
     """AttriCLIP's tables 6 to 8: one command each."""
     parts = []
     for number in (6, 7, 8):
         name = f"attriclip_table{number}/glyphs_10tasks"
-        run(f"experiment={name}", *settings)
-        parts.append(f"Table {number}, `python run.py -m experiment={name}`:\n\n{sweep(name, collect(OUTPUTS)[0], True)}")
-    return "\n\n".join([*parts, "`python scripts/readme.py sweeps` made them."])
+        at.run(f"experiment={name}", *settings)
+        parts.append(
+            f"Table {number}, `python run.py -m experiment={name}`:\n\n{at.swept_table(name, collect(at.outputs)[0], True)}"
+        )
+    return "\n\n".join([*parts, "`python scripts/fill_docs.py sweeps` made them."])
 
 
-def pictures() -> None:
+def pictures(at: Project) -> None:
     """Of the first seed, beside the code that draws them."""
-    folder = OUTPUTS / address(compose(*ROWS["attriclip (paper)"], SCENARIO, "seed=0"))
-    draw(folder, 5, "svg", "contrast")
+    folder = at.outputs / address(at.compose(*ROWS["attriclip (paper)"], SCENARIO, "seed=0"))
+    at.draw(folder, 5, "svg", "contrast")
     for name in ("prompts_of_images.svg", "keys.svg"):
-        shutil.copy(folder / "pictures" / name, ROOT / "cil" / "pictures" / name)
+        shutil.copy(folder / "pictures" / name, at.pictures / name)

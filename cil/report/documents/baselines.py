@@ -1,14 +1,13 @@
-"""The block of the front page on the rows that tables compare with: called by scripts/readme.py, which has the command."""
+"""The block on the baselines that every table compares with, on a pre-trained network and from scratch."""
 
 import time
 from collections.abc import Sequence
 
 from cil.mistakes import Mistake
 from cil.report.collect import count
+from cil.report.documents.project import Project, listed
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
-from scripts.compose import compose
-from scripts.runs import OUTPUTS, found, listed, side_by_side, workers
 
 SEEDS = range(3)
 SCENARIO = "scenario=glyphs_10tasks"
@@ -30,24 +29,25 @@ def words(row: str) -> list[str]:
     return [*f"method={row}".split(), SCENARIO]
 
 
-def baselines(settings: list[str]) -> str:
+def baselines(at: Project, settings: list[str]) -> str:
     """Both tables, the worst ACC first, and what the runs took."""
     every = [words(row) for row in (*PRETRAINED, *SCRATCH)]
-    places = [OUTPUTS / address(compose(*own, *settings, f"seed={seed}")) for own in every for seed in SEEDS]
+    places = [at.outputs / address(at.compose(*own, *settings, f"seed={seed}")) for own in every for seed in SEEDS]
     fresh, since = not any((place / "DONE").exists() for place in places), time.perf_counter()
-    failed = side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the dearest first
+    failed = at.side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the dearest first
     if failed:
         raise Mistake(failed[0])
     minutes = (time.perf_counter() - since) / 60
     tables, seconds = [], 0.0
     for title, rows in (("`vit_tiny`, pre-trained", PRETRAINED), ("`resnet_tiny`, from scratch", SCRATCH)):
-        groups = [(row, found(*words(row), *settings, seeds=SEEDS)) for row in rows]
+        groups = [(row, at.found(*words(row), *settings, seeds=SEEDS)) for row in rows]
         groups.sort(key=lambda pair: sum(run["class_il"]["acc"] for run in pair[1]))
         tables.append(f"{title}:\n\n{table(groups)}")
         seconds += sum(run["seconds"] for _, group in groups for run in group)
     new = f" in {minutes:.0f} minutes" if fresh else ""
+    cores = at.workers()
     took = (
-        f"`python scripts/readme.py baselines` makes both tables{new}, {workers()} runs at a time on {workers()} cores; their "
+        f"`python scripts/fill_docs.py baselines` makes both tables{new}, {cores} runs at a time on {cores} cores; their "
         f"{len(SEEDS) * len(every)} runs took {seconds / 60:.0f} minutes of a core. Exemplars: images kept at the end."
     )
     return "\n\n".join([*tables, took])

@@ -1,4 +1,4 @@
-"""The blocks of the front page on adapters behind CLIP: called by scripts/readme.py, which has the commands."""
+"""The blocks on adapters behind CLIP: RAPF, AWPF and its merges, and what kept features save."""
 
 import json
 import os
@@ -9,15 +9,12 @@ import time
 from tempfile import TemporaryDirectory
 
 from cil.pictures.sweep import draw_sweep
+from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
 from cil.report.table import grid, mean_and_spread
 from cil.rundir import address
-from scripts.compose import ROOT, compose, swept
-from scripts.pictures import draw
-from scripts.runs import OUTPUTS, found, listed, run
 
 SEEDS, SCENARIO, ON = range(5), "scenario=glyphs_10tasks", "backbone=clip_tiny"
-PICTURES = ROOT / "cil" / "pictures"
 FUSION, FIGURE4 = "awpf_fusion/glyphs_10tasks", "awpf_figure4/glyphs_10tasks"
 ROWS = {
     "continual_clip": ["method=continual_clip"],
@@ -45,13 +42,13 @@ FUSIONS = {
 }
 
 
-def adapters(settings: list[str]) -> str:
+def adapters(at: Project, settings: list[str]) -> str:
     """All rows on the same features."""
     for words in ROWS.values():
-        run(*words, SCENARIO, f"seed={listed(SEEDS)}", *settings)
+        at.run(*words, SCENARIO, f"seed={listed(SEEDS)}", *settings)
     lines = []
     for name, words in ROWS.items():
-        runs = found(*words, SCENARIO, seeds=SEEDS)
+        runs = at.found(*words, SCENARIO, seeds=SEEDS)
         one = runs[0]["tasks"] == 1 or name.startswith("joint")
         numbers = [[s["class_il"][key] for s in runs] for key in NUMBERS.values()]
         told = [mean_and_spread(own) if not one or key == "Last" else "–" for key, own in zip(NUMBERS, numbers)]
@@ -60,53 +57,53 @@ def adapters(settings: list[str]) -> str:
     return grid(["method", *NUMBERS, "task-IL", "seeds"], lines, markdown=True)
 
 
-def fusions(settings: list[str]) -> str:
+def fusions(at: Project, settings: list[str]) -> str:
     """The same training, merged in each way; what each does beside the stacked merge, seed by seed."""
-    together(f"experiment={FUSION}", *settings)
-    together(f"experiment={FUSION}", "method.fusion=stacked", "method.mmd_weight=0.9", *settings)
-    together(f"experiment={FUSION}", "method.fusion=stacked", "method.balance=mmd,lda,half", *settings)
-    together(f"experiment={FUSION}", "method.fusion=stacked", "method.energy=0.9,1.0", *settings)
-    base = [s["class_il"]["acc"] for s in of(FUSION, "method.fusion=stacked")]
+    together(at, f"experiment={FUSION}", *settings)
+    together(at, f"experiment={FUSION}", "method.fusion=stacked", "method.mmd_weight=0.9", *settings)
+    together(at, f"experiment={FUSION}", "method.fusion=stacked", "method.balance=mmd,lda,half", *settings)
+    together(at, f"experiment={FUSION}", "method.fusion=stacked", "method.energy=0.9,1.0", *settings)
+    base = [s["class_il"]["acc"] for s in of(at, FUSION, "method.fusion=stacked")]
     lines = []
     for label, words in FUSIONS.items():
-        runs = of(FUSION, *words)
+        runs = of(at, FUSION, *words)
         numbers = [mean_and_spread([s["class_il"][key] for s in runs]) for key in NUMBERS.values()]
         last = [s["class_il"]["acc"] for s in runs]
-        lines.append([label, *numbers, weights(runs), "–" if last == base else str(paired(base, last))])
+        lines.append([label, *numbers, weights(at, runs), "–" if last == base else str(paired(base, last))])
     return grid(["merge", *NUMBERS, "weight of new", "Last less stacked's"], lines, markdown=True)
 
 
-def sweep(settings: list[str]) -> str:
+def sweep(at: Project, settings: list[str]) -> str:
     """Figure 4, as a plot and in words."""
-    together(f"experiment={FIGURE4}", *settings)
-    values, seeds = swept(FIGURE4)["method.mmd_weight"], swept(FIGURE4)["seed"]
-    runs = [of(FIGURE4, f"method.mmd_weight={value}", seeds=range(len(seeds))) for value in values]
+    together(at, f"experiment={FIGURE4}", *settings)
+    values, seeds = at.swept(FIGURE4)["method.mmd_weight"], at.swept(FIGURE4)["seed"]
+    runs = [of(at, FIGURE4, f"method.mmd_weight={value}", seeds=range(len(seeds))) for value in values]
     lines = {name: [[s["class_il"][key] for s in own] for own in runs] for name, key in NUMBERS.items()}
-    shares = {"weight of the new matrix": [[weight(s) for s in own] for own in runs]}
-    levels = {name: [s["class_il"]["acc"] for s in of(FUSION, f"method.fusion={fusion}")]
+    shares = {"weight of the new matrix": [[weight(at, s) for s in own] for own in runs]}
+    levels = {name: [s["class_il"]["acc"] for s in of(at, FUSION, f"method.fusion={fusion}")]
               for name, fusion in (("Last, RAPF's merge", "decomposed"), ("Last, average", "average"))}  # fmt: skip
-    draw_sweep(PICTURES / "awpf_lambda.svg", "λ: how much MMD counts against LDA", [float(value) for value in values],
+    draw_sweep(at.pictures / "awpf_lambda.svg", "λ: how much MMD counts against LDA", [float(value) for value in values],
                {"percent": {"Avg": lines["Avg"], "Last": lines["Last"]}, "points": {"forgetting": lines["forgetting"]},
                 "share": shares}, {name: sum(own) / len(own) for name, own in levels.items()})  # fmt: skip
-    rows = [[value, *(mean_and_spread(lines[name][n]) for name in NUMBERS), weights(own)]
+    rows = [[value, *(mean_and_spread(lines[name][n]) for name in NUMBERS), weights(at, own)]
             for n, (value, own) in enumerate(zip(values, runs))]  # fmt: skip
     return grid(["λ", *NUMBERS, "weight of new"], rows, markdown=True)
 
 
-def planes(settings: list[str]) -> None:
+def planes(at: Project, settings: list[str]) -> None:
     """Figure 3: the features after the second task, from a run that keeps every checkpoint."""
     words = ["method=awpf", SCENARIO, "seed=0", *settings]
-    run(*words, f"outputs={OUTPUTS / 'kept'}", "machine.keep_checkpoints=all")
-    folder = OUTPUTS / "kept" / address(compose(*words))
-    draw(folder, kind="svg", task=2)
-    shutil.copy(folder / "pictures" / "tsne_task_02.svg", PICTURES / "tsne.svg")
+    at.run(*words, f"outputs={at.outputs / 'kept'}", "machine.keep_checkpoints=all")
+    folder = at.outputs / "kept" / address(at.compose(*words))
+    at.draw(folder, kind="svg", task=2)
+    shutil.copy(folder / "pictures" / "tsne_task_02.svg", at.pictures / "tsne.svg")
 
 
-def features() -> str:
+def features(at: Project) -> str:
     """`scripts/bench.py features` as a table."""
     lines = []
     for method in ("rapf", "awpf", "class_mean"):
-        words = [sys.executable, ROOT / "scripts" / "bench.py", "features", f"method={method}", ON]
+        words = [sys.executable, at.root / "scripts" / "bench.py", "features", f"method={method}", ON]
         told = subprocess.run(words, capture_output=True, text=True, check=True)
         for row in map(json.loads, told.stdout.splitlines()):
             encodes = f"{row['image_encodes']:,} ({row['image_encodes'] / row['images']:.1f} an image)"
@@ -114,12 +111,12 @@ def features() -> str:
     return grid(["method", "features", "image encodes", "seconds", "times faster"], lines, markdown=True)
 
 
-def clock() -> str:
+def clock(at: Project) -> str:
     """How long a warm sweep takes as one process, from the command to its end."""
-    runs = len(swept(FIGURE4)["method.mmd_weight"]) * len(swept(FIGURE4)["seed"])
+    runs = len(at.swept(FIGURE4)["method.mmd_weight"]) * len(at.swept(FIGURE4)["seed"])
     with TemporaryDirectory() as folder:
         since = time.perf_counter()
-        together(f"experiment={FIGURE4}", f"outputs={folder}")
+        together(at, f"experiment={FIGURE4}", f"outputs={folder}")
         seconds = time.perf_counter() - since
     return f"The {runs} runs of `experiment={FIGURE4}`, features known: {seconds:.0f} s on {os.cpu_count()} cores."
 
@@ -127,21 +124,31 @@ def clock() -> str:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def together(*words: str) -> None:
-    subprocess.run([sys.executable, ROOT / "scripts" / "together.py", *words], cwd=ROOT, check=True)
+def together(at: Project, *words: str) -> None:
+    subprocess.run([sys.executable, at.root / "scripts" / "together.py", *words], cwd=at.root, check=True)
 
 
-def of(experiment: str, *words: str, seeds: range = SEEDS) -> list[dict]:
-    return found(f"experiment={experiment}", *words, seeds=seeds)
+def of(at: Project, experiment: str, *words: str, seeds: range = SEEDS) -> list[dict]:
+    return at.found(f"experiment={experiment}", *words, seeds=seeds)
 
 
-def weight(summary: dict) -> float | None:
+def weight(at: Project, summary: dict) -> float | None:
     """The mean weight of the new matrix over the merges of a run."""
-    lines = (OUTPUTS / summary["address"] / "events.jsonl").read_text().splitlines()
+    lines = (at.outputs / summary["address"] / "events.jsonl").read_text().splitlines()
     told = [event["weight of new"] for event in map(json.loads, lines) if "weight of new" in event]
     return sum(told) / len(told) if told else None
 
 
-def weights(runs: list[dict]) -> str:
-    found = [weight(summary) for summary in runs]
+def weights(at: Project, runs: list[dict]) -> str:
+    found = [weight(at, summary) for summary in runs]
     return "–" if None in found else mean_and_spread(found, 2)
+
+
+def fill_all(at: Project, settings: list[str]) -> None:
+    """Every block of this module, and the pictures beside them."""
+    planes(at, settings)
+    at.fill("adapters", adapters(at, settings))
+    at.fill("fusions", fusions(at, settings))
+    at.fill("lambda", sweep(at, settings))
+    at.fill("features", features(at))
+    at.fill("together", clock(at))

@@ -1,0 +1,261 @@
+"""The blocks that are made from code and YAML alone: the lists of what there is, and what is known of each method.
+
+`python scripts/fill_docs.py generated` writes them; tests/test_generated_docs.py fails when one of them is stale.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+import yaml
+
+from cil.build import find
+from cil.report.documents.project import Project
+from cil.report.documents.source import class_of, constructor, docstrings
+from cil.report.table import fill
+
+RESULTS = "results"
+READINGS = ("paper", "released")
+PAPER_SIZED = "scenario=cifar100_10tasks"
+SETTING = re.compile(r"^  (\w+): (.*?)(?:\s+# (.*))?$")
+
+
+def fill_all(at: Project, settings: list[str]) -> None:
+    for page, block, content in blocks(at):
+        fill(page, block, content)
+    for name in at.options("method"):
+        if not (at.root / "docs" / "methods" / f"{name}.md").exists():
+            print(f"method={name} has no page; if it is to ship with the project, copy one to docs/methods/{name}.md")
+
+
+def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
+    """Every generated block: its page, its name, what belongs between its markers."""
+    docs = at.root / "docs"
+    yield docs / "backbones.md", "backbones", backbones(at)
+    yield docs / "scenarios.md", "scenarios", scenarios(at)
+    yield docs / "methods" / "index.md", "methods", methods(at)
+    yield docs / "methods" / "pgp.md", "readings", of_modifier(at, "pgp", "l2p")
+    for page in sorted((docs / "methods").glob("*.md")):
+        if page.stem in at.options("method"):
+            for block, content in of_method(at, page.stem).items():
+                yield page, block, content
+
+
+def described(root: Path, group: str, name: str) -> str:
+    """The comment at the head of a YAML file, as one paragraph."""
+    head = []
+    for line in (root / "conf" / group / f"{name}.yaml").read_text().splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            break
+        head.append(line.removeprefix("#").strip())
+    return re.sub(r"\$\{([^}]*)\}", r"`${\1}`", " ".join(head)).replace("|", "\\|")
+
+
+def grid(head: list[str], rows: list[list[str]]) -> str:
+    """A table of words: left-aligned, its cells as wide as they are, so that a change of one row changes one line."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+# --- lists ----------------------------------------------------------------------------------------------------------------
+
+
+def backbones(at: Project) -> str:
+    lines = []
+    for name in at.options("backbone"):
+        node = yaml.safe_load((at.root / "conf" / "backbone" / f"{name}.yaml").read_text())
+        lines.append([f"`{name}`", str(node.get("image", {}).get("size", "–")), described(at.root, "backbone", name)])
+    return grid(["backbone", "pixels", "what it is"], lines)
+
+
+def scenarios(at: Project) -> str:
+    lines = []
+    for name in at.options("scenario"):
+        node = at.compose(f"scenario={name}")["scenario"]
+        lines.append([f"`{name}`", str(node["tasks"]), f"`{node['order']}`", described(at.root, "scenario", name)])
+    return grid(["scenario", "tasks", "order", "what it is"], lines)
+
+
+def methods(at: Project) -> str:
+    """The methods that have a page."""
+    shown = [name for name in at.options("method") if (at.root / "docs" / "methods" / f"{name}.md").exists()]
+    lines = []
+    for name in shown:
+        config = at.compose(f"method={name}", PAPER_SIZED)
+        kept = "memory" in config["method"]
+        told = summary((at.root / "docs" / "methods" / f"{name}.md").read_text())
+        lines.append([f"[`{name}`]({name}.md)", told, f"`{family(at, name)}`", "yes" if kept else "no"])
+    return grid(["method", "what it does", "backbone", "memory"], lines)
+
+
+def summary(page: str) -> str:
+    """The first paragraph below a page's title."""
+    return page.split("\n\n")[1].replace("\n", " ").replace("|", "\\|")
+
+
+def family(at: Project, method: str) -> str:
+    text = (at.root / "conf" / "method" / f"{method}.yaml").read_text()
+    found = re.search(r"override /family: (\w+)", text)
+    return found.group(1) if found else "vit_b16_in21k"
+
+
+def target(at: Project, method: str) -> tuple[str, str]:
+    """The module and the class of a method."""
+    module, _, name = at.compose(f"method={method}")["method"]["_target_"].rpartition(".")
+    return module, name
+
+
+# --- a method -------------------------------------------------------------------------------------------------------------
+
+
+def of_method(at: Project, method: str) -> dict[str, str]:
+    return {
+        "about": about(at, method),
+        "settings": settings_of(at, method),
+        "readings": readings(at, method),
+        "recipes": recipes(at, method),
+        "measured": measured(at, method),
+    }
+
+
+def about(at: Project, method: str) -> str:
+    module, own = docstrings(at.root, *target(at, method))
+    told = [" ".join(part.split()) for part in (module, own) if part]
+    return "\n>\n".join(["> *From the docstrings:*", *(f"> {part}" for part in told)])
+
+
+def settings_of(at: Project, method: str) -> str:
+    """Each setting: its value in YAML with the comment there, its type in the constructor's signature; then what the
+    constructor's docstring says of them."""
+    told = constructor(class_of(at.root, *target(at, method)))
+    kinds = inspect.signature(find(".".join(target(at, method)), "method")).parameters
+    text = (at.root / "conf" / "method" / f"{method}.yaml").read_text().partition("\nmethod:")[2]
+    lines = []
+    for line in text.splitlines()[1:]:
+        if not line.startswith("  "):
+            break
+        if (found := SETTING.match(line)) and found.group(1) in kinds:
+            name, value, note = found.groups()
+            lines.append(
+                [f"`method.{name}`", shown(value), kind_of(kinds[name].annotation), (note or "").replace(" | ", " / ")]
+            )
+    if not lines:
+        return "This method has no settings of its own."
+    table = grid(["setting", "value", "type", "note"], lines)
+    return f"{table}\n\n{told}" if told else table
+
+
+def kind_of(annotation: object) -> str:
+    """A type in words: what it is, and of a number with a range also the range."""
+    parts = get_args(annotation)
+    if get_origin(annotation) in (UnionType, Union):
+        return " or ".join(map(kind_of, parts))
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{word}`" for word in parts)
+    if get_origin(annotation) is Annotated:
+        return " ".join([kind_of(parts[0]), *(some.words() for some in parts[1:] if hasattr(some, "words"))])
+    if annotation is NoneType:
+        return "`null`"
+    return f"`{inspect.formatannotation(annotation).rpartition('.')[2]}`"
+
+
+def shown(value: str) -> str:
+    """A value in YAML; of a switch, both."""
+    if found := re.fullmatch(r'"?\$\{reading:([^,]+),(.+)\}"?', value):
+        paper, released = (part.strip() for part in found.groups())
+        return f"`{paper}`, released: `{released}`"
+    return f"`{value}`"
+
+
+def readings(at: Project, method: str) -> str:
+    """The settings in which the readings differ."""
+    found = differing(at, [f"method={method}", PAPER_SIZED])
+    return side_by_side(found) if found else "`reading=paper` and `reading=released` are the same for this method."
+
+
+def side_by_side(found: dict[str, tuple[object, object]]) -> str:
+    lines = [[f"`{key}`", *(f"`{json.dumps(value)}`" for value in values)] for key, values in found.items()]
+    return grid(["setting", "`reading=paper`", "`reading=released`"], lines)
+
+
+def of_modifier(at: Project, modifier: str, host: str) -> str:
+    """The switches of a modifier."""
+    found = differing(at, [f"method={host}", f"modifier={modifier}", PAPER_SIZED])
+    return side_by_side({key: values for key, values in found.items() if key.startswith("modifier.")})
+
+
+def differing(at: Project, words: list[str]) -> dict[str, tuple[object, object]]:
+    """The settings that a reading decides, with both values."""
+    paper, released = (leaves(at.compose(*words, f"reading={name}")) for name in READINGS)
+    return {key: (value, released[key]) for key, value in paper.items() if key != "reading" and value != released[key]}
+
+
+def leaves(node: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    return {key: value for name, inner in node.items() for key, value in leaves(inner, f"{prefix}.{name}".strip(".")).items()}
+
+
+def recipes(at: Project, method: str) -> str:
+    """What the method's file says of training, then what differs on a dataset."""
+    own = yaml.safe_load((at.root / "conf" / "method" / f"{method}.yaml").read_text())
+    base = {key: own[key] for key in ("optim", "schedule", "train") if key in own}
+    lines = [["default", ", ".join([*chosen(own), *words_of(base)])]]
+    for dataset in at.options("dataset"):
+        if file := recipe_of(at.root, method, dataset):
+            node = yaml.safe_load(file.read_text())
+            lines.append([f"`dataset={dataset}`", ", ".join([*chosen(node), *words_of(node)])])
+    return f"{described(at.root, 'method', method)}\n\n{grid(['where', 'what'], lines)}"
+
+
+def recipe_of(root: Path, method: str, dataset: str) -> Path | None:
+    """The file of a method's recipe for a dataset, in a folder of the method or beside all others."""
+    files = (root / "conf" / "recipe" / method / f"{dataset}.yaml", root / "conf" / "recipe" / f"{method}_{dataset}.yaml")
+    return next((file for file in files if file.exists()), None)
+
+
+def chosen(node: dict) -> list[str]:
+    """The options that a file chooses, taken out of it; or the recipe that it starts from."""
+    found = []
+    for entry in node.pop("defaults", []):
+        if isinstance(entry, dict):
+            found += [f"`{key.rpartition('/')[2].split()[-1]}={value}`" for key, value in entry.items()]
+        elif entry != "_self_":
+            found.append(f"the recipe `{entry.removeprefix('/recipe/').replace('/', '_')}`")
+    return found
+
+
+def words_of(node: dict) -> list[str]:
+    return [
+        f"`{key}={value}`".replace("|", "\\|") for key, value in leaves(node).items() if node and not key.endswith("_target_")
+    ]
+
+
+# --- measured -------------------------------------------------------------------------------------------------------------
+
+
+def measured(at: Project, method: str) -> str:
+    """The rows of the pages of results that bear the method's name."""
+    parts = []
+    for page in sorted((at.root / "docs" / RESULTS).glob("*.md")):
+        title = re.search(r"^# (.*)", page.read_text(), re.M).group(1)
+        found = []
+        for head, rows in tables(page.read_text()):
+            own = [row for row in rows if re.match(rf"\| *`?{method}(?![\w])", row)]
+            if own and head[0].split("|")[1].strip() in ("method", "row", "host"):
+                found.append("\n".join([*head, *own]))
+        parts += [f"From [{title}](../{RESULTS}/{page.name}):", *found] if found else []
+    return "\n\n".join(parts) or "No row of the [measured results](../results/index.md) bears its name."
+
+
+def tables(text: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Of each Markdown table: its head of two lines, and its rows."""
+    for found in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        lines = found.splitlines()
+        yield lines[:2], lines[2:]

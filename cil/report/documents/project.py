@@ -1,0 +1,51 @@
+"""What the documents need of the project: where it lies, and how runs are composed, started and found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cil.mistakes import Mistake
+from cil.report.table import fill
+
+
+@dataclass(frozen=True)
+class Project:
+    """Hydra and the other scripts, as functions: `scripts/fill_docs.py` makes one, so that this package needs neither."""
+
+    root: Path
+    outputs: Path
+    compose: Callable[..., dict]  # words of a command line → the configuration
+    options: Callable[[str], list[str]]  # a group → the names of its files
+    swept: Callable[[str], dict[str, list[str]]]  # an experiment → the settings that it sweeps over
+    run: Callable[..., None]  # words → a sweep; finished runs are not repeated
+    found: Callable[..., list[dict]]  # words, seeds=… → the summaries of one configuration
+    side_by_side: Callable[..., list[str]]  # sweeps → the error lines of those that failed
+    workers: Callable[[], int]
+    draw: Callable[..., None]  # a run folder → its pictures
+    nonlocality: Callable[[Path], list[list[float]]]
+    swept_table: Callable[..., str]  # an experiment, its summaries, markdown → a table
+
+    @property
+    def pictures(self) -> Path:
+        return self.root / "docs" / "pictures"
+
+    def fill(self, block: str, content: str) -> None:
+        fill(page_of(self.root, block), block, content)
+
+
+def pages(root: Path) -> list[Path]:
+    """The front page and the documentation."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def page_of(root: Path, block: str) -> Path:
+    """The one page with the markers of a block. A block may move to another page: nothing else names it."""
+    having = [page for page in pages(root) if f"<!-- {block} -->" in page.read_text()]
+    if len(having) != 1:
+        raise Mistake(f"{len(having)} pages hold the block {block}, where one is expected; write <!-- {block} --> and "
+                      f"<!-- /{block} --> on one page in docs/")  # fmt: skip
+    return having[0]
+
+
+def listed(values: object) -> str:
+    return ",".join(map(str, values))

@@ -1,0 +1,48 @@
+"""The blocks that say what was recorded: pre-training of the shipped weights, packed text, a run on photographs."""
+
+import json
+import subprocess
+import sys
+
+from cil.report.collect import collect, rows, table
+from cil.report.documents.project import Project
+from cil.report.table import grid, number
+from cil.rundir import address
+
+
+def pretraining(at: Project) -> str:
+    """What the records of the shipped weights say."""
+    head = ["weights", "nearest class mean", "zero-shot by name", "minutes", "threads", "command"]
+    lines = []
+    for file in sorted((at.root / "cil" / "weights").glob("*.json")):
+        record = json.loads(file.read_text())
+        percent = [number(record["percent_on_the_benchmark"].get(key)) for key in head[1:3]]
+        command = f"`{record['command'].removeprefix('python scripts/pretrain.py ')}`"
+        lines.append([file.stem, *percent, f"{record['seconds'] / 60:.0f}", str(record["threads"]), command])
+    text = "Percent correct on the 100 classes. The commands go on from `python scripts/pretrain.py`."
+    return f"{grid(head, lines, markdown=True)}\n\n{text}"
+
+
+def text(at: Project, settings: list[str]) -> None:
+    """`scripts/bench.py text` as a table."""
+    told = subprocess.run(
+        [sys.executable, at.root / "scripts" / "bench.py", "text", "--rounds", "1"], capture_output=True, text=True, check=True
+    )
+    found = map(json.loads, told.stdout.splitlines())
+    lines = [[row["what"], f"{row['times_faster']:.1f}", f"{row['seconds']:.2f}"] for row in found]
+    at.fill("text", grid(["what", "times faster", "seconds"], lines, markdown=True))
+
+
+def photographs(at: Project, settings: list[str]) -> None:
+    """experiment=tinyimagenet_small, with its identity."""
+    words = ["experiment=tinyimagenet_small", *settings]
+    at.run(*words, "method=finetune,joint")
+    runs = [address(at.compose(*words, f"method={method}")) for method in ("finetune", "joint")]
+    text = table(rows(collect(at.outputs)[0], set(runs)), markdown=True)
+    identity = json.loads((at.outputs / runs[-1] / "summary.json").read_text())["identity"]
+    known = [f"{key.replace('_', ' ')} `{identity[key]}`" for key in ("data_digest", "order_digest", "split_digest")]
+    seen = f"Trained on: {identity['train_transform']}. Tested on: {identity['test_transform']}."
+    command = f"python scripts/fill_docs.py photographs {' '.join(settings)}".strip()
+    told = f"One seed, from scratch; {', '.join(known)}; runs `{'`, `'.join(runs)}`. {seen}"
+    at.fill("photographs", f"{text}\n\n{told} `{command}` made it.")
+    print(text)

@@ -1,0 +1,67 @@
+"""What fills the blocks that need runs, on a run that is made up: each block is written on its page, with the run's numbers."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from cil.report.documents import adapters, baselines, clip, locality, projection, records
+from cil.report.documents.project import page_of
+from scripts.fill_docs import project
+from tests.harness import ROOT
+
+SUMMARY = {
+    "address": "glyphs_10tasks/made_up/0123456789/seed0", "tasks": 10, "seconds": 12.0, "trained_parameters": 1000,
+    "class_il": {"acc": 61.25, "forgetting": 7.5, "backward_transfer": -7.5, "incremental_average": 70.0},
+    "task_il": {"acc": 90.0, "forgetting": 1.0}, "config": {"method": {"memory": 500}},
+}  # fmt: skip
+SITE = {"modifier": "PGP", "ranks": {"prompts.0": [7]}, "removed": {"prompts.0": 0.25}}
+
+
+@pytest.fixture
+def at(tmp_path):
+    """The documents in a folder of their own; runs are neither started nor looked for."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copytree(ROOT / "cil" / "weights", tmp_path / "cil" / "weights")
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    folder = tmp_path / "outputs" / SUMMARY["address"]
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (SITE, SITE, {"weight of new": 0.5})))
+    return replace(
+        project(tmp_path), outputs=tmp_path / "outputs", run=lambda *words: None, side_by_side=lambda sweeps: [],
+        found=lambda *words, seeds: [SUMMARY for _ in seeds], nonlocality=lambda path: [[1.5, 2.5], [1.5, 2.5]],
+    )  # fmt: skip
+
+
+def content(at, block: str) -> str:
+    return page_of(at.root, block).read_text().split(f"<!-- {block} -->")[1].split(f"<!-- /{block} -->")[0]
+
+
+@pytest.mark.parametrize(
+    ("block", "make", "told"),
+    [
+        ("projection", lambda at: projection.projection(at), " 25.0 % |"),
+        ("clip", lambda at: clip.clip(at), "| 61.2 ± 0.0 |"),
+        ("pretraining", lambda at: records.pretraining(at), "| vit_tiny "),
+        ("baselines", lambda at: baselines.baselines(at, []), "| 61.2 ± 0.0 |"),
+        ("adapters", lambda at: adapters.adapters(at, []), "| 70.0 ± 0.0 |"),
+        ("locality", lambda at: locality.locality(at, []), " 2.00 ± 0.00 |"),
+    ],
+)
+def test_a_block_is_filled(at, block, make, told):
+    before = page_of(at.root, block).read_text()
+    at.fill(block, make(at))
+    assert told in content(at, block)
+    outside = [text.split(f"<!-- {block} -->")[0] for text in (before, page_of(at.root, block).read_text())]
+    assert outside[0] == outside[1]
+
+
+def test_merges_and_their_sweep(at, monkeypatch):
+    monkeypatch.setattr(adapters, "together", lambda at, *words: None)
+    assert " 0.50 ± 0.00 |" in adapters.fusions(at, [])
+    assert adapters.sweep(at, []).count("\n") == 10 and (at.pictures / "awpf_lambda.svg").exists()
+
+
+def test_the_records_of_the_weights_stand_in_the_documents(at):
+    assert content(at, "pretraining").strip() == records.pretraining(at)
