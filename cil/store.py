@@ -1,8 +1,8 @@
 """Photographs decoded once into uint8 files that every later run maps into memory and reads only in part.
 
-A store is a folder of parts. A part holds `PART` images, row by row, then their sizes and digests; it is written beside
-its place, flushed and renamed, so it is whole or absent. Decoding can be killed, goes on with the parts that are missing,
-and several jobs may share a folder: one decodes, the others wait for its lock.
+A store is one or more folders of parts (`cil/parts.py`). Decoding can be killed and goes on with the parts that are missing.
+Several jobs may share a folder: one decodes, the others wait for its lock. A part that has changed since it was written is
+noticed when it is read, and decoded again.
 """
 
 import fcntl
@@ -13,9 +13,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +24,8 @@ from torch import Tensor
 
 from cil.archives import Member
 from cil.crops import PILLOW, scaled
-from cil.files import replace_file
 from cil.mistakes import Mistake
-
-PART = 256  # images
-FORMAT = b"cilpart1"
+from cil.parts import FORMAT, PART, Part, open_part, photo_digest, write_part
 
 
 @dataclass(frozen=True)
@@ -54,48 +52,63 @@ class Photos:
     members: Sequence[Member]
     size: Size | None  # None: what the transform needs
     rows: Tensor  # (n,) int64
+    groups: Sequence[int] = ()  # names after which another folder begins, so that listings that have a group share it
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, rows: Tensor) -> "Photos":
-        return Photos(self.folder, self.names, self.members, self.size, self.rows[rows])
+        return replace(self, rows=self.rows[rows])
 
     def decoded(self, needed: Size) -> "Pixels":
         """The pixels, at the size that the data set was told to keep or else at the one that the transform needs."""
-        store = Store.of(self, self.size or needed)
-        return Pixels(store, self.rows)
+        return Pixels(Store(self, self.size or needed), self.rows)
 
 
 class Store:
-    """All images of a listing, decoded; see `Pixels` for a selection of them."""
+    """All images of a listing, decoded; see `Pixels` for a selection of them.
 
-    def __init__(self, folder: Path, count: int) -> None:
-        parts = [_open(file) for file in _files(folder, count)]
-        self._bytes = [pixels for pixels, _, _ in parts]
-        self.sizes = np.concatenate([sizes for _, sizes, _ in parts])  # (n, 2): height, width
-        self.digests = np.concatenate([digests for _, _, digests in parts])  # (n,) of size and pixels
+    A photograph is compared with its digest when it is first read. Where they differ, its part is decoded again.
+    """
+
+    def __init__(self, photos: Photos, size: Size) -> None:
+        self._photos, self._size, self._places = photos, size, _places(photos, size)
+        self._parts = _opened(photos, size, self._places)
+        self.sizes = np.concatenate([part.sizes for part in self._parts])  # (n, 2): height, width
+        self.digests = np.concatenate([part.digests for part in self._parts])  # (n,) of size and pixels
         lengths = self.sizes.prod(1, dtype=np.int64) * 3
-        ends = lengths.cumsum()
-        first = np.arange(0, count, PART)
-        self._starts = ends - lengths - np.repeat((ends - lengths)[first], np.diff([*first, count]))
+        begins = lengths.cumsum() - lengths
+        self._first = np.array([place.first for place in self._places])
+        self._starts = begins - np.repeat(begins[self._first], np.diff([*self._first, len(lengths)]))
+        self._checked = bytearray(len(lengths))
         self.uniform = bool((self.sizes == self.sizes[0]).all())
-
-    @classmethod
-    def of(cls, photos: Photos, size: Size) -> "Store":
-        folder = photos.folder / _key(photos, size)
-        if not _missing(folder, len(photos.names)):
-            return cls(folder, len(photos.names))
-        with _lock(folder):
-            _decode(folder, photos, size)
-        return cls(folder, len(photos.names))
 
     def photo(self, row: int) -> np.ndarray:
         """(height, width, 3) uint8, mapped: only what is read of it comes from the disk."""
-        height, width = self.sizes[row]
+        number = int(np.searchsorted(self._first, row, "right")) - 1
+        if not self._checked[row]:
+            if photo_digest(self._mapped(number, row)) != self.digests[row]:
+                self._decode_again(number)
+            self._checked[row] = True
+        return self._mapped(number, row)
+
+    def _decode_again(self, number: int) -> None:
+        """Make a part anew; what it held when the store was opened must come out again."""
+        place = self._places[number]
+        print(f"{place.file} is damaged and is decoded again", flush=True)
+        with _lock(place.file.parent):
+            place.file.unlink(missing_ok=True)
+            _decode([place], self._photos, self._size)
+        again = open_part(place.file)
+        if again is None or not np.array_equal(again.digests, self._parts[number].digests):
+            raise Mistake(f"{place.file} was damaged, and the photographs it was made of have changed since; type the same "
+                          "command again, which begins with what is there now")  # fmt: skip
+        self._parts[number] = again
+
+    def _mapped(self, number: int, row: int) -> np.ndarray:
+        height, width = map(int, self.sizes[row])
         start = self._starts[row]
-        flat = self._bytes[row // PART][start : start + int(height) * int(width) * 3]
-        return flat.reshape(height, width, 3)
+        return self._parts[number].pixels[start : start + height * width * 3].reshape(height, width, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,50 +141,60 @@ class Pixels:
         return hashlib.sha256(self.store.digests[self.rows].tobytes()).digest()
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- places -----------------------------------------------------------------------------------------------------------
 
 
-def _files(folder: Path, count: int) -> list[Path]:
-    return [folder / f"{number:05d}.part" for number in range(-(-count // PART))]
+class Place(NamedTuple):
+    """Where a part lies, and which rows of the listing it holds."""
+
+    file: Path
+    first: int
+    count: int
 
 
-def _missing(folder: Path, count: int) -> list[int]:
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [number for number, file in enumerate(_files(folder, count)) if file.name not in there]
+def _places(photos: Photos, size: Size) -> list[Place]:
+    places, changed = [], {file: Path(file).stat().st_mtime_ns for file in {member.file for member in photos.members}}
+    starts = [0, *photos.groups]
+    for begin, end in zip(starts, (*photos.groups, len(photos.names)), strict=True):
+        folder = photos.folder / _key(photos, size, slice(begin, end), changed)
+        firsts = range(begin, end, PART)
+        places += [Place(folder / f"{n:05d}.part", first, min(PART, end - first)) for n, first in enumerate(firsts)]
+    return places
 
 
-def _key(photos: Photos, size: Size) -> str:
+def _key(photos: Photos, size: Size, rows: slice, changed: dict[str, int]) -> str:
+    members = photos.members[rows]
     sha = hashlib.sha256(repr((FORMAT, PART, size)).encode())
-    sha.update("\n".join(photos.names).encode())
-    sha.update(np.array([member.size for member in photos.members], np.int64).tobytes())
-    changed = {file: Path(file).stat().st_mtime_ns for file in {member.file for member in photos.members}}
-    sha.update(np.array([changed[member.file] for member in photos.members], np.int64).tobytes())
+    sha.update("\n".join(photos.names[rows]).encode())
+    sha.update(np.array([member.size for member in members], np.int64).tobytes())
+    sha.update(np.array([changed[member.file] for member in members], np.int64).tobytes())
     return sha.hexdigest()[:16]
 
 
-def _open(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    whole = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
-    count = int(whole[-8:].view(np.int64)[0]) if len(whole) >= 16 and whole[-16:-8].tobytes() == FORMAT else -1
-    footer = whole[-16 - 16 * count : -16]
-    if count < 0 or len(footer) != 16 * count:
-        raise Mistake(f"{file} is damaged; delete it and type the same command: it is decoded again")
-    sizes, digests = footer[: 8 * count].copy().view(np.int32).reshape(-1, 2), footer[8 * count :].copy().view(np.uint64)
-    if sizes.prod(1, dtype=np.int64).sum() * 3 + 16 * count + 16 != len(whole):
-        raise Mistake(f"{file} is damaged; delete it and type the same command: it is decoded again")
-    return whole, sizes, digests
+def _missing(places: Sequence[Place]) -> list[Place]:
+    folders = {place.file.parent for place in places}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return [place for place in places if place.file not in there]
 
 
-def _write(file: Path, members: Sequence[Member], names: Sequence[str], size: Size) -> int:
-    sizes, digests = [], []
-    with replace_file(file) as temporary, temporary.open("wb") as out:
-        for member, name in zip(members, names, strict=True):
-            photo = decode(member, name, size)
-            sizes.append(photo.shape[:2])
-            digests.append(hashlib.sha256(repr(photo.shape).encode() + photo.tobytes()).digest()[:8])
-            out.write(photo)
-        out.write(np.array(sizes, np.int32).tobytes() + b"".join(digests))
-        out.write(FORMAT + np.array([len(sizes)], np.int64).tobytes())
-    return len(sizes)
+def _opened(photos: Photos, size: Size, places: Sequence[Place], again: bool = True) -> list[Part]:
+    """Every part, decoded first where it is missing or, `again`, where it is damaged."""
+    if missing := _missing(places):
+        with ExitStack() as locks:
+            for folder in sorted({place.file.parent for place in missing}):  # in one order, so that two jobs never wait in turn
+                locks.enter_context(_lock(folder))
+            _decode(_missing(missing), photos, size)
+    parts = [open_part(place.file) for place in places]
+    damaged = [place.file for part, place in zip(parts, places) if part is None or len(part.sizes) != place.count]
+    if damaged and not again:
+        raise Mistake(f"{damaged[0]} is damaged although it was just written; check the disk of {photos.folder}")
+    for file in damaged:
+        print(f"{file} is damaged and is decoded again", flush=True)
+        file.unlink(missing_ok=True)
+    return _opened(photos, size, places, again=False) if damaged else parts
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def decode(member: Member, name: str, size: Size) -> np.ndarray:
@@ -192,32 +215,26 @@ def decode(member: Member, name: str, size: Size) -> np.ndarray:
     return np.asarray(photo)
 
 
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-
-def _decode(folder: Path, photos: Photos, size: Size) -> None:
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
-    missing = _missing(folder, len(photos.names))
-    files, done = _files(folder, len(photos.names)), len(photos.names) - sum(_count(n, photos) for n in missing)
+def _decode(places: Sequence[Place], photos: Photos, size: Size) -> None:
+    for folder in {place.file.parent for place in places}:
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+    total = len(photos.names)
     with (
-        _progress(f"decoding {folder.parent.name}, {size.words()}", len(photos.names), done) as advance,
+        _progress(f"decoding {photos.folder.name}, {size.words()}", total, total - sum(p.count for p in places)) as advance,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         work = []
-        for number in missing:
-            part = slice(number * PART, (number + 1) * PART)
-            work.append(pool.submit(_write, files[number], photos.members[part], photos.names[part], size))
+        for place in places:
+            rows = range(place.first, place.first + place.count)
+            decoded = (decode(photos.members[row], photos.names[row], size) for row in rows)
+            work.append(pool.submit(write_part, place.file, decoded))
         try:
             for finished in as_completed(work):
                 advance(finished.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _count(number: int, photos: Photos) -> int:
-    return min(PART, len(photos.names) - number * PART)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 python scripts/check_data.py                          # every data set with its usual settings
 python scripts/check_data.py tinyimagenet data.root=/data dataset.train_per_class=250
 python scripts/check_data.py --lists                  # class orders and class lists that have a name
+python scripts/check_data.py --decoded                # read every decoded photograph and remove the parts that are damaged
 """
 
 import argparse
@@ -20,9 +21,13 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="WORD", help="data sets, and settings (key=value)")
     parser.add_argument("--lists", action="store_true")
+    parser.add_argument("--decoded", action="store_true")
     asked = parser.parse_args(words)
 
     def work() -> int:
+        if asked.decoded:
+            print(decoded(Path(compose(*asked.words)["data"]["root"])))
+            return 0
         told, missing = (lists(), 0) if asked.lists else table(asked.words)
         print(told)
         return 1 if missing and any("=" not in word for word in asked.words) else 0  # a data set that was asked for by name
@@ -59,6 +64,18 @@ def facts(config: dict) -> list[str]:
         low, high = int(counts.min()), int(counts.max())
         cells += [str(len(labels)), str(low) if low == high else f"{low}–{high}"]
     return [*cells, listing_digest(images)]
+
+
+def decoded(root: Path) -> str:
+    """Check every part below `root`; a damaged one is removed, and the next run that needs it decodes it again."""
+    from cil.parts import is_whole
+
+    files = sorted((root / "decoded").rglob("*.part"))
+    damaged = [file for file in files if not is_whole(file)]
+    for file in damaged:
+        file.unlink()
+    lines = [f"{file} was damaged and is removed; the next run that needs it decodes it again" for file in damaged]
+    return "\n".join([*lines, f"{len(files)} parts of decoded photographs below {root / 'decoded'}, {len(damaged)} damaged"])
 
 
 def lists() -> str:

@@ -9,8 +9,9 @@ import pytest
 from tests.harness import ROOT
 
 FLOORS = (
-    {"arithmetic", "command_line", "files", "transfer", "fetch", "archives", "store", "crops", "resample", "randaugment",
-     "augment", "data", "metrics", "seeding", "optimizer", "sampling", "schedule", "settings", "mistakes", "ranges"},  # ground
+    {"arithmetic", "command_line", "files", "transfer", "fetch", "archives", "parts", "store", "crops", "resample",
+     "randaugment", "augment", "data", "metrics", "seeding", "optimizer", "sampling", "schedule",
+     "settings", "mistakes", "ranges"},  # ground
     {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ import cil.store
 from cil.archives import members
 from cil.augment import ImageSpec, View
 from cil.mistakes import Mistake, explain
-from cil.store import PART, Photos, Size, Store
+from cil.parts import PART, TAIL, write_part
+from cil.store import Photos, Size, Store
 from tests.datasets import miniature
 from tests.harness import ROOT
 
@@ -93,17 +95,13 @@ def test_a_crop_reads_the_pixels_of_its_box_only(tmp_path):
     """Counted in pages of the file that come into memory."""
     height, width = 3000, 3000
     file = tmp_path / "one.part"
-    with file.open("wb") as out:
-        out.write(bytes(height * width * 3))
-        out.write(
-            np.array([height, width], np.int32).tobytes() + bytes(8) + cil.store.FORMAT + np.array([1], np.int64).tobytes()
-        )
+    write_part(file, [np.zeros((height, width, 3), np.uint8)])
     script = f"""
 import os, sys, numpy as np
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from cil import crops, store
-whole, sizes, _ = store._open(Path({str(file)!r}))
+from cil import crops, parts
+whole = parts.open_part(Path({str(file)!r})).pixels
 import PIL.Image
 photo = whole[: {height * width * 3}].reshape({height}, {width}, 3)
 def mapped():
@@ -176,13 +174,64 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(files, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "damage", [lambda whole: whole[:-1], lambda whole: whole[:100], lambda whole: b"", lambda whole: whole + b"x"]
 )
-def test_a_damaged_part_is_never_trusted(files, tmp_path, damage):
+def test_a_damaged_part_is_decoded_again(files, tmp_path, damage, capsys):
     listing = photos(files, tmp_path)
-    listing.decoded(Size())
+    wanted = listing.decoded(Size()).digest()
     (part,) = (tmp_path / "decoded" / "test").rglob("*.part")
-    part.write_bytes(damage(part.read_bytes()))
-    with pytest.raises(Mistake, match=r"00000.part is damaged; delete it and type the same command"):
-        listing.decoded(Size())
+    whole = part.read_bytes()
+    part.write_bytes(damage(whole))
+    assert listing.decoded(Size()).digest() == wanted and part.read_bytes() == whole
+    assert f"{part} is damaged and is decoded again" in capsys.readouterr().out
+
+
+def test_a_changed_byte_anywhere_changes_no_pixel(files, tmp_path):
+    """Fifty parts with one changed byte each, in the pixels and in every field of the footer."""
+    listing = photos(files, tmp_path)
+    truth = [miniature.pixels(content) for content in files.values()]
+    wanted = listing.decoded(Size()).digest()
+    (part,) = (tmp_path / "decoded" / "test").rglob("*.part")
+    whole, chance = part.read_bytes(), np.random.default_rng(0)
+    footer = len(whole) - TAIL - 16 * len(files)
+    for place in [*chance.integers(0, footer, 20), *chance.integers(footer, len(whole), 30)]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(chance.integers(8))
+        part.write_bytes(changed)
+        pixels = listing.decoded(Size())
+        assert pixels.digest() == wanted
+        assert all(np.array_equal(pixels.store.photo(row), photo) for row, photo in enumerate(truth)), place
+        assert part.read_bytes() == whole, place
+
+
+def test_a_damaged_part_of_photographs_that_changed_stops_the_run(files, tmp_path):
+    """An archive of the same size and time, so that only the digests can tell."""
+    listing = photos(files, tmp_path)
+    pixels, archive = listing.decoded(Size()), tmp_path / "photos.zip"
+    (part,) = (tmp_path / "decoded" / "test").rglob("*.part")
+    changed = bytearray(part.read_bytes())
+    changed[5] ^= 1
+    part.write_bytes(changed)
+    first, second = listing.members[0], listing.members[3]
+    mixed = replace(listing, members=[second, *listing.members[1:]])
+    pixels.store._photos = mixed
+    assert archive.exists() and first != second
+    with pytest.raises(Mistake, match="the photographs it was made of have changed since"):
+        pixels.store.photo(0)
+
+
+def test_listings_share_the_groups_that_they_have_in_common(files, tmp_path, monkeypatch):
+    listing, decoded, real = photos(files, tmp_path), [], cil.store.decode
+    monkeypatch.setattr(cil.store, "decode", lambda m, name, s: (decoded.append(name), real(m, name, s))[1])
+    one = replace(listing, groups=(2, 3)).decoded(Size())
+    assert sorted(decoded) == list(listing.names)
+    decoded.clear()
+    order = [2, 4, 5, 0, 1, 3]  # the second group first, then one that is new, then the first
+    other = replace(
+        listing, names=[listing.names[k] for k in order], members=[listing.members[k] for k in order], groups=(1, 3, 5)
+    ).decoded(Size())
+    assert sorted(decoded) == ["03.jpg", "04.jpg", "05.jpg"]
+    for row, k in enumerate(order):
+        assert np.array_equal(other.store.photo(row), one.store.photo(k))
+    assert one.digest() == listing.decoded(Size()).digest()
 
 
 def test_two_processes_decode_once(files, tmp_path):

@@ -1,5 +1,6 @@
 """ImageNet100: a hundred classes of ILSVRC-2012. Which hundred differs between papers, so the list has a name."""
 
+from itertools import accumulate
 from pathlib import Path
 
 from cil.archives import PHOTOS, Tree, check, inside, members, rows, tree
@@ -28,7 +29,11 @@ def imagenet100(
     count = sum(len(train.get(wnid, [])) for wnid in chosen.wnids)
     shown = [name.replace("_", " ") for name in chosen.named(names)]
     split = range(count), range(count, len(paths))
-    images = listed(f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side)
+    parts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
+    groups = tuple(accumulate(parts))[:-1]  # a class's photographs lie in a folder of their own, which all lists share
+    images = listed(
+        f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side, stored="imagenet100", groups=groups
+    )
     return complete(images, test=test_per_class, remedy="unpack it again, or type dataset.test_per_class=null")
 
 

@@ -14,15 +14,19 @@ from cil.store import Photos, Size
 
 def listed(
     name: str, root: str, found: Mapping[str, Member], paths: Sequence[str], labels: Sequence[int], train: Sequence[int],
-    test: Sequence[int], class_names: Sequence[str], shorter_side: int | None,
+    test: Sequence[int], class_names: Sequence[str], shorter_side: int | None, *, stored: str | None = None,
+    groups: Sequence[int] = (),
 ) -> Images:  # fmt: skip
-    """Photographs `paths` of `found`, of which the rows `train` and `test` are the two splits."""
+    """Photographs `paths` of `found`, of which the rows `train` and `test` are the two splits.
+
+    `stored`: the folder below `decoded`, if not `name`. `groups`: where in `paths` a group begins that other listings share.
+    """
     absent = [path for path in paths if path not in found]
     if absent:
         raise Mistake(f"{name}: {len(absent)} of {len(paths)} photographs are not there, first {absent[0]}; fetch it again")
     size = None if shorter_side is None else Size(shorter_side)
     members = [found[path] for path in paths]
-    photos = Photos(Path(root) / "decoded" / name, paths, members, size, torch.arange(len(paths)))
+    photos = Photos(Path(root) / "decoded" / (stored or name), paths, members, size, torch.arange(len(paths)), groups)
     every = torch.as_tensor(labels, dtype=torch.long)
     split = [torch.as_tensor(rows, dtype=torch.long) for rows in (train, test)]
     images = Images(name, photos.take(split[0]), every[split[0]], photos.take(split[1]), every[split[1]], tuple(class_names))

@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from cil import store
 from cil.registry.classes import class_list
 from tests.datasets import miniature
 from tests.datasets.miniature import photo, read
@@ -63,3 +64,19 @@ def test_imagenet100(tmp_path, layout, chosen):
         assert np.array_equal(
             photo(images.test, label), miniature.pixels(val[f"val/{wnid}/ILSVRC2012_val_{label + 1:08d}.JPEG"])
         )
+
+
+def test_the_lists_share_what_is_decoded(tmp_path, monkeypatch):
+    """The second list decodes only the classes that the first has not."""
+    first, second = (class_list(f"imagenet100_{name}").wnids for name in ("first", "cmc"))
+    train, val = miniature.imagenet(sorted({*first, *second}))
+    miniature.lay(train | val, tmp_path / "imagenet")
+    decoded, real = [], store.decode
+    monkeypatch.setattr(store, "decode", lambda member, name, size: (decoded.append(name), real(member, name, size))[1])
+    images = {}
+    for name in ("first", "cmc"):
+        images[name] = read("imagenet100", tmp_path, f"dataset.classes={name}", "dataset.test_per_class=null")
+    assert {name.split("/")[1] for name in decoded} == {*first, *second} and {*first} & {*second}
+    assert len(decoded) == len({*decoded}) == 3 * len({*first, *second})
+    label = next(k for k, wnid in enumerate(second) if wnid in first)
+    assert np.array_equal(photo(images["cmc"].train, 2 * label), photo(images["first"].train, 2 * first.index(second[label])))

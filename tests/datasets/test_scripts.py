@@ -4,8 +4,10 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
+from cil.parts import write_part
 from scripts import check_data, fetch_data
 from tests import harness
 from tests.datasets import miniature
@@ -89,3 +91,18 @@ def test_a_run_on_photographs_of_many_sizes(tmp_path, words):
     assert whole.summary()["class_il"]["acc"] >= 0
     digests = [run.summary()["identity"]["data_digest"] for run in (whole, small)]
     assert digests[0] != digests[1] and whole.path != small.path
+
+
+def test_check_data_removes_decoded_parts_that_are_damaged(tmp_path, capsys):
+    parts = [tmp_path / "decoded" / "birds" / "key" / f"{number:05d}.part" for number in range(2)]
+    for part in parts:
+        write_part(part, [np.full((5, 4, 3), 7, np.uint8)] * 3)
+    assert check_data.main(["--decoded", f"data.root={tmp_path}"]) == 0
+    assert "2 parts of decoded photographs" in (told := capsys.readouterr().out) and ", 0 damaged" in told
+    whole = bytearray(parts[1].read_bytes())
+    whole[100] ^= 1
+    parts[1].write_bytes(whole)
+    assert check_data.main(["--decoded", f"data.root={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert f"{parts[1]} was damaged and is removed" in told and "2 parts" in told and ", 1 damaged" in told
+    assert parts[0].exists() and not parts[1].exists()
