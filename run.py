@@ -64,12 +64,14 @@ def main(config: DictConfig) -> None:
 
 def still_true(run: RunDir, config: dict) -> dict:
     """The summary of a finished run, unless the weights under the same name have become others."""
-    summary, weights = run.summary(), Path(str(config["backbone"].get("weights"))).expanduser()
-    if weights.is_file():
-        with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+    from cil.backbones.weights import at_hand
+
+    summary = run.summary()
+    if file := at_hand(config["backbone"].get("weights"), config["data"]["weights"]):
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != summary["identity"]["weights_sha256"]:
-            raise Mistake(f"{weights} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
+            raise Mistake(f"{file} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
     return summary
 
 

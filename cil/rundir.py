@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import socket
 import zipfile
+import zlib
 from pathlib import Path
 
 from cil.arithmetic import settled
@@ -21,6 +23,8 @@ from cil.mistakes import Mistake
 
 # None of them moves a number, but for the precision and TF32; what a reading decides stands in the switches that it sets.
 NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra")
+
+SEALED = ("config.yaml", "accuracy.csv", "summary.json")  # whose digests are in DONE
 
 
 def digest(config: dict) -> str:
@@ -79,7 +83,8 @@ class RunDir:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
-        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        if not self.is_done:
+            write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         self.clear_partial()
         return self
 
@@ -119,9 +124,12 @@ class RunDir:
         file = self.path / ("inside.pt" if inside else f"task_{task:02d}.pt")
         with replace_file(file) as temporary:
             torch.save(state, temporary)
-        if inside:
-            return
-        (self.path / "inside.pt").unlink(missing_ok=True)
+        if not inside:
+            (self.path / "inside.pt").unlink(missing_ok=True)
+            self.keep_only(file, keep_all=keep_all)
+
+    def keep_only(self, file: Path, *, keep_all: bool) -> None:
+        """Remove the checkpoints of earlier tasks, also those that a process left which was killed while it removed them."""
         for older in [] if keep_all else self.path.glob("task_[0-9][0-9]*.pt"):
             if older != file:
                 older.unlink()
@@ -136,7 +144,7 @@ class RunDir:
                 torn = archive.testzip()
             if torn is None:
                 return torch.load(file, map_location="cpu", weights_only=True)
-        except (zipfile.BadZipFile, EOFError, RuntimeError, OSError):
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError):
             pass
         raise Mistake(f"checkpoint {file} is damaged and was not used; delete it and type the same command again to go on "
                       "from the one before (or from the start)")  # fmt: skip
@@ -178,10 +186,29 @@ class RunDir:
 
     def finish(self, summary: dict) -> None:
         write_json(self.path / "summary.json", summary)
-        write_text(self.path / "DONE", "")
+        self.seal()
+
+    def seal(self) -> None:
+        """Write DONE, with the digests of the files that say what came out."""
+        write_json(self.path / "DONE", {name: self._sha256(name) for name in SEALED})
 
     def summary(self) -> dict:
-        return json.loads((self.path / "summary.json").read_text())
+        """What a finished run wrote; refuses files that have changed since. A DONE of an earlier version has no digests."""
+        done, file = self.path / "DONE", self.path / "summary.json"
+        try:
+            sealed = json.loads(done.read_text() or "{}")
+            changed = [name for name, sha256 in sealed.items() if self._sha256(name) != sha256]
+            summary = json.loads(file.read_text())
+            if not changed and "class_il" in summary and "address" in summary:
+                return summary
+        except (OSError, ValueError, AttributeError, TypeError):
+            changed = [file.name]
+        raise Mistake(f"{self.path / (changed or [file.name])[0]} is not as the run wrote it; delete {done} and type the run's "
+                      "command again, which writes it anew from the last checkpoint")  # fmt: skip
+
+    def _sha256(self, name: str) -> str:
+        file = self.path / name
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"
 
 
 def run_at(path: Path) -> RunDir:
@@ -212,6 +239,9 @@ class Follower(RunDir):
         return 0
 
     def cut_events(self, size: int) -> None:
+        pass
+
+    def keep_only(self, file: Path, *, keep_all: bool) -> None:
         pass
 
     def write_matrices(self, matrices: dict[str, AccuracyMatrix]) -> None:

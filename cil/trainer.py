@@ -275,6 +275,10 @@ class Trainer:
         self.method.eval().requires_grad_(False)  # as the task before left it: torch's attention has another form for training
         self.run.cut_events(state["events"])
         inside = state["inside"]
+        if self.matrix.learned:
+            self.run.write_matrices(self.matrices)  # the file may be gone, or a task ahead of the checkpoint
+        if not inside:
+            self.run.keep_only(file, keep_all=self.machine.keep_checkpoints == "all")
         self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
         return (state["task"], inside) if inside else (state["task"] + 1, None)
 

@@ -8,7 +8,6 @@ under *Numbers*), finished runs are found again once their folders have been mov
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +17,6 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.files import write_json
 from cil.mistakes import Mistake
 from cil.rundir import RunDir, address, digest
 from scripts.compose import ROOT, guarded
@@ -48,10 +46,14 @@ def moved(outputs: Path, *, dry: bool) -> Iterator[str]:
             yield f"{old}: left, since {new} is there already"
             continue
         if not dry:
-            with RunDir(folder).open(config):  # nobody runs it meanwhile
-                relabel(folder, config)
-                (outputs / new).parent.mkdir(parents=True, exist_ok=True)
-                folder.rename(outputs / new)
+            try:
+                with RunDir(folder).open(config):  # nobody runs it meanwhile
+                    relabel(folder, config)
+                    (outputs / new).parent.mkdir(parents=True, exist_ok=True)
+                    folder.rename(outputs / new)
+            except Mistake as mistake:
+                yield f"{old}: left; {mistake}"
+                continue
             for parent in (folder.parent, folder.parent.parent):
                 with suppress(OSError):  # another run is in it
                     parent.rmdir()
@@ -60,9 +62,9 @@ def moved(outputs: Path, *, dry: bool) -> Iterator[str]:
 
 def relabel(folder: Path, config: dict) -> None:
     """The summary of a finished run says its address too."""
-    file = folder / "summary.json"
-    if file.exists():
-        write_json(file, json.loads(file.read_text()) | {"digest": digest(config), "address": address(config)})
+    run = RunDir(folder)
+    if run.is_done:
+        run.finish(run.summary() | {"digest": digest(config), "address": address(config)})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.mistakes import Mistake
+from cil.rundir import RunDir
 from scripts.compose import guarded
 
 SCORES = ("cosine", "contrast")
@@ -42,7 +43,7 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     from cil.build import reopened
     from cil.capabilities import ChoosesPrompts, HasEmbedding, HasMaps
 
-    tasks = json.loads((path / "summary.json").read_text())["tasks"]
+    tasks = RunDir(path).summary()["tasks"]
     if task is not None and not 1 <= task <= tasks:
         raise Mistake(f"--task {task} is not one of the {tasks} tasks of {path}; type --task {tasks}")
     trainer = reopened(path, task)

@@ -1,6 +1,5 @@
 """Sweeps and their summaries, for the scripts that make tables."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
 from cil.mistakes import Mistake
-from cil.rundir import address
+from cil.rundir import RunDir, address
 from scripts.compose import ROOT, compose, swept
 
 OUTPUTS = ROOT / "outputs"
@@ -54,7 +53,7 @@ def workers() -> int:
 def found(*words: str, seeds: range) -> list[dict]:
     """The summaries of one configuration, by seed."""
     places = [OUTPUTS / address(compose(*words, f"seed={seed}")) for seed in seeds]
-    return [json.loads((place / "summary.json").read_text()) for place in places]
+    return [RunDir(place).summary() for place in places]
 
 
 def spelled(sweep: list[str]) -> list[list[str]]:

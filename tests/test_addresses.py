@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from omegaconf import OmegaConf
 
-from cil.files import write_json, write_text
+from cil.files import write_text
 from cil.rundir import RunDir, address, digest
 from scripts.move_runs import moved
 from tests.harness import CONF, compose, execute
@@ -81,7 +81,7 @@ def test_runs_at_old_addresses_are_found_again(compose, outputs):
     old = outputs / "glyphs_10tasks/class_mean/0123456789/seed0"
     old.parent.mkdir(parents=True)
     run.path.rename(old)
-    write_json(old / "summary.json", RunDir(old).summary() | {"digest": "0123456789", "address": str(old.relative_to(outputs))})
+    RunDir(old).finish(RunDir(old).summary() | {"digest": "0123456789", "address": str(old.relative_to(outputs))})
     write_text(outputs / "a/b/c/seed0/config.yaml", "nothing: true")
     assert len(list(moved(outputs, dry=True))) == 2 and old.exists()
     told = list(moved(outputs, dry=False))

@@ -64,7 +64,7 @@ def test_foreign_and_unfinished_folders_are_named_and_passed_over(finished, tmp_
     found, passed_over = collect(copy)
     assert len(found) == 1 and len(passed_over) == 3
     assert any("not finished" in line for line in passed_over)
-    assert any("not a run's summary" in line for line in passed_over)
+    assert any("summary.json is not as the run wrote it" in line for line in passed_over)
     assert any("holds the run of another address" in line for line in passed_over)
 
 

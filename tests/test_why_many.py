@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cil.report import why_many
+from cil.rundir import RunDir
 from scripts import why
 from tests import harness
 from tests.test_reproduce import finished_run
@@ -24,7 +25,7 @@ def sweeps(tmp_path):
     for file in (tmp_path / "b").rglob("summary.json"):
         summary = json.loads(file.read_text())
         summary["identity"]["weights_sha256"] = "cd34"
-        file.write_text(json.dumps(summary))
+        RunDir(file.parent).finish(summary)
     return tmp_path / "a", tmp_path / "b"
 
 

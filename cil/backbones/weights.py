@@ -56,6 +56,19 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
     return file, found
 
 
+def at_hand(weights: str | None, root: str | None) -> Path | None:
+    """The file of a name or a path where it lies on this machine; nothing is fetched."""
+    kind, _, name = str(weights).partition(":")
+    if entry := entries().get(weights):
+        if root is not None and (here := entry.found_in(Path(root).expanduser())):
+            return here[0]
+        return in_cache(entry.repo, entry.file) if entry.repo else None
+    if kind == "hub":
+        return in_cache(*_split(name))
+    file = SHIPPED / name if kind == "shipped" else Path(str(weights)).expanduser()
+    return file if file.is_file() else None
+
+
 def _compare(weights: str, file: Path, found: str, sha256: str | None, known: str | None) -> None:
     if sha256 is not None:
         if found != str(sha256).lower():

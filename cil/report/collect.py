@@ -1,12 +1,13 @@
 """From run folders to the rows of a table."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from cil.metrics import impossible
+from cil.mistakes import Mistake
 from cil.report.table import grid, mean_and_spread
+from cil.rundir import RunDir
 
 COLUMNS = {
     "ACC": ("class_il", "acc"),
@@ -30,18 +31,18 @@ def collect(outputs: Path) -> tuple[list[dict], list[str]]:
     found, passed_over = [], []
     for file in (folder / "summary.json" for folder in sorted(outputs.glob("*/*/*/seed*/"))):
         try:
-            if not file.exists():
-                passed_over.append(f"{file.parent}: not finished")
-                continue
-            summary = json.loads(file.read_text())
             if not (file.parent / "DONE").exists():
                 passed_over.append(f"{file.parent}: not finished")
-            elif summary["address"] != str(file.parent.relative_to(outputs)):
+                continue
+            summary = RunDir(file.parent).summary()
+            if summary["address"] != str(file.parent.relative_to(outputs)):
                 passed_over.append(f"{file.parent}: holds the run of another address, {summary['address']}")
             else:
                 _ = [summary[part][key] for part, key in COLUMNS.values()], [summary[key] for key in NEEDED]
                 found.append(summary)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except Mistake as mistake:
+            passed_over.append(f"{file.parent}: {mistake}")
+        except (KeyError, TypeError) as error:
             passed_over.append(f"{file.parent}: not a run's summary ({type(error).__name__})")
     return found, passed_over
 

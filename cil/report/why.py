@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cil.metrics import AccuracyMatrix
-from cil.rundir import read_matrices
+from cil.rundir import RunDir, read_matrices
 
 
 class Difference(NamedTuple):
@@ -82,7 +82,7 @@ def first_other_loss(first: Path, second: Path) -> str | None:
 
 def explain(first: Path, second: Path) -> Iterator[str]:
     """The whole answer, a line at a time."""
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (first, second)]
+    summaries = [RunDir(path).summary() for path in (first, second)]
     matrices = [read_matrices(path)["class_il"] for path in (first, second)]
     names = [summary["address"] for summary in summaries]
     accuracies = [matrix.average() for matrix in matrices]

@@ -1,6 +1,5 @@
 """Why two sweeps differ, or a run and a printed row: settings, files and definitions, the likeliest reason first."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from cil.mistakes import Mistake
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Row, Table, meaning
 from cil.report.why import between, facts, flatten, listed
+from cil.rundir import RunDir
 
 Runs = Sequence[dict]  # summaries
 
@@ -19,7 +19,7 @@ def runs_below(folder: Path) -> Runs:
     if not files:
         raise Mistake(f"{folder} holds no finished run (with a DONE); give a folder that run.py wrote, or TABLE:ROW as in "
                       "pgp_table5:L2P")  # fmt: skip
-    return [json.loads(file.read_text()) for file in files]
+    return [RunDir(file.parent).summary() for file in files]
 
 
 # --- two sweeps ---------------------------------------------------------------------------------------------------------

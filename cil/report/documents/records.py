@@ -7,7 +7,7 @@ import sys
 from cil.report.collect import collect, rows, table
 from cil.report.documents.project import Project
 from cil.report.table import grid, number
-from cil.rundir import address
+from cil.rundir import RunDir, address
 
 
 def pretraining(at: Project) -> str:
@@ -39,7 +39,7 @@ def photographs(at: Project, settings: list[str]) -> None:
     at.run(*words, "method=finetune,joint")
     runs = [address(at.compose(*words, f"method={method}")) for method in ("finetune", "joint")]
     text = table(rows(collect(at.outputs)[0], set(runs)), markdown=True)
-    identity = json.loads((at.outputs / runs[-1] / "summary.json").read_text())["identity"]
+    identity = RunDir(at.outputs / runs[-1]).summary()["identity"]
     known = [f"{key.replace('_', ' ')} `{identity[key]}`" for key in ("data_digest", "order_digest", "split_digest")]
     seen = f"Trained on: {identity['train_transform']}. Tested on: {identity['test_transform']}."
     command = f"python scripts/fill_docs.py photographs {' '.join(settings)}".strip()
