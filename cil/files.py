@@ -38,6 +38,10 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
+class _Torn(Exception):
+    """A cache file is not what was written."""
+
+
 def flush_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -45,6 +49,22 @@ def flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def refusing(torn: Exception) -> Iterator[None]:
+    """Raise `torn` for whatever a library's reader makes of a file whose bytes have changed.
+
+    Of the disk's own errors only "invalid argument" may come of the bytes: of a place in the file that does not exist.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise torn from None
 
 
 def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str = "") -> dict[str, "Tensor"]:
@@ -62,13 +82,10 @@ def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str
         return {"sha256": sha.hexdigest(), "about": about}
 
     if file.exists():
-        try:
-            with safe_open(file, "pt") as opened:
-                kept = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-                if {"about": "", **(opened.metadata() or {})} == facts(kept):
-                    return kept
-        except (SafetensorError, OSError, ValueError):
-            pass  # torn: made again below, never trusted
+        with suppress(_Torn), refusing(_Torn()), safe_open(file, "pt") as opened:
+            kept = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            if {"about": "", **(opened.metadata() or {})} == facts(kept):
+                return kept  # what is torn is made again below, never trusted
     made = make()
     with replace_file(file) as temporary:
         try:

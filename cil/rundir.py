@@ -10,14 +10,12 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import socket
 import zipfile
-import zlib
 from pathlib import Path
 
 from cil.arithmetic import settled
-from cil.files import flush_folder, replace_file, write_json, write_text
+from cil.files import flush_folder, refusing, replace_file, write_json, write_text
 from cil.metrics import AccuracyMatrix
 from cil.mistakes import Mistake
 
@@ -139,15 +137,13 @@ class RunDir:
         """A checkpoint whose every byte is what was written; pickled code is never run."""
         import torch
 
-        try:
+        torn = Mistake(f"checkpoint {file} is damaged and was not used; delete it and type the same command again to go on "
+                       "from the one before (or from the start)")  # fmt: skip
+        with refusing(torn):
             with zipfile.ZipFile(file) as archive:
-                torn = archive.testzip()
-            if torn is None:
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError):
-            pass
-        raise Mistake(f"checkpoint {file} is damaged and was not used; delete it and type the same command again to go on "
-                      "from the one before (or from the start)")  # fmt: skip
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
+            return torch.load(file, map_location="cpu", weights_only=True)
 
     # --- records --------------------------------------------------------------------------------------------------
 

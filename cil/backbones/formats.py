@@ -1,12 +1,11 @@
 """Files of weights, whatever they were written by: safetensors, torch, TorchScript, Google's npz."""
 
 import math
-import pickle
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 
+from cil.files import refusing
 from cil.mistakes import Mistake
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
@@ -16,15 +15,12 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # what OpenA
 def read(file: Path) -> dict:
     """Tensors of a safetensors, torch or TorchScript file; pickled code is never run."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with refusing(_torn(file)):
         if file.suffix == ".safetensors":
             return load_file(file)
         state = _scripted(file) if _is_script(file) else torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise _torn(file) from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise _torn(file)
     return state
@@ -97,11 +93,8 @@ def _numbers_in(file: Path) -> int:
     """How many an .npz file holds beside its head."""
     import numpy
 
-    try:
-        with numpy.load(file, allow_pickle=False) as arrays:
-            return sum(arrays[key].size for key in arrays.files if not {"head", "pre_logits"} & set(key.split("/")))
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError):
-        raise _torn(file) from None
+    with refusing(_torn(file)), numpy.load(file, allow_pickle=False) as arrays:
+        return sum(arrays[key].size for key in arrays.files if not {"head", "pre_logits"} & set(key.split("/")))
 
 
 def _torn(file: Path) -> Mistake:
