@@ -95,7 +95,12 @@ def example(annotation: object) -> object:
 
 
 def fits(key: str, value: object, annotation: object) -> None:
-    """Stop, with one sentence, where a setting is not what its annotation asks for."""
+    """Stop, with one sentence, where a setting is not what its annotation asks for; of a mapping, the key is named."""
+    if isinstance(value, dict):
+        kinds = (annotation, *get_args(annotation)) if get_origin(annotation) in (UnionType, Union) else (annotation,)
+        for each in (get_args(kind)[1] for kind in kinds if get_origin(kind) in (dict, Mapping)):
+            for name, part in value.items():
+                fits(f"{key}.{name}", part, each)
     asked = wanted(value, annotation)
     if asked is None:
         return

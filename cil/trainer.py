@@ -83,6 +83,8 @@ class Trainer:
 
     def begin(self, task: Task) -> None:
         """Shapes and initial values of what the task adds."""
+        # torch's attention has other forms for training and for weights that may learn; a resumed run must take the same
+        self.method.eval().requires_grad_(False)
         seed_everything(self.seed, "begin", task.index)
         with self.precision():
             self.method.begin_task(task)
@@ -272,7 +274,6 @@ class Trainer:
         for task in self.scenario[: state["task"] + 1]:
             self.begin(task)
         checkpoint.into(self, state, file)
-        self.method.eval().requires_grad_(False)  # as the task before left it: torch's attention has another form for training
         self.run.cut_events(state["events"])
         inside = state["inside"]
         if self.matrix.learned:

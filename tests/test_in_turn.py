@@ -87,8 +87,6 @@ def test_the_variants_of_the_paper():
     assert [two("joint", "own")[3].rivals, two("joint", "own")[3].remembered] == [range(6), range(2, 6)]
     with pytest.raises(Mistake, match=r"type scenario.exemplars=own too"):
         two("separate", "all")
-    with pytest.raises(Mistake, match=r"scenario.heads=joined is not known; did you mean joint"):
-        two("joined")
     with pytest.raises(Mistake, match="both: one: 2 classes cannot make 3 tasks"):
         two(tasks=3)
 

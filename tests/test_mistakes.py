@@ -53,6 +53,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["train.clip=-1"], "error: train.clip=-1 is not a number above 0 or null; type train.clip=1.0"),
         (["train.clip=0"], "error: train.clip=0 is not a number above 0 or null"),
         (["method=finetune", "schedule.every=foo"], "error: schedule.every=foo is not known; there is epoch, step"),
+        (["scenario=latin_to_greek", "scenario.heads=joined"], "error: scenario.heads=joined is not known; did you"),
         (["scenario.tasks=2.5"], "error: scenario.tasks=2.5 is not a whole number from 1 on"),
         (["scenario.first=abc"], "error: scenario.first=abc is not a whole number"),
         (["seed=18446744073709551616"], "error: seed=18446744073709551616 is not a whole number from 0 to 4294967295; type"),

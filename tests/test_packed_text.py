@@ -68,8 +68,8 @@ def test_tokens_are_paid_for_once(clip, monkeypatch):
 
 
 def test_a_context_that_does_not_fit_is_told_in_one_line(clip):
-    with pytest.raises(Mistake, match="a context of 74 tokens and a class name of 3 make 78, the text tower takes 77"):
-        clip.encode_contexts(torch.zeros(1, 74, clip.trunk.token_embedding.embedding_dim), ["x"])
+    with pytest.raises(Mistake, match="a context of 74 tokens and the class name 'x' of 3 make 78, the text tower takes 77"):
+        clip.room_for(["x"], 74)
 
 
 def test_image_prompts_stand_before_the_first_norm(clip):

@@ -43,7 +43,7 @@ def test_the_stem_of_resnet18_fits_the_image(words, side):
         (("resnet18", "backbone.stem=tiny"), "backbone.stem=tiny is not known"),
         (("rps_net", "backbone.channels=[]"), "makes no network of stages"),
         (("rps_net", "backbone.pooled=[7]"), "names stages that are not there"),
-        (("rps_net", "backbone.power=0.5"), "backbone.power=0.5 is less than 1"),
+        (("rps_net", "backbone.power=0.5"), "backbone.power=0.5 is not a number from 1 to 1000"),
     ],
 )
 def test_wrong_settings_are_told(words, message):

@@ -115,7 +115,7 @@ def test_a_point_that_cannot_run_leaves_the_others(words, capsys):
     with harness.run_of(configs[0]).open(configs[0]):  # by another process
         assert together.sweep(sweep) == 2
     told = capsys.readouterr().err
-    assert "method.mmd_weight=1.5 is not between 0 and 1" in told and "is being run by process" in told
+    assert "method.mmd_weight=1.5 is not a number from 0 to 1" in told and "is being run by process" in told
     assert [harness.run_of(config).is_done for config in configs[::2]] == [False, False, True]
     assert together.sweep([*sweep, "method.mmd_weight=0.5"]) == 0
     assert harness.run_of(configs[0]).is_done

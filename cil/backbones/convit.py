@@ -10,7 +10,7 @@ from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
 from cil.modules.attention import ATTENTIONS, TaskAttention
-from cil.ranges import Count, Fraction, Positive
+from cil.ranges import Count, Fraction, NonNegative, Positive
 
 RATIO = 4  # of the hidden layer of an MLP
 
@@ -125,7 +125,7 @@ class ConViT(nn.Module):
 
 def convit(
     *, attention: str, patch: Count, width: Count, heads: Count, depth: Count, drop: Fraction, std: Positive,
-    content: float | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
+    content: NonNegative | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> ConViT:  # fmt: skip
     """`attention`: plain | gated (GPSA) | local (LPA). `root` holds a mirror of the registered weights."""
     spec = image_spec(image, expects(weights))

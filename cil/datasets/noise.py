@@ -3,14 +3,11 @@
 import torch
 
 from cil.data import Images
-from cil.mistakes import Mistake
+from cil.ranges import Count, Seed
 
 
-def noise(root: str, *, classes: int, train_per_class: int, test_per_class: int, size: int, seed: int) -> Images:
+def noise(root: str, *, classes: Count, train_per_class: Count, test_per_class: Count, size: Count, seed: Seed) -> Images:
     """Splits of equally many images a class, `size` pixels wide and high; nothing is kept under `root`."""
-    if min(classes, train_per_class, test_per_class, size) < 1:
-        raise Mistake("dataset=noise needs at least one class, image and pixel; type dataset.classes=100 "
-                      "dataset.train_per_class=500 dataset.test_per_class=100 dataset.size=32")  # fmt: skip
     random = torch.Generator().manual_seed(seed)
     made = []
     for count in (train_per_class, test_per_class):

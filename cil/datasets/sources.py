@@ -25,7 +25,6 @@ SOURCES = {
     "tinyimagenet": Source(
         {"tiny-imagenet-200.zip": "http://cs231n.stanford.edu/tiny-imagenet-200.zip"}, "ImageNet's terms: research only"
     ),
-    "tinyimagenet_half": Source({}, "as tinyimagenet", "type make data DATASET=tinyimagenet"),
     "imagenet_r": Source({"imagenet-r.tar": f"{BERKELEY}/imagenet-r.tar"}, "MIT; images are their owners'"),
     "cub200": Source({"CUB_200_2011.tgz": f"{CALTECH}/CUB_200_2011.tgz"}, "research only, not commercial"),
     "fashion_mnist": Source({f"fashion-mnist/{name}.gz": f"{FASHION}/{name}.gz" for name in CLOTHES}, "MIT"),

@@ -27,6 +27,7 @@ REAL = ROOT.parent / "shared" / "data" / "tiny-imagenet-200.zip"
 
 FREE = ("dataset.md5=null", "dataset.images=null")
 TINY = ("dataset.md5=null", "dataset.train_per_class=2")
+HALF = "scenario=tinyimagenet_half_10tasks"
 
 
 @pytest.mark.parametrize("layout", ["folder", "stored", "deflated"])
@@ -115,7 +116,7 @@ def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
     whole = read("tinyimagenet", tmp_path, "dataset.md5=null", "dataset.train_per_class=4")
     order = class_order("numpy:1993", 3)
     for half, labels in (("first", order[:1]), ("second", sorted(order[1:]))):
-        images = read("tinyimagenet_half", tmp_path, *few, f"dataset.half={half}")
+        images = read("tinyimagenet", tmp_path, HALF, *few, f"dataset.half={half}")
         assert images.class_names == tuple(whole.class_names[k] for k in labels)
         assert images.train_labels.bincount().tolist() == [3] * len(labels)
         assert images.test_labels.bincount().tolist() == [2] * len(labels)
@@ -127,7 +128,7 @@ def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
         ("test_per_class=0", "dataset.test_per_class=0 is not a whole number from 1 on"),
     ):
         with pytest.raises(Mistake, match=told):
-            read("tinyimagenet_half", tmp_path, *few, f"dataset.{word}")
+            read("tinyimagenet", tmp_path, HALF, *few, f"dataset.{word}")
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the real TinyImageNet (../shared/data) is not here")

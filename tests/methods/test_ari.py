@@ -67,7 +67,7 @@ class RAdam:
 
 def slow(method, batch, rate: float, *, reset: bool, fusion: str, rounds: int = 1) -> list[torch.Tensor]:
     """Two tasks of two classes without an attack, from a copy of the network."""
-    network = copy.deepcopy(torch.nn.Sequential(method.backbone, method.head)).train()
+    network = copy.deepcopy(torch.nn.Sequential(method.backbone, method.head)).train().requires_grad_(True)
     parameters = [*network[0].parameters(), network[1].weight]
     optimizer = RAdam(parameters, rate)
     for _ in range(rounds):
@@ -290,7 +290,7 @@ def test_classes_to_come_may_compete_in_the_attack(small, tmp_path):  # noqa: F8
         (["method.fusion=mean"], "method.fusion=mean is not known"),
         (["method.attack_norm=cifar"], "method.attack_norm=cifar is not known"),
         (["method.copies=none"], "method.copies=none is not known"),
-        (["method.least=0.0"], "method.least=0.0 is not above 0"),
+        (["method.least=0.0"], "method.least=0.0 is not a number above 0"),
         (["method.leaky_chunk=20"], "method.leaky_chunk asks every task's copy"),
         (["backbone=resnet_tiny"], r"ari needs a backbone that shows where in an image it looks \(backbone=rps_net"),
     ],

@@ -130,7 +130,10 @@ def test_no_leak_is_counted_unless_it_is_asked_for(small, tmp_path):  # noqa: F8
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["method=attriclip", "method.top_k=80"], "method.top_k=80 of a bank of 60 prompts"),
+        (
+            ["method=attriclip", "method.top_k=80"],
+            "method.top_k=80 prompts of a bank of 60 cannot be chosen; type method.top_k=1 to 60",
+        ),
         (["method=attriclip", "method.key_loss=mze"], "method.key_loss=mze is not known; did you mean mse?"),
         (["method=attriclip", "method.key_loss=triplet", "method.bank=2"], "type a method.bank above method.top_k"),
         (["method=attriclip", "method.phrase=''"], "method.phrase has no word"),
@@ -140,7 +143,7 @@ def test_no_leak_is_counted_unless_it_is_asked_for(small, tmp_path):  # noqa: F8
         (["method=coop", "method.memory=-1"], "method.memory=-1 is not a whole number from 0 on"),
         (["method=clip_prompt", "method.image_length=-1"], "method.image_length=-1 is not a whole number from 1 on"),
         (["method=clip_prompt", "method.leaky_batch=0"], "method.leaky_batch=0 is not a whole number from 1 on"),
-        (["method=clip_prompt", "method.first={lr: abc}"], "is no set of numbers; type method.first='{lr: 0.001}'"),
+        (["method=clip_prompt", "method.first={lr: abc}"], "method.first.lr=abc is not a number from 0 on"),
         (["method=attriclip", "backbone=vit_tiny"], "attriclip needs a backbone that encodes class names"),
         (["method=coop", "modifier=pgp"], "pgp needs a method that has projection sites"),
     ],

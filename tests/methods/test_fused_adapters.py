@@ -38,7 +38,7 @@ class Given(nn.Module):
     """Four numbers are a feature."""
 
     width = text_width = image_width = 4
-    image_tower = text_parameters = embed = context = encode_contexts = property(lambda self: nn.Identity())
+    image_tower = text_parameters = embed = context = encode_contexts = room_for = property(lambda self: nn.Identity())
 
     def __init__(self, scale: float) -> None:
         super().__init__()

@@ -135,7 +135,7 @@ def test_rows_of_the_tables_have_the_published_settings(row):
             epochs = {"cifar100": (5, 20), "tinyimagenet": (5, 5), "cub200": (5, 10), "imagenet_r": (50, 50)}[data]
             base = 0.005 if data == "imagenet_r" else 0.03
             assert config["train"]["epochs"] == (1 if online else epochs[method == "dualprompt"])
-            assert config["train"] | {"epochs": 0} == {"epochs": 0, "batch_size": batch, "clip": 1.0}
+            assert config["train"] | {"epochs": 0} == {"epochs": 0, "batch_size": batch, "clip": 1.0, "accumulate": 1}
             assert config["optim"]["lr"] == pytest.approx(base * batch / 256)
             assert config["method"]["test_batch"] == batch
             assert config["backbone"]["image"] == {"size": 224, "norm": "unit"}

@@ -180,17 +180,17 @@ def test_a_resumed_state_arrives_on_the_device_of_the_machine():
     ("words", "line"),
     [
         (["modifier.pgp.space=smaple"], "modifier.pgp.space=smaple is not known; did you mean sample?"),
-        (["modifier.pgp.energy.key=true"], "modifier.pgp.energy.key=True is no share"),
+        (["modifier.pgp.energy.key=true"], "modifier.pgp.energy.key=True is not a number above 0 to 1 or null"),
         (
             ["~modifier.pgp.energy.key"],
             "modifier.pgp.energy has token, prefix, image; it needs token, key, prefix, image, each once",
         ),
         (["modifier.pgp.components.token=ab"], "modifier.pgp.components.token=ab is not a whole number from 1 on"),
         (["modifier.pgp.images=-5"], "modifier.pgp.images=-5 is not a whole number from 1 on"),
-        (["modifier.pgp.images=2.5"], "modifier.pgp.images=2.5 is not a whole number or null"),
+        (["modifier.pgp.images=2.5"], "modifier.pgp.images=2.5 is not a whole number from 1 on or null"),
         (["modifier.pgp=null"], "modifier.pgp=None has no settings"),
         (["reading=released", "method.pool=3"], "modifier.pgp.components.token=9, but prompts has 6 rows"),
-        (["modifier.pgp.energy.key=97"], "modifier.pgp.energy.key=97 is no share; type a number up to 1, or null"),
+        (["modifier.pgp.energy.key=97"], "modifier.pgp.energy.key=97 is not a number above 0 to 1 or null"),
         (["reading=released", "modifier.pgp.images=20"], "it needs 32 a task; task 1 has 36 and modifier.pgp.images=20"),
     ],
 )
