@@ -17,6 +17,7 @@ def of(trainer: Any) -> dict:
         "trained": sorted(trainer.trained),
         "modifiers": [modifier.state_dict() for modifier in trainer.modifiers],
         "correct": {name: torch.from_numpy(matrix.correct) for name, matrix in trainer.matrices.items()},
+        "doubts": trainer.doubts.found,
         "encodes": trainer.encodes,
         "trained_parameters": trainer.trained_parameters,
         "processes": trainer.processes,
@@ -45,6 +46,7 @@ def into(trainer: Any, state: dict, file: Path) -> None:
         modifier.load_state_dict(moved(own, trainer.machine.device))
     for name, matrix in trainer.matrices.items():
         matrix.correct = kept[name].numpy()
+    trainer.doubts.found = state.get("doubts", {})  # checkpoints of earlier versions have none
     trainer.encodes, trainer.seconds = state["encodes"], state["seconds"]
     trainer.trained_parameters = state["trained_parameters"]
     trainer.processes = [past for past in state["processes"] if past != trainer.processes[-1]] + trainer.processes

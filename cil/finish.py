@@ -3,6 +3,7 @@
 import shlex
 import sys
 
+from cil.doubts import of_accuracies
 from cil.identity import peak_memory_mib
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
@@ -17,6 +18,8 @@ def finish(trainer: Trainer, config: dict) -> None:
     several = trainer.shared.size
     command = ["torchrun", "--standalone", f"--nproc-per-node={several}"] if several > 1 else ["python"]
     found = trainer.frozen.digests() if trainer.frozen else {}  # of features that every run may use
+    sizes = [len(task.classes) for task in trainer.scenario]
+    warnings = [*trainer.doubts.told(), *of_accuracies(trainer.matrices["class_il"], trainer.matrices["task_il"], sizes)]
     summary = {
         "scenario": scenario,
         "method": method,
@@ -27,6 +30,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "command": shlex.join([*command, *sys.argv]),
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
+        "warnings": warnings,
         "identity": {**trainer.identity, **trainer.processes[-1], **({"features": found} if found else {})},
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
@@ -42,4 +46,6 @@ def finish(trainer: Trainer, config: dict) -> None:
     run.finish(summary)
     log.say(matrix_text(trainer.matrix))
     log.say(one_line(summary))
+    for warning in warnings:
+        log.say(f"warning: {warning}")
     log.say(f"files: {run.path}")

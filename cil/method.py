@@ -95,3 +95,7 @@ class Method(nn.Module):
     def facts(self) -> dict:
         """Plain numbers for the record after each task."""
         return {}
+
+    def doubts(self) -> list[str]:
+        """After each task, what should make a reader doubt its numbers; whole sentences without a full stop."""
+        return []

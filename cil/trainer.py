@@ -8,6 +8,7 @@ import torch
 from cil import checkpoint, locality
 from cil.capabilities import LearnsFromFrozen
 from cil.data import Batch
+from cil.doubts import Doubts, Still
 from cil.evaluate import Evaluation
 from cil.frozen import FrozenResults, Known
 from cil.log import Console, told
@@ -44,6 +45,7 @@ class Trainer:
         self.part = 1.0  # of a batch, that is learned from here
         self.encodes, self.counted, self.seconds, self._since = 0, 0, 0.0, time.perf_counter()
         self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
+        self.doubts = Doubts()
         self.trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
@@ -106,6 +108,8 @@ class Trainer:
         self._end("task", task)
         self._modify("end", task)
         self.shared.same(self.method)
+        for doubt in self.method.doubts():
+            self.doubts.add(doubt, task.index)
         if facts := self.method.facts():
             self.run.event(task=task.index, method=type(self.method).__name__, **facts)
             self.log.say(f"task {task.index + 1}/{len(self.scenario)}  {told(facts)}")
@@ -142,6 +146,7 @@ class Trainer:
             len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
         )
         steps = -(-len(rows_of(0)) // size)
+        still, resumed = Still([p for group in optimizer.param_groups for p in group["params"]]), inside
         first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
         title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
         self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
@@ -172,6 +177,8 @@ class Trainer:
             if self.shared.any(time.perf_counter() - self._saved_at >= self.machine.checkpoint_seconds):
                 self._save_inside(phase, number, epoch + 1, 0, None, optimizer)
         self.log.end_phase()
+        if still and not resumed:
+            self.doubts.add(f"the parameters of phase {phase.name} did not move", phase.task.index)
 
     def _prepare(self, phase: Phase, inside: dict | None) -> torch.optim.Optimizer:
         """Only the phase's parameters may learn; optimizer and schedule are fresh."""

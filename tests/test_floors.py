@@ -12,7 +12,7 @@ FLOORS = (
     {"arithmetic", "command_line", "files", "transfer", "fetch", "archives", "parts", "store", "crops", "resample",
      "randaugment", "augment", "data", "metrics", "seeding", "optimizer", "sampling", "schedule",
      "settings", "mistakes", "ranges"},  # ground
-    {"scenario", "registry", "rundir", "record", "log", "signals", "meter"},  # facts
+    {"scenario", "registry", "rundir", "record", "log", "signals", "meter", "doubts"},  # facts
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants

@@ -21,6 +21,7 @@ class RandomRidge(nn.Module):
         self.register_buffer("gram", torch.zeros(size, size, dtype=torch.double))
         self.register_buffer("towards", torch.zeros(size, 0, dtype=torch.double))  # (features, classes)
         self.register_buffer("weight", torch.zeros(size, 0))
+        self.register_buffer("images", torch.zeros((), dtype=torch.long))  # that were seen
 
     def grow(self, classes: int) -> None:
         for name in ("towards", "weight"):
@@ -31,6 +32,7 @@ class RandomRidge(nn.Module):
         return (given @ self.directions).relu() if self.directions.shape[1] else given
 
     def see(self, given: Tensor, labels: Tensor) -> None:
+        self.images += len(labels)
         for some, wanted in zip(given.split(ROWS), one_hot(labels, self.towards.shape[1]).double().split(ROWS)):
             lifted = self.lift(some).double()
             self.gram += lifted.T @ lifted
@@ -49,15 +51,35 @@ class RandomRidge(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         return self.lift(given) @ self.weight
 
-    def best(self, given: Tensor, labels: Tensor, share: float = 0.8) -> float:
-        """The shrinkage with which the first `share` of these images explain the others best, in squares."""
+    def best(self, given: Tensor, labels: Tensor, share: float = 0.8, *, alone: bool) -> float:
+        """The shrinkage with which the first `share` of these images explain the others best, in squares.
+
+        `alone`: from these images only, else together with the sums over all that was seen before.
+        """
         lifted = self.lift(given).double()
         wanted = one_hot(labels, self.towards.shape[1]).double()
         cut = int(share * len(lifted))
         if not cut:  # of a single image nothing can be foretold
             return 1.0
-        answers = explained(lifted[:cut], wanted[:cut], lifted[cut:], SHRINKAGES)
-        return SHRINKAGES[int(torch.stack([(answer - wanted[cut:]).square().mean() for answer in answers]).argmin())]
+        if alone:
+            answers = explained(lifted[:cut], wanted[:cut], lifted[cut:], SHRINKAGES)
+        else:
+            gram, towards = self.gram + lifted[:cut].T @ lifted[:cut], self.towards + lifted[:cut].T @ wanted[:cut]
+            answers = [lifted[cut:] @ solved(gram, towards, shrinkage) for shrinkage in SHRINKAGES]
+        errors = torch.stack([(answer - wanted[cut:]).square().mean() for answer in answers])
+        return SHRINKAGES[int(errors.nan_to_num(torch.inf).argmin())]
+
+    def near_its_peak(self, shrinkage: float) -> bool:
+        """Whether there are about as many images as features and next to no shrinkage: such a solution follows the noise."""
+        features = len(self.gram)
+        many = (self.images > 0.5 * features) & (self.images < 2 * features)
+        return bool(many & (shrinkage * features < 1e-6 * self.gram.trace()))
+
+
+def solved(gram: Tensor, towards: Tensor, shrinkage: float) -> Tensor:
+    """(gram + λI)⁻¹ towards; not a number where there is no factor."""
+    factor, failed = torch.linalg.cholesky_ex(gram + shrinkage * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    return torch.where(failed > 0, torch.nan, torch.cholesky_solve(towards, factor))
 
 
 def explained(seen: Tensor, wanted: Tensor, others: Tensor, shrinkages: Iterable[float]) -> list[Tensor]:

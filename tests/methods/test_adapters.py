@@ -163,7 +163,7 @@ def test_the_shrinkage_of_fewer_images_than_features():
         rows = torch.cat([lifted[:40], math.sqrt(shrinkage) * torch.eye(80)])  # least squares with rows of their own
         weight = torch.linalg.lstsq(rows, F.pad(wanted[:40], (0, 0, 0, 80)), driver="gelsd").solution
         errors.append(float((lifted[40:] @ weight - wanted[40:]).square().mean()))
-    assert ridge.best(given, labels) == SHRINKAGES[errors.index(min(errors))]
+    assert ridge.best(given, labels, alone=True) == SHRINKAGES[errors.index(min(errors))]
 
 
 def test_sums_without_a_factor_get_more_shrinkage():

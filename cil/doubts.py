@@ -1,0 +1,68 @@
+"""What should make a reader doubt the numbers of a run: said when the run ends, and kept in its summary as `warnings`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from cil.metrics import AccuracyMatrix
+
+FALL = 0.5  # of the accuracy over all classes that is left when every old class is forgotten: what falls further collapsed
+
+
+class Doubts:
+    """What arose while a run went on, and after which tasks."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[int]] = {}
+
+    def add(self, what: str, task: int) -> None:
+        tasks = self.found.setdefault(what, [])
+        if task not in tasks:
+            tasks.append(task)
+
+    def told(self) -> list[str]:
+        return [f"{what} (task {', '.join(str(task + 1) for task in tasks)})" for what, tasks in self.found.items()]
+
+
+class Still:
+    """Whether parameters moved, told by a few numbers of each; nothing is copied and nothing is read before the end."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self._before = self._numbers()
+
+    @torch.no_grad()
+    def _numbers(self) -> Tensor:
+        told = [torch.stack([p.sum(dtype=torch.double), p.double().square().sum()]) for p in self.parameters if p.numel()]
+        return torch.stack(told) if told else torch.zeros(0)
+
+    def __bool__(self) -> bool:
+        return bool(len(self._before)) and torch.allclose(self._before, self._numbers(), rtol=1e-9, atol=1e-12)
+
+
+def of_accuracies(class_il: AccuracyMatrix, task_il: AccuracyMatrix, classes: Sequence[int]) -> Iterator[str]:
+    """`classes` of each task; only the tasks after which something was measured are looked at."""
+    measured = [task for task in range(class_il.learned) if math.isfinite(class_il.percent[task, 0])]
+    if not measured:
+        return
+    last = measured[-1]
+    seen, images = sum(classes[: last + 1]), class_il.totals[: last + 1].sum()
+    if seen > 1 and class_il.after(last) <= guessing(seen, images):
+        yield f"the accuracy over all classes is {class_il.after(last):.1f} %, where guessing gives {100 / seen:.1f} %"
+    own = task_il.percent[last, last]
+    if classes[last] > 1 and own <= guessing(classes[last], task_il.totals[last]):
+        guessed = 100 / classes[last]
+        yield f"the last task was not learned: {own:.1f} % when the task is told, where guessing gives {guessed:.1f} %"
+    for before, after in pairwise(measured):
+        if class_il.after(after) < FALL * (before + 1) / (after + 1) * class_il.after(before):
+            yield (f"the accuracy over all classes fell from {class_il.after(before):.1f} to {class_il.after(after):.1f} % "
+                   f"with task {after + 1}")  # fmt: skip
+
+
+def guessing(classes: int, images: float) -> float:
+    """Percent that guessing reaches by luck: its mean and two standard deviations."""
+    share = 1 / classes
+    return 100 * (share + 2 * math.sqrt(share * (1 - share) / max(images, 1)))
