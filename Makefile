@@ -31,6 +31,11 @@ test: setup ## the tests
 test-slurm: setup ## sweeps on a SLURM of its own (root, slurm-wlm and munge)
 	TEST_SLURM=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs tests/slurm
 
+fuzz: setup ## random tests at ten times their size: docs/reliability.md
+	mkdir -p outputs && rm -f outputs/fuzz.jsonl
+	FUZZ=10 FUZZ_RECORD=outputs/fuzz.jsonl OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/fuzz
+	$(PYTHON) scripts/fill_docs.py fuzz
+
 lint: setup ## style of the code
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -70,4 +75,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test test-slurm lint docs bench check-gpu reproduce report tables pictures lock clean
+.PHONY: help setup demo data weights test test-slurm fuzz lint docs bench check-gpu reproduce report tables pictures lock clean

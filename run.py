@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -131,9 +132,21 @@ def settings() -> list[str]:
     return groups + [key for name, node in config.items() for key in flat(node, name)]
 
 
+def options(words: list[str]) -> None:
+    """Refuse options that Hydra does not know, in one line instead of its usage."""
+
+    def refused(message: str) -> None:
+        raise Mistake(f"{message}; see python run.py --help")
+
+    parser = get_args_parser()
+    parser.error = refused
+    parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
+
+
 def front_door() -> int:
     FAILED.clear()
     try:
+        options(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
         main()
     except BrokenPipeError:  # into head, which has seen enough

@@ -22,7 +22,7 @@ from cil.method import Method
 from cil.mistakes import SHOW, Mistake, nearest, sentence
 from cil.modules.frozen_images import FrozenImages
 from cil.processes import IN_PARTS, divides, joined
-from cil.ranges import Fraction, NonNegative, Positive, Rate, Share, check, fits
+from cil.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
 from cil.recipe import Machine, Recipe
 from cil.rundir import RunDir, names
 from cil.scenario import Scenario
@@ -34,7 +34,7 @@ from cil.trainer import Trainer
 
 ALLOWED = ("cil.", "torch.optim.")
 OPTIMIZERS = {  # of torch; its own annotations say less
-    "lr": Rate, "momentum": Fraction, "dampening": Share, "weight_decay": NonNegative, "eps": Positive,
+    "lr": Rate, "momentum": Fraction, "dampening": Share, "weight_decay": Weight, "eps": Positive,
     "betas": tuple[Fraction, Fraction],
 }  # fmt: skip
 
@@ -96,7 +96,10 @@ def passes(method: Method, how: Recipe, where: Machine, processes: int, say: Cal
 def recipe(config: dict) -> Recipe:
     """How phases are trained; `train.first` has what of it differs in the first task."""
     train, optim = config["train"], config["optim"]
-    optimizer = make(optim, "optim") if optim.get("_target_") else partial(_no_optimizer, names(config)[1])
+    for key in OPTIMIZERS.keys() & optim.keys():  # also where no optimizer reads them
+        fits(f"optim.{key}", optim[key], OPTIMIZERS[key])
+    none = optim.get("_target_") is None
+    optimizer = partial(_no_optimizer, names(config)[1]) if none else make(optim, "optim")
     first = None
     if changes := train.get("first"):  # optional, so that no address holds it where nothing differs
         nodes = {key: {**config[key], **changes.get(key, {})} for key in ("optim", "schedule")}

@@ -7,6 +7,7 @@ from pathlib import Path
 from cil.mistakes import Mistake, nearest
 
 PASSED_OVER = ("experiment", "recipe", "scratch")  # groups of which a method or a data set may have no file
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
 NEEDS_CFG = {"--resolve": "--resolve", "-p": "--package", "--package": "--package"}
 
 
@@ -20,6 +21,8 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         key, equals, value = word.lstrip("+").partition("=")
         if value.strip() == "{}" and not word.startswith("+"):
             raise Mistake(f"{key}={{}} changes nothing, since a mapping joins the one that is there; type {key}.NAME=VALUE")
+        if key in FOLDERS:
+            raise Mistake(f"{key} moves no run; type outputs=DIR for another folder")
         group = key.partition("@")[0]
         if not equals or not group or not (conf / group).is_dir():
             continue

@@ -11,6 +11,7 @@ python scripts/fill_docs.py locality                       # DyTox and Raw from 
 python scripts/fill_docs.py baselines                      # the baselines, pre-trained and from scratch
 python scripts/fill_docs.py text                           # what packed text saves
 python scripts/fill_docs.py photographs dataset.md5=…      # finetune and joint on TinyImageNet
+python scripts/fill_docs.py fuzz                           # what `make fuzz` tried
 
 `make reproduce TABLE=glyphs` fills the table of all methods, `python scripts/demo.py --docs` that of the demo. A block stands
 between `<!-- NAME -->` and `<!-- /NAME -->` on one page, which the command finds by itself.
@@ -22,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.report.documents import adapters, baselines, clip, generated, locality, projection, records, start
+from cil.report.documents import adapters, baselines, clip, generated, locality, projection, records, reliability, start
 from cil.report.documents.project import Project
 from scripts.compose import ROOT, compose, guarded, options, swept
 from scripts.pictures import draw, nonlocality_of
@@ -41,6 +42,7 @@ BLOCKS = {
     "baselines": lambda at, settings: at.fill("baselines", baselines.baselines(at, settings)),
     "text": records.text,
     "photographs": records.photographs,
+    "fuzz": reliability.fill_fuzz,
 }
 
 

@@ -32,7 +32,7 @@ def in_child(config: dict, *, keep: bool = False) -> int:
         harness.execute(config)
     except front_door.Stopped:
         os._exit(EXIT_CODE)
-    except Mistake:
+    except (Mistake, KeyboardInterrupt):
         os._exit(2)
     os._exit(0)
 

@@ -1,0 +1,57 @@
+"""Killed at random moments, a run ends with the bits of one that was left alone."""
+
+import os
+import signal
+import time
+from random import Random
+
+import pytest
+
+from cil.signals import EXIT_CODE
+from tests import harness
+from tests.fuzz.record import TIMES, record
+from tests.test_run import in_child, wait
+
+KILLS = 60 * TIMES
+FEW = ("train.epochs=2", "train.batch_size=8", "machine.checkpoint_seconds=0")
+METHODS = {
+    "finetune": ("backbone=resnet_tiny",),
+    "l2p": ("modifier=pgp",),
+    "attriclip": ("method.bank=10",),
+    "icarl": ("method.memory=12",),
+    "rapf": (),
+    "slca": (),
+    "ease": (),
+    "dytox": ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1"),
+}
+SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_bits(method, tmp_path, data_root, scenario, monkeypatch):
+    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)  # three tasks of two classes
+    words = (f"method={method}", *METHODS[method], f"data.root={data_root}", *harness.SMALL, *FEW)
+    left_alone, config = (harness.compose(f"outputs={tmp_path / name}", *words) for name in ("alone", "killed"))
+    began = time.perf_counter()
+    assert wait(in_child(left_alone)) == 0
+    seconds, chance, kills = time.perf_counter() - began, Random(method), 0
+    while kills < KILLS // len(METHODS):
+        child = in_child(config)
+        time.sleep(chance.uniform(0.05, 0.7) * seconds)
+        if chance.random() < 0.2:
+            os.kill(child, signal.SIGSTOP)
+            time.sleep(0.02)
+            os.kill(child, signal.SIGCONT)
+        number = chance.choice(SIGNALS)
+        os.kill(child, number)
+        assert wait(child) in (0, -number, EXIT_CODE, 2)  # 2: interrupted before it listened
+        kills += 1
+        if harness.run_of(config).is_done:  # begin another run
+            harness.assert_same_bits(harness.run_of(left_alone), harness.run_of(config))
+            for file in harness.run_of(config).path.glob("*"):
+                file.unlink() if file.is_file() else None
+    record(f"kills of {method}", tried=kills)
+    assert wait(in_child(config)) == 0
+    harness.assert_same_bits(harness.run_of(left_alone), harness.run_of(config))
+    assert not list(harness.run_of(config).path.glob(".*.partial"))
+    assert [file.name for file in harness.run_of(config).path.glob("*.pt")] == ["task_02.pt"]
