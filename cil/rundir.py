@@ -5,6 +5,7 @@ outputs/<scenario>/<method>[+modifier]/<digest>/seed<k>/
 """
 
 import csv
+import errno
 import fcntl
 import hashlib
 import json
@@ -121,7 +122,12 @@ class RunDir:
 
         file = self.path / ("inside.pt" if inside else f"task_{task:02d}.pt")
         with replace_file(file) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:
+                if not any(word in str(error) for word in ("inline_container", "iostream error")):
+                    raise
+                raise OSError(errno.ENOSPC, str(error), str(file)) from None  # torch hides what the system said
         if not inside:
             (self.path / "inside.pt").unlink(missing_ok=True)
             self.keep_only(file, keep_all=keep_all)

@@ -1,11 +1,12 @@
 """A finished run answers only for what it wrote, and an unfinished one writes again what it lacks."""
 
 import json
+import subprocess
 
 import pytest
 import torch
 
-from cil.mistakes import Mistake
+from cil.mistakes import Mistake, explain
 from cil.report.collect import collect
 from cil.rundir import RunDir
 from scripts.move_runs import moved
@@ -102,3 +103,38 @@ def test_a_damaged_checkpoint_is_told_in_one_sentence(tmp_path, damage):
     file.write_bytes(damage(whole))
     with pytest.raises(Mistake, match="is damaged and was not used; delete it and type the same command again"):
         run.load(file)
+
+
+def mounted(folder, kilobytes: int) -> bool:
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kilobytes", [20, 60, 100, 140])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(compose, tmp_path, kilobytes, finished):
+    """On a file system of its own that is too small for the run, which then gets room."""
+    if not mounted(tmp_path / "small", kilobytes):
+        pytest.skip("only root may mount a small file system here")
+    config = compose(*WORDS, f"outputs={tmp_path / 'small'}")
+    try:
+        with pytest.raises(OSError) as error:
+            harness.execute(config)
+        assert "is full; free some space and type the same command" in explain(error.value)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path / "small")], check=True)
+        harness.execute(config)
+        harness.assert_same_bits(finished[1], harness.run_of(config))
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "small")], check=True)
+
+
+def test_a_checkpoint_that_torch_cannot_write_is_a_full_disk(tmp_path, monkeypatch):
+    """torch hides the system's word behind its own."""
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 3392 vs 3284")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError) as error:
+        RunDir(tmp_path).save({}, task=0, inside=False, keep_all=False)
+    assert f"the disk of {tmp_path / 'task_00.pt'} is full" in explain(error.value)
