@@ -21,7 +21,7 @@ from cil.log import Silent
 from cil.method import Method
 from cil.mistakes import SHOW, Mistake, nearest, sentence
 from cil.modules.frozen_images import FrozenImages
-from cil.processes import IN_PARTS, divides, joined
+from cil.processes import IN_PARTS, divides, joined, normalises
 from cil.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
 from cil.recipe import Machine, Recipe
 from cil.rundir import RunDir, names
@@ -64,6 +64,9 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     processes, how = joined(device), recipe(config)
     if how.accumulate > 1:
         divides(method, backbone.modules(), IN_PARTS)
+    if how.batch_size == 1 and (method.votes or normalises(backbone.modules())):
+        why = "the images of a batch vote" if method.votes else f"{type(backbone).__name__} normalises over a batch"
+        raise Mistake(f"train.batch_size=1 is too few, since {why}; type train.batch_size=2 or more")
     if processes.size > 1:
         divides(method, backbone.modules())
         processes.same(method)

@@ -41,6 +41,8 @@ class Method(nn.Module):
 
     divisible: bool = False  # whether a batch's losses are the means of its images', so that processes may share it
 
+    votes: bool = False  # whether the images of a training batch decide something together, which one alone cannot
+
     frozen: FrozenResults  # given by the trainer where there is a frozen stage: of images, each computed once
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:

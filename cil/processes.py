@@ -120,5 +120,10 @@ def divides(method: Method, modules: Iterable[nn.Module], why: str = SHARED) -> 
     """Refuses what looks at a batch as a whole; `why`: what it cannot do then, and what to type."""
     if not method.divisible:
         raise Mistake(f"{type(method).__name__} with these settings learns from a batch as a whole, so {why}")
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+    if normalises(modules):
         raise Mistake(f"{type(method.backbone).__name__} normalises over a batch, so {why}")
+
+
+def normalises(modules: Iterable[nn.Module]) -> bool:
+    """Whether a batch norm is among them."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)

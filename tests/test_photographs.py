@@ -35,6 +35,7 @@ def test_each_runs_on_a_few_images(tmp_path, words):
     half = not name.startswith("all")
     train = 24 if "reading=released" in row else 3  # that reading takes as many images a task as the network is wide
     own = ["method.components=24"] if "method=coda_prompt" in row else []  # at right angles in that many dimensions
+    own += ["method.features=100"] if "method=ranpac" in row else []
     miniature.zipped(miniature.tinyimagenet(train), tmp_path / "tiny-imagenet-200.zip")
     few = ["dataset.md5=null", f"dataset.train_per_class={train}", *(["dataset.test_per_class=2"] if half else [])]
     run = execute(compose(

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -221,3 +222,67 @@ def test_a_number_with_and_without_a_spread(monkeypatch, tmp_path):
     assert block["leaky_il.acc"] == published.Number(73.76, 0.1)
     assert block["leaky_il.forgetting"] == published.Number(5.6)
     assert table.rows[0].readings == ("paper", "released") and published.load("mine") == table
+
+
+def words(text: str) -> set[str]:
+    """`CIFAR-100` and `CIFAR100-10 ACC` → cifar100; cifar100, 10, acc."""
+    text = re.sub(r"(cifar|cub)-(?=\d)", r"\1", text.lower())
+    return set(re.findall(r"[a-z]+\d*|\d+", text.replace("imagenet-", "imagenet")))
+
+
+def headed(grid: str) -> list[tuple[str, set[str], list[float]]]:
+    """Each cell of a written table that holds numbers: the beginning of its row's name, the words of its heading, its numbers.
+
+    A heading F is the forgetting of the column before it.
+    """
+    head, _, *lines = [line.strip("|").split("|") for line in grid.splitlines()]
+    asked: list[set[str]] = []
+    for cell in head:
+        asked.append((asked[-1] - {"acc"}) | {"forgetting"} if cell.strip() == "F" else words(cell))
+    return [
+        (letters(line[0])[:4], asked[place], numbers)
+        for line in lines for place, cell in enumerate(line) if place and (numbers := in_turn(cell))
+    ]  # fmt: skip
+
+
+def under_their_headings(grid: str, tables: list[published.Table]) -> tuple[int, list[str]]:
+    """How many cells stand under a heading that a column of ours bears too, and those that are not in such a column."""
+    ours = [
+        (letters(row.name), words(f"{column.title} {title}"), [number.value, number.spread])
+        for table in tables for row in table.rows for key, block in row.numbers.items()
+        for column in [table.columns[key]]
+        for quantity, number in block.items() for title in [column.quantities.get(quantity, "")]
+    ]  # fmt: skip
+    compared, wrong = 0, []
+    for word, asked, numbers in headed(grid):
+        places = [values for name, titles, values in ours if word in name and asked and asked <= titles]
+        if not places:
+            continue
+        compared += 1
+        if not any(number in values for number in numbers for values in places):
+            wrong.append(f"{word} {sorted(asked)} {numbers}")
+    return compared, wrong
+
+
+@pytest.mark.skipif(not SPECS.is_dir(), reason="the specifications (../shared/specs) are not here")
+@pytest.mark.parametrize(("spec", "heading", "names", "rows"), SECTIONS, ids=[section[0] for section in SECTIONS])
+def test_numbers_stand_under_their_headings(spec, heading, names, rows):
+    tables, compared = [table for name, table in TABLES.items() if name.startswith(names)], 0
+    for grid in grids(spec, heading):
+        found, wrong = under_their_headings(grid, tables)
+        compared += found
+        assert not wrong, "\n".join(wrong)
+    assert compared >= {"prompt-vit": 149, "prompt-clip": 190, "clip-fusion": 44, "locality-vit": 81, "baselines": 15}[spec]
+
+
+@pytest.mark.skipif(not SPECS.is_dir(), reason="the specifications (../shared/specs) are not here")
+@pytest.mark.parametrize("swapped", ["titles", "quantities"])
+def test_two_headings_that_change_places_are_seen(swapped):
+    table, (first, second, *_) = TABLES["pgp_table5"], TABLES["pgp_table5"].columns.items()
+    if swapped == "titles":
+        changed = {first[0]: replace(first[1], title=second[1].title), second[0]: replace(second[1], title=first[1].title)}
+    else:
+        changed = {first[0]: replace(first[1], quantities={"acc": "Forgetting", "forgetting_with_last": "ACC"})}
+    other = replace(table, columns=table.columns | changed)
+    grid = grids("prompt-vit", "## 11. Published numbers")[0]
+    assert under_their_headings(grid, [table])[1] == [] and len(under_their_headings(grid, [other])[1]) > 5

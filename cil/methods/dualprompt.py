@@ -42,7 +42,7 @@ class DualPrompt(Method):
                           "once, as in method.general_blocks=[0,1] method.expert_blocks=[2,3,4]")  # fmt: skip
         self.backbone, self.pull, self.copy_last, self.scrambled = backbone, pull, copy_last, scrambled
         self.general_blocks, self.expert_blocks = list(general_blocks), list(expert_blocks)
-        self.divisible = not (scrambled or vote_train)
+        self.divisible, self.votes = not (scrambled or vote_train), vote_train
         self.vote_train, self.vote_test, self.test_batch = vote_train, vote_test, test_batch
         self.future_experts, self.future_classes = future_experts, future_classes
         row = (backbone.heads, backbone.width // backbone.heads)

@@ -34,7 +34,7 @@ class L2P(Method):
         if top_k > pool:
             raise Mistake(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
         self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read
-        self.divisible = not vote_train
+        self.divisible, self.votes = not vote_train, vote_train
         self.vote_train, self.vote_test, self.future_classes = vote_train, vote_test, future_classes
         self.test_batch = test_batch
         self.prompts = uniform(pool, length, backbone.width)

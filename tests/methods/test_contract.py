@@ -19,6 +19,7 @@ METHODS = harness.options("method")
 FEW = ("scenario.tasks=10", "train.epochs=2", "train.batch_size=16", "machine.checkpoint_seconds=0")
 FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
 LONG, LONGER = ("train.epochs=12", "train.batch_size=36"), ("train.epochs=40", "train.batch_size=12")
+SMALLER = {"ranpac": ("method.features=200",)}
 SCRATCH = {  # methods of which no weights are shipped: how they are made small, and what learns best
     "ari": (("method.memory=12", "train.first=null"), ("train.first=null", "train.epochs=12", "schedule.at=[8]")),
     "dytox": (FEWER, ("backbone=convit_tiny_lpa",)),
@@ -46,7 +47,9 @@ def fitted(config: dict, folder: Path, stop: StopRequest | None = None):
 def small(compose, scenario, monkeypatch):
     """A method's configuration on the three-task scenario, whatever its recipe asks for."""
     monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
-    return lambda method, *words: compose(f"method={method}", *FEW, *SCRATCH.get(method, [()])[0], *words)
+    return lambda method, *words: compose(
+        f"method={method}", *FEW, *SMALLER.get(method, ()), *SCRATCH.get(method, [()])[0], *words
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
