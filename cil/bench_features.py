@@ -45,7 +45,8 @@ def run(config: dict, folder: Path, what: str) -> dict:
         trainer.log.close()
     return {
         "row": "features", "method": type(trainer.method).__module__.rpartition(".")[2], "what": what,
-        "images": len(trainer.scenario.images.train) + len(trainer.scenario.images.test), "image_encodes": trainer.encodes,
+        "images": len(trainer.scenario.images.train) + len(trainer.scenario.images.test),
+        "image_encodes": trainer.encodes.total,
         "seconds": float(f"{seconds:.4g}"),
     }  # fmt: skip
 

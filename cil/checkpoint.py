@@ -18,7 +18,8 @@ def of(trainer: Any) -> dict:
         "modifiers": [modifier.state_dict() for modifier in trainer.modifiers],
         "correct": {name: torch.from_numpy(matrix.correct) for name, matrix in trainer.matrices.items()},
         "doubts": trainer.doubts.found,
-        "encodes": trainer.encodes,
+        "features": trainer.frozen.used if trainer.frozen else {},
+        "encodes": trainer.encodes.before,
         "trained_parameters": trainer.trained_parameters,
         "processes": trainer.processes,
         "seconds": trainer.seconds,
@@ -47,7 +48,9 @@ def into(trainer: Any, state: dict, file: Path) -> None:
     for name, matrix in trainer.matrices.items():
         matrix.correct = kept[name].numpy()
     trainer.doubts.found = state.get("doubts", {})  # checkpoints of earlier versions have none
-    trainer.encodes, trainer.seconds = state["encodes"], state["seconds"]
+    if trainer.frozen:
+        trainer.frozen.used |= state.get("features", {})
+    trainer.encodes.before, trainer.seconds = state["encodes"], state["seconds"]
     trainer.trained_parameters = state["trained_parameters"]
     trainer.processes = [past for past in state["processes"] if past != trainer.processes[-1]] + trainer.processes
 

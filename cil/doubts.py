@@ -11,6 +11,8 @@ from cil.metrics import AccuracyMatrix
 
 FALL = 0.5  # of the accuracy over all classes that is left when every old class is forgotten: what falls further collapsed
 
+FEW_STEPS = 10  # of a phase
+
 
 class Doubts:
     """What arose while a run went on, and after which tasks."""
@@ -41,6 +43,11 @@ class Still:
 
     def __bool__(self) -> bool:
         return bool(len(self._before)) and torch.allclose(self._before, self._numbers(), rtol=1e-9, atol=1e-12)
+
+
+def few_steps(phase: str, taken: int) -> str:
+    steps = f"{taken} step{'s' if taken > 1 else ''}"
+    return f"phase {phase} took {steps}, which is seldom enough; type a larger train.epochs or a smaller train.batch_size"
 
 
 def of_accuracies(class_il: AccuracyMatrix, task_il: AccuracyMatrix, classes: Sequence[int]) -> Iterator[str]:

@@ -34,7 +34,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "identity": {**trainer.identity, **trainer.processes[-1], **({"features": found} if found else {})},
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
-        "image_encodes": trainer.encodes,
+        "image_encodes": trainer.encodes.total,
         "seconds": round(trainer.seconds, 1),
         "peak_memory_mib": peak_memory_mib(machine.device),
         "config": config,

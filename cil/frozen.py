@@ -34,6 +34,7 @@ class Kept:
 
     pixels: Pictures  # kept alive, so that no other split takes its number
     place: Place | None  # on disk
+    name: str  # the same in every process of a run
     results: Tensor | None = None  # (images of the split, …)
     blocks: set[int] = field(default_factory=set)  # that are computed
 
@@ -44,6 +45,12 @@ class FrozenResults:
     def __init__(self, stage: Callable[[Tensor], Tensor], device: torch.device, shelf: Shelf | None = None) -> None:
         self._stage, self._device, self._shelf = stage, device, shelf
         self._kept: dict[tuple[int, str], Kept] = {}  # by split and what the view does
+        self.splits: dict[int, str] = {}  # names of splits by their `id`
+        self.notes: list[Callable[[str, int, int], None]] = []  # of runs: told of each block that is encoded
+        self.encoding, self.passes = False, 0  # images through the backbone for the block that is being encoded
+        self.used: dict[
+            str, dict[int, str]
+        ] = {}  # digests of blocks that lie on disk, by their folder, also of earlier processes
 
     def of(self, images: LabelledImages) -> Tensor:
         """(len(images), …) results in the order of `images`, whose view has no chance."""
@@ -62,7 +69,9 @@ class FrozenResults:
     def _of(self, pixels: Pictures, rows: Tensor, view: View) -> Tensor:
         key = id(pixels), view.words()
         if key not in self._kept:
-            self._kept[key] = Kept(pixels, self._shelf and self._shelf.place(pixels, view, BLOCK))
+            place = self._shelf and self._shelf.place(pixels, view, BLOCK)
+            name = place.folder.name if place else f"{self.splits.get(id(pixels), 'other')}, {view.words()}"
+            self._kept[key] = Kept(pixels, place, name)
         kept = self._kept[key]
         with torch.inference_mode(False), torch.no_grad():  # a test's results may be trained on
             for missing in sorted(set((rows // BLOCK).tolist()) - kept.blocks):
@@ -73,15 +82,25 @@ class FrozenResults:
         block = slice(number * BLOCK, (number + 1) * BLOCK)
 
         def make() -> Tensor:
-            return self._stage(view(kept.pixels[block], torch.Generator(), self._device))
+            self.encoding, self.passes = True, 0
+            try:
+                results = self._stage(view(kept.pixels[block], torch.Generator(), self._device))
+            finally:
+                self.encoding = False
+            for place, note in enumerate(self.notes):  # of runs that share these results, the first has encoded them
+                note(kept.name, number, 0 if place else self.passes)
+            return results
 
         found = kept.place.block(number, make).to(self._device) if kept.place else make()
+        if kept.place:
+            digest = hashlib.sha256(found.cpu().contiguous().numpy()).hexdigest()[:16]
+            self.used.setdefault(kept.name, {})[number] = digest
         if kept.results is None:
             kept.results = found.new_zeros(len(kept.pixels), *found.shape[1:])
         kept.results[block] = found
         kept.blocks.add(number)
 
     def digests(self) -> dict[str, str]:
-        """Of what lies on disk and was used here, by its folder: equal inputs may have been encoded on another machine."""
-        used = {kept.place.folder.name: kept.results for kept in self._kept.values() if kept.place and kept.results is not None}
-        return {name: hashlib.sha256(results.cpu().numpy()).hexdigest()[:16] for name, results in sorted(used.items())}
+        """Of what lies on disk and the run used, by its folder: equal inputs may have been encoded on another machine."""
+        texts = {name: "".join(blocks[n] for n in sorted(blocks)) for name, blocks in sorted(self.used.items())}
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}

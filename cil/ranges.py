@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cil.mistakes import Mistake, nearest
 
-MANY = 2**31 - 1  # of anything: what is no mistyped number
+MANY, LARGE = 2**31 - 1, 1e12  # of anything: what is no mistyped number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
 
 
@@ -31,16 +31,18 @@ class Range:
         above = value > self.least if self.open in ("least", "both") else value >= self.least
         return above and (value < self.most if self.open in ("most", "both") else value <= self.most)
 
-    def words(self) -> str:
+    def words(self, value: object = None) -> str:
+        """Of a range that ends only where nobody means it, the end is told to whoever typed a `value` beyond it."""
         least, most = (f"{end:.15g}" for end in (self.least, self.most))
         begins = f"above {least}" if self.open in ("least", "both") else f"from {least}"
-        if self.most in (MANY, math.inf):
+        beyond = type(value) in (int, float) and value > self.most
+        if self.most in (MANY, LARGE, math.inf) and not beyond:
             return begins if self.open else f"{begins} on"
         return f"{begins} to {'below ' if self.open in ('most', 'both') else ''}{most}"
 
 
-Positive = Annotated[float, Range(0, open="least", example=1.0)]
-NonNegative = Annotated[float, Range(0, example=0.0)]
+Positive = Annotated[float, Range(0, LARGE, open="least", example=1.0)]
+NonNegative = Annotated[float, Range(0, LARGE, example=0.0)]
 Share = Annotated[float, Range(0, 1, example=0.5)]
 Fraction = Annotated[float, Range(0, 1, open="most", example=0.1)]  # a rate of dropout, of smoothing, a momentum
 Part = Annotated[float, Range(0, 1, open="both", example=0.1)]
@@ -59,8 +61,8 @@ def wanted(value: object, annotation: object) -> str | None:
         return None if None in found else " or ".join(dict.fromkeys(found))
     if kind is Annotated:
         if found := wanted(value, parts[0]):
-            return found if not isinstance(parts[1], Range) else f"{found} {parts[1].words()}"
-        return None if not isinstance(parts[1], Range) or value in parts[1] else f"{PLAIN[parts[0]]} {parts[1].words()}"
+            return found if not isinstance(parts[1], Range) else f"{found} {parts[1].words(value)}"
+        return None if not isinstance(parts[1], Range) or value in parts[1] else f"{PLAIN[parts[0]]} {parts[1].words(value)}"
     if kind is Literal:
         return None if any(type(value) is type(word) and value == word for word in parts) else " or ".join(map(str, parts))
     if kind in (list, Sequence, tuple):
@@ -71,7 +73,7 @@ def wanted(value: object, annotation: object) -> str | None:
     if annotation is float and type(value) in (int, float):
         return None if math.isfinite(value) else "a finite number"
     if annotation in PLAIN:
-        return None if type(value) is annotation else PLAIN[annotation]
+        return None if type(value) is annotation and value != "" else PLAIN[annotation]
     if annotation is dict:
         return None if isinstance(value, dict) else "a mapping"
     return None  # what is no plain type the constructor looks at itself

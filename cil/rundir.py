@@ -174,6 +174,21 @@ class RunDir:
                 raise Mistake(f"{self.events} is shorter than its checkpoint says; delete {self.path} to start the run again")
             file.truncate(size)
 
+    def encoded(self) -> dict[str, int]:
+        """What `note_encoded` was told, by any process of the run."""
+        file = self.path / "encoded.jsonl"
+        if not file.exists():
+            return {}
+        whole = file.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]  # a line that was being written does not count
+        os.truncate(file, len(whole))
+        return dict(json.loads(line) for line in whole.splitlines())
+
+    def note_encoded(self, block: str, images: int) -> None:
+        """Before a block is kept on disk, so that it counts once whenever the process is killed."""
+        with (self.path / "encoded.jsonl").open("a") as file:
+            file.write(json.dumps([block, images]) + "\n")
+
     def write_matrices(self, matrices: dict[str, AccuracyMatrix]) -> None:
         """accuracy.csv: one line for each pair of (tasks learned, task tested), with every way of counting."""
         first = next(iter(matrices.values()))
@@ -235,6 +250,9 @@ class Follower(RunDir):
         pass
 
     def event(self, **record: object) -> None:
+        pass
+
+    def note_encoded(self, block: str, images: int) -> None:
         pass
 
     def events_size(self) -> int:

@@ -42,7 +42,7 @@ def room(trainer: Trainer) -> int:
 def fit_together(trainers: Sequence[Trainer], stop: StopRequest, tell: Callable[[int], None]) -> None:
     """All from the beginning; stopped or killed, each goes on alone from its last whole task. `tell`: of the tasks learned."""
     for trainer in trainers[1:]:
-        trainer.counter.remove()  # they share the first one's backbone, which counts what it encodes
+        trainer.encodes.hook.remove()  # they share the first one's backbone, which counts what it encodes
     stack = None
     for steps in zip(*(trainer.steps() for trainer in trainers), strict=True):
         if stop:

@@ -8,7 +8,8 @@ import torch
 from cil import checkpoint, locality
 from cil.capabilities import LearnsFromFrozen
 from cil.data import Batch
-from cil.doubts import Doubts, Still
+from cil.doubts import FEW_STEPS, Doubts, Still, few_steps
+from cil.encodes import Encodes
 from cil.evaluate import Evaluation
 from cil.frozen import FrozenResults, Known
 from cil.log import Console, told
@@ -39,18 +40,19 @@ class Trainer:
         self.run, self.log, self.stop, self.identity, self.shared = run, log, stop, identity, processes
         totals = [len(task.test) for task in scenario]
         self.frozen = method.frozen = frozen  # where the method has a frozen stage
+        if frozen:
+            frozen.splits = {id(scenario.images.train): "train", id(scenario.images.test): "test"}
         self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes)
         self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
         self.beside = SideStream(machine.device)
         self.part = 1.0  # of a batch, that is learned from here
-        self.encodes, self.counted, self.seconds, self._since = 0, 0, 0.0, time.perf_counter()
+        self.encodes = Encodes(method.backbone, frozen, run)
+        self.seconds, self._since = 0.0, time.perf_counter()
         self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
         self.doubts = Doubts()
         self.trained: set[str] = set()  # backbone parameters that some phase so far could change
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # of the largest phase so far
-        # not a method of its own: a copy of the backbone would copy the trainer
-        self.counter = method.backbone.register_forward_pre_hook(lambda _, given: self._count(given[0]))
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 
@@ -177,6 +179,8 @@ class Trainer:
             if self.shared.any(time.perf_counter() - self._saved_at >= self.machine.checkpoint_seconds):
                 self._save_inside(phase, number, epoch + 1, 0, None, optimizer)
         self.log.end_phase()
+        if (taken := epochs * steps) < FEW_STEPS:
+            self.doubts.add(few_steps(phase.name, taken), phase.task.index)
         if still and not resumed:
             self.doubts.add(f"the parameters of phase {phase.name} did not move", phase.task.index)
 
@@ -253,9 +257,6 @@ class Trainer:
     def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
 
-    def _count(self, images: torch.Tensor) -> None:
-        self.counted += torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # all that a vmap looks at
-
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def _save_inside(self, phase: Phase, number: int, epoch: int, step: int, meter: Meter | None, optimizer) -> None:
@@ -266,7 +267,7 @@ class Trainer:
     def _save(self, task: Task, inside: dict | None) -> None:
         self.seconds += time.perf_counter() - self._since
         self._since = time.perf_counter()
-        self.encodes, self.counted = self.encodes + self.shared.total(self.counted), 0
+        self.encodes.before, self.encodes.since = self.encodes.before + self.shared.total(self.encodes.since), 0
         state = {"task": task.index, "inside": inside, **checkpoint.of(self)}
         self.run.save(state, task=task.index, inside=inside is not None, keep_all=self.machine.keep_checkpoints == "all")
         self._saved_at = time.perf_counter()

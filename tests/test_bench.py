@@ -188,7 +188,7 @@ def test_a_run_asks_for_the_query_of_each_test_image_once(compose, method, monke
     build.fit()
     assert sum(asked) == 300
     assert sum(plain) == 900 + 300  # queries: of each training image in the one epoch, and of each test image
-    assert build.encodes == 2 * 900 + 300 + sum(30 * tasks for tasks in range(1, 11))
+    assert build.encodes.total == 2 * 900 + 300 + sum(30 * tasks for tasks in range(1, 11))
 
 
 # Trainable parameters, from section 14.1 of the prompt specification.

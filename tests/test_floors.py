@@ -16,7 +16,7 @@ FLOORS = (
     {"datasets", "backbones", "modules", "memory", "shelf", "frozen"},  # parts
     {"method", "modifier", "capabilities"},  # contracts
     {"methods", "modifiers"},  # tenants
-    {"processes", "recipe", "trainer", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report",
+    {"processes", "recipe", "trainer", "encodes", "checkpoint", "evaluate", "locality", "identity", "build", "finish", "report",
      "pictures", "pretrain", "recovery", "bench", "bench_data", "bench_subspace", "bench_text", "bench_features", "together",
      "gpu_check",
      "mirrors"},  # engine

@@ -13,7 +13,9 @@ from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
+from cil.ranges import Count, fits
 
+PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # of `changes`: what open_clip takes as it comes
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
 
 
@@ -148,6 +150,8 @@ def clip(
     `root` holds a mirror of the registered weights.
     """
     spec = image_spec(image, expects(weights))
+    for key in PLAIN.keys() & changes.keys():
+        fits(f"backbone.changes.{key}", changes[key], PLAIN[key])
     # The name without -quickgelu would run OpenAI's weights with the wrong activation.
     config = {**(open_clip.get_model_config(architecture) if architecture else {}), **changes}
     logging.getLogger().setLevel(logging.WARNING)  # open_clip narrates model building on the root logger

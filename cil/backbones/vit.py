@@ -16,6 +16,7 @@ from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.mistakes import Mistake
+from cil.ranges import Count, check
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
 Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added
@@ -126,6 +127,9 @@ def attended(attention: nn.Module, x: Tensor, read: slice | None = None) -> tupl
     return attention.q_norm(query), attention.k_norm(key), value
 
 
+CHANGES = {"depth": Count, "num_heads": Count, "embed_dim": Count, "patch_size": Count}  # timm's own annotations say less
+
+
 def vit(
     *, architecture: str, weights: str | None, sha256: str | None, image: dict, changes: dict, root: str | None = None
 ) -> ViT:
@@ -134,6 +138,7 @@ def vit(
     `root` holds a mirror of the registered weights.
     """
     spec = image_spec(image, expects(weights))
+    check(timm.models.VisionTransformer, "backbone.changes", changes, CHANGES)
     trunk = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=spec.size, **changes)
     if not plain(trunk):
         raise Mistake(f"backbone.architecture={architecture} is no plain vision transformer (a class token, positions for it "

@@ -27,6 +27,11 @@ METHODS = {
 SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+def same(summary: dict) -> dict:
+    """What two records of one configuration agree in: all but the clock, the memory and the folder."""
+    return {key: value for key, value in summary.items() if key not in ("seconds", "peak_memory_mib", "config")}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_bits(method, tmp_path, data_root, scenario, monkeypatch):
     monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)  # three tasks of two classes
@@ -53,5 +58,7 @@ def test_the_same_bits(method, tmp_path, data_root, scenario, monkeypatch):
     record(f"kills of {method}", tried=kills)
     assert wait(in_child(config)) == 0
     harness.assert_same_bits(harness.run_of(left_alone), harness.run_of(config))
+    summaries = [harness.run_of(c).summary() for c in (left_alone, config)]
+    assert same(summaries[0]) == same(summaries[1])
     assert not list(harness.run_of(config).path.glob(".*.partial"))
     assert [file.name for file in harness.run_of(config).path.glob("*.pt")] == ["task_02.pt"]

@@ -120,7 +120,7 @@ def test_images_are_encoded_once_after_the_first_task(small, method, tmp_path, s
     """By the backbone that all later tasks have; the trained one and, for APER, also the plain one."""
     trainer = fitted(small(f"method={method}"), tmp_path)
     once = sum(len(task.train) + len(task.test) for task in scenario)
-    assert trainer.encodes == len(scenario[0].train) + {"aper": 2, "ranpac": 1}[method] * once
+    assert trainer.encodes.total == len(scenario[0].train) + {"aper": 2, "ranpac": 1}[method] * once
     for task in scenario:
         with torch.no_grad():
             shown = task.test.batch(torch.arange(len(task.test))).images
@@ -236,7 +236,7 @@ def test_ease_encodes_a_test_image_once_a_subspace(small, plain, tmp_path, scena
     trained = sum(len(task.train) for task in scenario)
     measured = sum((task.index + 1 + extra) * len(task.train) for task in scenario)
     tested = (3 + extra) * sum(len(task.test) for task in scenario)  # of tests yet to come too, which share a block
-    assert trainer.encodes == trained + measured + tested
+    assert trainer.encodes.total == trained + measured + tested
     with torch.no_grad():
         for task in scenario:
             shown = task.test.batch(torch.arange(len(task.test))).images

@@ -29,7 +29,7 @@ def test_images_encoded_once_train_as_images_encoded_in_every_step(compose, meth
     for one, two in zip(harness.losses(kept.run), harness.losses(again.run), strict=True):
         assert one.get("losses", {}) == pytest.approx(two.get("losses", {}), rel=1e-4)
     images = kept.scenario.images
-    assert kept.encodes <= 2 * len(images.train) + len(images.test)
+    assert kept.encodes.total <= 2 * len(images.train) + len(images.test)
 
 
 @pytest.mark.parametrize("method", ["attriclip", "coop"])

@@ -119,4 +119,4 @@ def test_images_whose_gradients_are_taken_one_by_one_are_counted(compose, scenar
     words = ("train.epochs=1", "train.batch_size=9", "backbone=resnet_tiny", "method.images=20")
     trainer = fitted(compose("method=ewc", *words), tmp_path)
     tests = sum(12 * (number + 1) for number in range(3))
-    assert trainer.encodes == 3 * 36 + 2 * 20 + tests
+    assert trainer.encodes.total == 3 * 36 + 2 * 20 + tests
