@@ -140,6 +140,8 @@ def reopened(path: Path, task: int | None = None) -> Trainer:
     with TemporaryDirectory() as folder:
         trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())
         trainer.log.close()
+        if trainer.frozen:
+            trainer.frozen.notes.clear()  # what is encoded from here on is no part of the run
         state = done.load(file)
         for task in trainer.scenario[: state["task"] + 1]:
             trainer.begin(task)

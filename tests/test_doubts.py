@@ -59,8 +59,8 @@ def test_tasks_are_listed_once():
 def test_a_run_that_learns_nothing_says_so(compose, capsys):
     run = harness.execute(compose("method=finetune", "backbone=resnet_tiny", "optim.lr=1e-30", "optim.momentum=0", *TWO))
     warnings = run.summary()["warnings"]
-    assert warnings[0] == "the parameters of phase train did not move (task 1, 2)"
-    assert f"warning: {warnings[0]}" in capsys.readouterr().out
+    told = "the parameters of phase train did not move (task 1, 2)"
+    assert told in warnings and f"warning: {told}" in capsys.readouterr().out
 
 
 # --- RanPAC near its peak ---------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_no_leak_is_counted_unless_it_is_asked_for(small, tmp_path):  # noqa: F8
         ),
         (["method=attriclip", "method.key_loss=mze"], "method.key_loss=mze is not known; did you mean mse?"),
         (["method=attriclip", "method.key_loss=triplet", "method.bank=2"], "type a method.bank above method.top_k"),
-        (["method=attriclip", "method.phrase=''"], "method.phrase has no word"),
+        (["method=attriclip", "method.phrase=''"], "method.phrase= is not a word or null"),
         (["method=coop", "method.length=-1"], "method.length=-1 is not a whole number from 1 on"),
         (["method=coop", "method.tune_epochs=-2"], "method.tune_epochs=-2 is not a whole number from 0 on"),
         (["method=coop", "method.tune_batch=0"], "method.tune_batch=0 is not a whole number from 1 on"),
