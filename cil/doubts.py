@@ -34,7 +34,7 @@ class Still:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = parameters
-        self._before = self._numbers()
+        self.before = self._numbers()  # a resumed phase takes that of its beginning
 
     @torch.no_grad()
     def _numbers(self) -> Tensor:
@@ -42,7 +42,8 @@ class Still:
         return torch.stack(told) if told else torch.zeros(0)
 
     def __bool__(self) -> bool:
-        return bool(len(self._before)) and torch.allclose(self._before, self._numbers(), rtol=1e-9, atol=1e-12)
+        before, now = self.before.cpu(), self._numbers().cpu()
+        return bool(len(before)) and before.shape == now.shape and torch.allclose(before, now, rtol=1e-9, atol=1e-12)
 
 
 def few_steps(phase: str, taken: int) -> str:

@@ -11,7 +11,7 @@ class Encodes:
     encode once more, are noted in the run folder when they are first encoded, and count once."""
 
     def __init__(self, backbone: torch.nn.Module, frozen: FrozenResults | None, run: RunDir) -> None:
-        self._frozen, self._run, self._noted = frozen, run, run.encoded()
+        self._frozen, self._run, self._noted = frozen, run, run.encoded() if run.writes else {}
         self.before = self.since = 0  # passes up to the last checkpoint, and since then
         if frozen:
             frozen.notes.append(self._note)
@@ -23,7 +23,9 @@ class Encodes:
         return self.before + self.since + sum(self._noted.values())
 
     def _note(self, name: str, number: int, images: int) -> None:
-        if (block := f"{name} {number}") not in self._noted:
+        if not self._run.writes:  # of several processes, the first one has the folder; the others' blocks count as passes
+            self.since += images
+        elif (block := f"{name} {number}") not in self._noted:
             self._noted[block] = images
             self._run.note_encoded(block, images)
 

@@ -62,7 +62,7 @@ def refusing(torn: Exception) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if "can't allocate memory" in str(error) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
             raise
         raise torn from None
 

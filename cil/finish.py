@@ -31,7 +31,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "warnings": warnings,
-        "identity": {**trainer.identity, **trainer.processes[-1], **({"features": found} if found else {})},
+        "identity": {**trainer.identity, **trainer.processes[-1], **({"feature_blocks": found} if found else {})},
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
         "image_encodes": trainer.encodes.total,

@@ -15,7 +15,7 @@ import torch
 from cil.files import replace_file
 
 PART = 256  # photographs
-FORMAT = b"cilpart2"
+FORMAT, EARLIER = b"cilpart2", b"cilpart1"  # parts of the earlier format are not read any more
 TAIL = 8 + len(FORMAT) + 8  # bytes: the footer's digest, the format, the number of photographs
 
 
@@ -70,6 +70,12 @@ def is_whole(file: Path) -> bool:
             return False
         begin = end
     return True
+
+
+def is_of_earlier_version(file: Path) -> bool:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - 16))
+        return opened.read(8) == EARLIER
 
 
 def photo_digest(photo: np.ndarray) -> np.uint64:

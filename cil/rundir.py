@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import socket
 import zipfile
 from pathlib import Path
@@ -58,6 +59,8 @@ def address(config: dict) -> str:
 
 class RunDir:
     """One run's folder. Everything in it is whole or absent; `events.jsonl` is cut back to the checkpoint on a restart."""
+
+    writes = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -127,7 +130,9 @@ class RunDir:
             except RuntimeError as error:
                 if not any(word in str(error) for word in ("inline_container", "iostream error")):
                     raise
-                raise OSError(errno.ENOSPC, str(error), str(file)) from None  # torch hides what the system said
+                said = re.search(r"strerror: (.+?)(?:\n|$)", str(error))  # torch mostly hides what the system said
+                known = [code for code in errno.errorcode if said and os.strerror(code) == said[1].strip()]
+                raise OSError(known[0] if known else errno.ENOSPC, said[1] if said else str(error), str(file)) from None
         if not inside:
             (self.path / "inside.pt").unlink(missing_ok=True)
             self.keep_only(file, keep_all=keep_all)
@@ -165,7 +170,11 @@ class RunDir:
         """How much of the record is on disk for good, in bytes."""
         with self.events.open("a") as file:
             os.fsync(file.fileno())
-            return file.tell()
+            size = file.tell()
+        if (noted := self.path / "encoded.jsonl").exists():
+            with noted.open("rb+") as file:
+                os.fsync(file.fileno())
+        return size
 
     def cut_events(self, size: int) -> None:
         """Forget what was recorded after a checkpoint; it is about to happen again."""
@@ -239,6 +248,8 @@ def follows() -> bool:
 
 class Follower(RunDir):
     """The folder of a run to those of its processes that do not write it."""
+
+    writes = False
 
     def open(self, config: dict) -> "RunDir":
         return self

@@ -60,7 +60,7 @@ class Place:
     def _lock(self) -> Iterator[None]:
         with (self.folder / "lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(".*.partial"):  # of a killed process
+            for leftover in self.folder.glob(".*.safetensors.*.partial"):  # of a killed process
                 leftover.unlink(missing_ok=True)
             yield
 

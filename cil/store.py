@@ -25,7 +25,7 @@ from torch import Tensor
 from cil.archives import Member
 from cil.crops import PILLOW, scaled
 from cil.mistakes import Mistake
-from cil.parts import FORMAT, PART, Part, open_part, photo_digest, write_part
+from cil.parts import FORMAT, PART, Part, is_whole, open_part, photo_digest, write_part
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,10 @@ class Store:
 
     def _decode_again(self, number: int) -> None:
         """Make a part anew; what it held when the store was opened must come out again."""
-        place = self._places[number]
-        print(f"{place.file} is damaged and is decoded again", flush=True)
-        with _lock(place.file.parent):
-            place.file.unlink(missing_ok=True)
-            _decode([place], self._photos, self._size)
-        again = open_part(place.file)
-        if again is None or not np.array_equal(again.digests, self._parts[number].digests):
-            raise Mistake(f"{place.file} was damaged, and the photographs it was made of have changed since; type the same "
-                          "command again, which begins with what is there now")  # fmt: skip
+        again = _whole(self._places[number], self._photos, self._size)
+        if not np.array_equal(again.digests, self._parts[number].digests):
+            raise Mistake(f"{self._places[number].file} was damaged, and the photographs it was made of have changed since; "
+                          "type the same command again, which begins with what is there now")  # fmt: skip
         self._parts[number] = again
 
     def _mapped(self, number: int, row: int) -> np.ndarray:
@@ -177,21 +172,31 @@ def _missing(places: Sequence[Place]) -> list[Place]:
     return [place for place in places if place.file not in there]
 
 
-def _opened(photos: Photos, size: Size, places: Sequence[Place], again: bool = True) -> list[Part]:
-    """Every part, decoded first where it is missing or, `again`, where it is damaged."""
+def _opened(photos: Photos, size: Size, places: Sequence[Place]) -> list[Part]:
+    """Every part, decoded first where it is missing or damaged."""
     if missing := _missing(places):
         with ExitStack() as locks:
             for folder in sorted({place.file.parent for place in missing}):  # in one order, so that two jobs never wait in turn
                 locks.enter_context(_lock(folder))
             _decode(_missing(missing), photos, size)
     parts = [open_part(place.file) for place in places]
-    damaged = [place.file for part, place in zip(parts, places) if part is None or len(part.sizes) != place.count]
-    if damaged and not again:
-        raise Mistake(f"{damaged[0]} is damaged although it was just written; check the disk of {photos.folder}")
-    for file in damaged:
-        print(f"{file} is damaged and is decoded again", flush=True)
-        file.unlink(missing_ok=True)
-    return _opened(photos, size, places, again=False) if damaged else parts
+    return [part if _fits(part, place) else _whole(place, photos, size) for part, place in zip(parts, places)]
+
+
+def _fits(part: Part | None, place: Place) -> bool:
+    return part is not None and len(part.sizes) == place.count
+
+
+def _whole(place: Place, photos: Photos, size: Size) -> Part:
+    """The part at a place where damage was seen; decoded again, unless another job has done so meanwhile."""
+    with _lock(place.file.parent):
+        if not is_whole(place.file):
+            print(f"{place.file} is damaged and is decoded again", flush=True)
+            _decode([place], photos, size)
+        part = open_part(place.file)
+    if not _fits(part, place):
+        raise Mistake(f"{place.file} is damaged although it was just written; check the disk of {photos.folder}")
+    return part
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------

@@ -148,7 +148,9 @@ class Trainer:
             len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
         )
         steps = -(-len(rows_of(0)) // size)
-        still, resumed = Still([p for group in optimizer.param_groups for p in group["params"]]), inside
+        self.still = Still([p for group in optimizer.param_groups for p in group["params"]])
+        if inside:
+            self.still.before = inside.get("still", self.still.before[:0])  # earlier versions did not keep it
         first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
         title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
         self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
@@ -181,7 +183,7 @@ class Trainer:
         self.log.end_phase()
         if (taken := epochs * steps) < FEW_STEPS:
             self.doubts.add(few_steps(phase.name, taken), phase.task.index)
-        if still and not resumed:
+        if self.still:
             self.doubts.add(f"the parameters of phase {phase.name} did not move", phase.task.index)
 
     def _prepare(self, phase: Phase, inside: dict | None) -> torch.optim.Optimizer:
@@ -260,9 +262,8 @@ class Trainer:
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def _save_inside(self, phase: Phase, number: int, epoch: int, step: int, meter: Meter | None, optimizer) -> None:
-        place = {"phase": number, "epoch": epoch, "step": step}
-        kept = meter.state() if meter else None
-        self._save(phase.task, {**place, "meter": kept, "optimizer": optimizer.state_dict()})
+        place = {"phase": number, "epoch": epoch, "step": step, "still": self.still.before}
+        self._save(phase.task, {**place, "meter": meter and meter.state(), "optimizer": optimizer.state_dict()})
 
     def _save(self, task: Task, inside: dict | None) -> None:
         self.seconds += time.perf_counter() - self._since

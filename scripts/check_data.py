@@ -68,13 +68,16 @@ def facts(config: dict) -> list[str]:
 
 def decoded(root: Path) -> str:
     """Check every part below `root`; a damaged one is removed, and the next run that needs it decodes it again."""
-    from cil.parts import is_whole
+    from cil.parts import is_of_earlier_version, is_whole
 
-    files = sorted((root / "decoded").rglob("*.part"))
+    every = sorted((root / "decoded").rglob("*.part"))
+    files = [file for file in every if not is_of_earlier_version(file)]
     damaged = [file for file in files if not is_whole(file)]
     for file in damaged:
         file.unlink()
     lines = [f"{file} was damaged and is removed; the next run that needs it decodes it again" for file in damaged]
+    if left := len(every) - len(files):
+        lines.append(f"{left} parts were written by an earlier version, which alone reads them; they are left as they are")
     return "\n".join([*lines, f"{len(files)} parts of decoded photographs below {root / 'decoded'}, {len(damaged)} damaged"])
 
 

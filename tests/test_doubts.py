@@ -1,6 +1,9 @@
 """What should make a reader doubt a number is said with it."""
 
 import math
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from cil.doubts import Doubts, Still, guessing, of_accuracies
 from cil.metrics import AccuracyMatrix
 from cil.modules.random_ridge import RandomRidge
 from tests import harness
+from tests.test_run import in_child, wait
 
 TWO = ("scenario.tasks=2", "machine=cpu", "log.live=false")
 
@@ -116,3 +120,15 @@ def test_ranpac_is_steady_with_twenty_images_a_class_and_its_released_choice_is_
     assert found["released"]["class_il"]["acc"] < 10
     told = "\n".join(found["released"]["warnings"])
     assert "about as many images as the 2000 features, and a shrinkage of 1e-08" in told and "fell from" in told
+
+
+def test_what_stood_still_is_noticed_when_the_run_was_killed_inside_the_phase(compose):
+    words = ("method=finetune", "backbone=resnet_tiny", "optim.lr=1e-30", "optim.momentum=0", "train.epochs=12", *TWO)
+    config = compose(*words, "machine.checkpoint_seconds=0")
+    child, run = in_child(config), harness.run_of(config)
+    while not (run.path / "inside.pt").exists():
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    wait(child)
+    assert not run.is_done
+    assert "the parameters of phase train did not move (task 1, 2)" in harness.execute(config).summary()["warnings"]

@@ -69,6 +69,12 @@ def at_hand(weights: str | None, root: str | None) -> Path | None:
     return file if file.is_file() else None
 
 
+def releases(weights: str | None) -> set[str | None]:
+    """The digests of all files that a registered name stands for."""
+    entry = entries().get(weights)
+    return {entry.sha256, *(original.sha256 for original in entry.also)} - {None} if entry else set()
+
+
 def _compare(weights: str, file: Path, found: str, sha256: str | None, known: str | None) -> None:
     if sha256 is not None:
         if found != str(sha256).lower():

@@ -28,7 +28,7 @@ RANKS = (
     (("precision", "tf32", "config.machine.precision", "config.machine.tf32"), "another precision"),
     (("config.seed",), "another seed"),
     (("git_commit",), "other code"),
-    (("features",), "the same images encoded by another machine or software: the last bits"),
+    (("feature_blocks",), "the same images encoded by another machine or software: the last bits"),
     (
         ("packages", "python", "device", "threads", "processes", "compile", "config.machine"),
         "other software or hardware: the last bits",

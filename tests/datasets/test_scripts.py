@@ -106,3 +106,7 @@ def test_check_data_removes_decoded_parts_that_are_damaged(tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"{parts[1]} was damaged and is removed" in told and "2 parts" in told and ", 1 damaged" in told
     assert parts[0].exists() and not parts[1].exists()
+    parts[1].write_bytes(bytes(60) + b"cilpart1" + (3).to_bytes(8, "little"))
+    assert check_data.main(["--decoded", f"data.root={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert "1 parts were written by an earlier version" in told and ", 0 damaged" in told and parts[1].exists()

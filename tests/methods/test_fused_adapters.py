@@ -215,7 +215,7 @@ def test_what_lies_on_the_shelf_is_what_would_be_computed(compose, tmp_path):
                         for name, folder in (("none", "null"), ("cold", shelf), ("warm", shelf)))  # fmt: skip
     for run in (cold, warm):
         harness.assert_same_bits(none, run)
-    assert cold.summary()["identity"]["features"] == warm.summary()["identity"]["features"]
+    assert cold.summary()["identity"]["feature_blocks"] == warm.summary()["identity"]["feature_blocks"]
     for file in (tmp_path / "features").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-8])  # a torn block is never trusted
     torn = harness.execute(compose(*words, f"outputs={tmp_path / 'torn'}", f"data.features={tmp_path / 'features'}"))
