@@ -79,12 +79,14 @@ def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str
         sha = hashlib.sha256()
         for key in sorted(tensors):
             sha.update(tensors[key].contiguous().numpy())
-        return {"sha256": sha.hexdigest(), "about": about}
+        names = " ".join(f"{key} {tuple(value.shape)} {value.dtype}" for key, value in sorted(tensors.items()))
+        return {"sha256": sha.hexdigest(), "about": about, "names": names}
 
     if file.exists():
         with suppress(_Torn), refusing(_Torn()), safe_open(file, "pt") as opened:
             kept = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-            if {"about": "", **(opened.metadata() or {})} == facts(kept):
+            wanted, said = facts(kept), {"about": "", **(opened.metadata() or {})}
+            if said == wanted or said == {key: wanted[key] for key in ("sha256", "about")}:  # an earlier version has no names
                 return kept  # what is torn is made again below, never trusted
     made = make()
     with replace_file(file) as temporary:
