@@ -36,5 +36,6 @@ def _lines(sums: dict[str, Counter]):
             marked = f"{found['low']} ended below chance or below half of class means, {found['marked']} of them with a warning"
             yield ["runs on few images", f"{found['runs']:,}", marked]
         else:
-            outcome = f"{found['refused']:,} refused, the rest read unchanged or made again; {found['otherwise']} read otherwise"
+            others = "recorded with another digest" if "unknown" in kind else "read unchanged or made again"
+            outcome = f"{found['refused']:,} refused, the others {others}; {found['otherwise']} otherwise"
             yield [f"{kind} with changed bytes", f"{found['tried']:,}", outcome]
