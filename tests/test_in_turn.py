@@ -176,6 +176,7 @@ def test_photographs_then_small_images(method, tmp_path):
     miniature.lay(miniature.cifar100(), tmp_path)
     free = ["dataset.first.test_per_class=null", "dataset.second.md5=null", "dataset.second.images=null"]
     words = ("scenario=imagenet100_to_cifar100", "scenario.tasks=2", f"method={method}", "backbone=clip_tiny", "train.epochs=1")
+    free += ["method.tune_epochs=1"] if method == "coop" else []
     config = harness.compose(
         *words, *free, f"data.root={tmp_path}", f"outputs={tmp_path}/outputs", "machine=cpu", "log.live=false"
     )
