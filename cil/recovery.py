@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ BLOCK = 250  # photographs a file of tokens
 
 @dataclass(frozen=True)
 class Recipe:
-    objective: str  # labels: a classifier of the classes; pairs: two crops of a photograph predict each other (SimSiam)
+    objective: str  # a key of OBJECTIVES
     epochs: int
     frozen: int  # blocks that stay as they are, and with them the patch embedding and the positions
     variants: int  # crops of a photograph that are kept; each step draws among them
@@ -39,6 +39,7 @@ class Recipe:
     weight_decay: float = 0.05
     warm: float = 0.1  # share of the steps before the peak
     crop: tuple[float, float] = (0.4, 1.0)  # share of the area
+    begin: str = "identity"  # the trained blocks begin as the identity; file: as the file has them
 
 
 # --- the trunk in two parts -------------------------------------------------------------------------------------------
@@ -58,6 +59,14 @@ def late(backbone: ViT, x: Tensor, frozen: int) -> Tensor:
     for block in blocks:
         x = walk(block, x, None)
     return backbone.trunk.norm(walk(last, x, None, slice(0, 1))).mean(1)
+
+
+@torch.no_grad()
+def begin_as_identity(blocks: Iterable[nn.Module]) -> None:
+    """Set the layer scales of the blocks to 0, so that each gives what it is given until it learns."""
+    for block in blocks:
+        block.ls1.gamma.zero_()
+        block.ls2.gamma.zero_()
 
 
 class Tokens:
@@ -110,32 +119,33 @@ class Labels(nn.Module):
         super().__init__()
         self.head = nn.Linear(width, classes)
 
-    def forward(self, features: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def forward(self, features: Sequence[Tensor], frozen: Sequence[Tensor], labels: Tensor) -> Tensor:
         return F.cross_entropy(self.head(features[0]), labels, label_smoothing=0.1)
 
 
-class Pairs(nn.Module):
-    """SimSiam (Chen & He 2021): from one crop's projection predict the other's, through which no gradient flows."""
+class Crops(nn.Module):
+    """Self-distillation without labels: recognise, among all photographs of a batch, the other crop of one's own.
+
+    The teacher is the frozen class token that the trained blocks begin from, less its mean over the batch. Its targets do
+    not move, so the features cannot collapse to a point.
+    """
 
     views = 2
 
-    def __init__(self, width: int, classes: int, wide: int = 1024, narrow: int = 256) -> None:
+    def __init__(self, width: int, classes: int, temperature: float = 0.1) -> None:
         super().__init__()
-        self.project = nn.Sequential(
-            nn.Linear(width, wide, bias=False), nn.BatchNorm1d(wide), nn.ReLU(), nn.Linear(wide, wide, bias=False),
-            nn.BatchNorm1d(wide, affine=False),
-        )  # fmt: skip
-        self.predict = nn.Sequential(
-            nn.Linear(wide, narrow, bias=False), nn.BatchNorm1d(narrow), nn.ReLU(), nn.Linear(narrow, wide)
-        )
+        self.temperature = temperature
 
-    def forward(self, features: Sequence[Tensor], labels: Tensor) -> Tensor:
-        one, other = map(self.project, features)
-        return -(F.cosine_similarity(self.predict(one), other.detach()).mean()
-                 + F.cosine_similarity(self.predict(other), one.detach()).mean()) / 2  # fmt: skip
+    def forward(self, features: Sequence[Tensor], frozen: Sequence[Tensor], labels: Tensor) -> Tensor:
+        return (self._one_way(features[0], frozen[1]) + self._one_way(features[1], frozen[0])) / 2
+
+    def _one_way(self, features: Tensor, frozen: Tensor) -> Tensor:
+        targets = F.normalize(frozen - frozen.mean(0), dim=1)
+        scores = F.normalize(features, dim=1) @ targets.T / self.temperature
+        return F.cross_entropy(scores, torch.arange(len(scores)))
 
 
-OBJECTIVES = {"labels": Labels, "pairs": Pairs}
+OBJECTIVES = {"labels": Labels, "crops": Crops}
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -151,6 +161,8 @@ def recover(
     """
     seed_everything(recipe.seed, "objective")
     objective = OBJECTIVES[recipe.objective](backbone.width, int(labels.max()) + 1)
+    if recipe.begin == "identity":
+        begin_as_identity(backbone.trunk.blocks[recipe.frozen :])
     trained = nn.ModuleList([backbone.trunk.blocks[recipe.frozen :], backbone.trunk.norm, objective]).train()
     optimizer = torch.optim.AdamW(_groups(backbone, objective, recipe))
     per_epoch = max(1, len(labels) // recipe.batch_size)
@@ -160,12 +172,13 @@ def recover(
         done = _restore(checkpoint, trained, optimizer, facts)
     lines = [line for line in (log.read_text().splitlines() if log.is_file() else []) if json.loads(line)["step"] <= done]
     losses, started = [], time.perf_counter()
-    for step in range(done, min(steps, stop_after or steps)):
+    for step in range(done, min(steps, steps if stop_after is None else stop_after)):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _rate(step, steps, recipe.warm)
         rows, chosen = _batch(step, per_epoch, len(labels), objective.views, recipe)
-        features = [late(backbone, tokens.take(rows, variants), recipe.frozen) for variants in chosen]
-        loss = objective(features, labels[rows])
+        taken = [tokens.take(rows, variants) for variants in chosen]
+        features = [late(backbone, x, recipe.frozen) for x in taken]
+        loss = objective(features, [x[:, 0] for x in taken], labels[rows])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

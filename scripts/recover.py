@@ -1,7 +1,7 @@
 """Go on with pre-training from a file on photographs: the last blocks of ViT-S/14 on the first half of TinyImageNet.
 
 python scripts/recover.py --objective labels --body FILE --root DIR --frozen 11 --epochs 10      # with labels
-python scripts/recover.py --objective pairs --body FILE --root DIR --frozen 11 --epochs 10       # without
+python scripts/recover.py --objective crops --body FILE --root DIR --frozen 11 --epochs 10       # without
 
 DIR holds tiny-imagenet-200.zip or its folder. Writes <out>/<name>/model.safetensors (half precision) and record.json
 (command, seed, digests, what nearest class means reach on the second half before and after) and, while it runs,
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cil.mistakes import Mistake
 from scripts.compose import ROOT, guarded
 
-NAMES = {"labels": "vit_s14_photographs", "pairs": "vit_s14_photographs_selfsup"}
+NAMES = {"labels": "vit_s14_photographs", "crops": "vit_s14_photographs_selfsup"}
 MEASURED = {"train_per_class": 20, "test_per_class": 10}  # photographs of each unseen class that the measure takes
 
 
@@ -37,13 +37,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", type=int, default=2, help="crops of each photograph")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--begin", choices=["identity", "file"], default="identity", help="of the trained blocks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "weights")
     parser.add_argument("--name", help="of the weights; by default the registered name")
     asked = parser.parse_args(argv)
-    if asked.objective == "pairs" and asked.variants < 2:
-        parser.error("--objective pairs needs --variants 2 or more: two crops of a photograph predict each other")
+    if asked.objective == "crops" and asked.variants < 2:
+        parser.error("--objective crops needs --variants 2 or more: it compares two crops of each photograph")
     asked.name = asked.name or NAMES[asked.objective]
     return asked
 
@@ -71,7 +72,8 @@ def work(asked: argparse.Namespace) -> None:
         raise Mistake(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
     fill_resized(backbone.trunk, asked.body)
     body = hashlib.sha256(asked.body.read_bytes()).hexdigest()
-    recipe = Recipe(asked.objective, asked.epochs, asked.frozen, asked.variants, asked.seed, asked.batch_size, asked.lr)
+    recipe = Recipe(asked.objective, asked.epochs, asked.frozen, asked.variants, asked.seed, asked.batch_size, asked.lr,
+                    begin=asked.begin)  # fmt: skip
     folder, started = asked.out / asked.name, time.perf_counter()
 
     def tokens(photos, view, variants):
@@ -121,7 +123,7 @@ def write(asked, recipe, backbone, folder: Path, body: str, percent: dict, secon
     file = folder / "model.safetensors"
     with replace_file(file) as temporary:
         save_file({key: value.half().contiguous() for key, value in backbone.trunk.state_dict().items()}, temporary)
-    told = ("objective", "frozen", "epochs", "per_class", "variants", "batch_size", "lr", "seed")
+    told = ("objective", "frozen", "epochs", "per_class", "variants", "batch_size", "lr", "begin", "seed")
     words = [f"--{name.replace('_', '-')} {getattr(asked, name)}" for name in told]
     record = {
         "command": f"python scripts/recover.py {' '.join(words)} --body FILE --root DIR",

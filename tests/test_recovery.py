@@ -72,7 +72,7 @@ def test_variants_of_a_photograph_differ_and_a_seed_says_which(tmp_path):
     assert not torch.equal(one, kept(tmp_path / "two", made, seed=1).take(rows, torch.zeros(5, dtype=torch.long)))
 
 
-@pytest.mark.parametrize("objective", ["labels", "pairs"])
+@pytest.mark.parametrize("objective", ["labels", "crops"])
 def test_a_killed_recovery_goes_on_to_the_same_bits(tmp_path, objective):
     whole, parts, (_, labels) = backbone(), [backbone() for _ in range(3)], photographs()
     start = {key: value.clone() for key, value in whole.trunk.state_dict().items()}
@@ -110,6 +110,31 @@ def test_rates_fall_towards_the_image_and_matrices_alone_decay(tmp_path):
     assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in groups for p in group["params"])
 
 
+def test_trained_blocks_begin_as_the_identity(tmp_path):
+    made, (pixels, labels) = backbone(), photographs()
+    tokens = kept(tmp_path, made)
+    recover(made, tokens, labels, recipe(), tmp_path / "run", "these", stop_after=0)
+    x = early(made, View(made.image)(pixels[:4]), 1)
+    torch.testing.assert_close(made(View(made.image)(pixels[:4])), made.trunk.norm(x[:, 0]))
+    other = backbone()
+    recover(other, tokens, labels, recipe(begin="file"), tmp_path / "file", "these", stop_after=0)
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), backbone().parameters(), strict=True))
+
+
+def test_crops_compares_with_every_other_photograph():
+    from cil.recovery import Crops
+
+    one, other, first, second = torch.randn(4, 5, 6)
+    total = 0.0
+    for features, frozen in ((one, second), (other, first)):
+        targets = [f - frozen.mean(0) for f in frozen]
+        for i in range(5):
+            near = torch.stack([torch.cosine_similarity(features[i], t, 0) / 0.1 for t in targets])
+            total -= float(near.log_softmax(0)[i]) / 10
+    found = Crops(6, 2)([one, other], [first, second], torch.zeros(5))
+    assert float(found) == pytest.approx(total, rel=1e-4)
+
+
 def test_nearest_class_mean_counts():
     train = torch.tensor([[1.0, 0.1], [5.0, 0.0], [0.0, 1.0], [0.1, 2.0]])
     test, labels = torch.tensor([[9.0, 1.0], [1.0, 9.0], [9.0, 2.0]]), torch.tensor([0, 1, 1])
@@ -140,7 +165,7 @@ def place(tmp_path):
 
 def test_the_command_makes_weights_that_a_run_finds(place):
     words = ["--body", place / "body.safetensors", "--root", place, "--per-class", 2, "--measure", 2, 2, "--epochs", 1,
-             "--frozen", 11, "--batch-size", 2, "--out", place / "weights", "--objective", "pairs"]  # fmt: skip
+             "--frozen", 11, "--batch-size", 2, "--out", place / "weights", "--objective", "crops"]  # fmt: skip
     assert door.main([*map(str, words)]) == 0
     folder = place / "weights" / "vit_s14_photographs_selfsup"
     record = json.loads((folder / "record.json").read_text())
@@ -150,13 +175,13 @@ def test_the_command_makes_weights_that_a_run_finds(place):
     assert made.identity["sha256"] == record["weights_sha256"] and made.trunk.patch_embed.num_patches == 49
     body, stored = load_file(place / "body.safetensors"), load_file(folder / "model.safetensors")
     assert torch.equal(body["blocks.10.mlp.fc1.weight"], stored["blocks.10.mlp.fc1.weight"])
-    assert not torch.equal(body["blocks.11.mlp.fc1.weight"], stored["blocks.11.mlp.fc1.weight"])
+    assert not torch.equal(body["blocks.11.ls2.gamma"], stored["blocks.11.ls2.gamma"])
 
 
 def test_what_the_command_refuses(place, capsys):
     words = ["--epochs", "1", "--body", str(place / "body.safetensors")]
     with pytest.raises(SystemExit):
-        door.main([*words, "--frozen", "11", "--objective", "pairs", "--variants", "1"])
-    assert "--objective pairs needs --variants 2 or more" in capsys.readouterr().err
+        door.main([*words, "--frozen", "11", "--objective", "crops", "--variants", "1"])
+    assert "--objective crops needs --variants 2 or more" in capsys.readouterr().err
     assert door.main([*words, "--frozen", "12", "--objective", "labels"]) == 2
     assert capsys.readouterr().err == "error: --frozen 12 leaves no block to train; type --frozen 11 or less\n"
