@@ -15,12 +15,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from cil.arithmetic import settled
-from cil.command_line import refuse
-from cil.mistakes import SHOW, Mistake, explain, sentence
-from cil.rundir import RunDir, address, follows, names, run_at
-from cil.settings import checked, of_reading
-from cil.signals import EXIT_CODE, Stopped, stop_request
+from cil.common.errors import SHOW, UserError, explain, sentence
+from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.runs.command_line import refuse
+from cil.runs.precision import settled
+from cil.runs.run_folder import RunDir, address, follows, names, run_at
+from cil.runs.settings import checked, of_reading
 
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # ours bear the plugin's names, so that nobody gets its own
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, where they are said in one line
@@ -44,7 +44,7 @@ def main(config: DictConfig) -> None:
         wanted = checked(plain(config))
         run = run_at(Path(wanted["outputs"]) / address(wanted))
         if run.is_done:
-            from cil.report.table import one_line
+            from cil.common.tables import one_line
 
             line = f"done already: {one_line(still_true(run, wanted))}\n{run.path}"
             print(line, flush=True) if not follows() else None
@@ -72,7 +72,7 @@ def still_true(run: RunDir, config: dict) -> dict:
         with file.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != summary["identity"]["weights_sha256"] and found not in releases(config["backbone"]["weights"]):
-            raise Mistake(f"{file} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
+            raise UserError(f"{file} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
     return summary
 
 
@@ -82,9 +82,9 @@ def execute(config: dict, run: RunDir) -> None:
     with stop_request() as stop, run.open(config):  # the folder is free again before a launcher requeues the job
         if run.is_done:  # by the process that had the folder a moment ago
             return
-        from cil.build import device_of, experiment  # torch and all that follows
-        from cil.finish import finish
-        from cil.processes import own_device
+        from cil.engine.build import device_of, experiment  # torch and all that follows
+        from cil.engine.processes import own_device
+        from cil.engine.summary import finish
 
         trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
@@ -136,7 +136,7 @@ def options(words: list[str]) -> None:
     """Refuse options that Hydra does not know, in one line instead of its usage."""
 
     def refused(message: str) -> None:
-        raise Mistake(f"{message}; see python run.py --help")
+        raise UserError(f"{message}; see python run.py --help")
 
     parser = get_args_parser()
     parser.error = refused

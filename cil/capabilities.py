@@ -9,9 +9,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from cil.data import LabelledImages
-from cil.frozen import Known
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.data.frozen_features import Known
+from cil.data.images import LabelledImages
 
 
 @runtime_checkable
@@ -228,7 +228,7 @@ def require(thing: object, capability: type, who: str) -> None:
     """Stop with one line when `thing` does not offer `capability`."""
     if not isinstance(thing, capability):
         what = capability.__doc__.strip().splitlines()[0]
-        raise Mistake(f"{who} needs a {_kind(thing)} that {what}; {type(thing).__name__} does not")
+        raise UserError(f"{who} needs a {_kind(thing)} that {what}; {type(thing).__name__} does not")
 
 
 def _kind(thing: object) -> str:

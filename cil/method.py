@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cil.data import Batch, LabelledImages
-from cil.frozen import FrozenResults, Known
-from cil.sampling import shuffled
-from cil.scenario import Scenario, Task
+from cil.data.frozen_features import FrozenResults, Known
+from cil.data.images import Batch, LabelledImages
+from cil.data.sampling import shuffled
+from cil.data.scenario import Scenario, Task
 
 Losses = dict[str, Tensor]  # the trainer sums them and logs each by its key
 
@@ -25,7 +25,7 @@ class Phase:
     batch_size: int | None = None
     schedule: Callable | None = None
     optimizer: Callable | None = None  # parameters → optimizer
-    order: Callable = shuffled  # in which an epoch visits the images: cil/sampling.py
+    order: Callable = shuffled  # in which an epoch visits the images: cil/data/sampling.py
 
 
 class Method(nn.Module):

@@ -3,8 +3,8 @@
 What it remembers is in its `state_dict`: a resumed run loads that and does not call `begin_task` or `end_task` again.
 """
 
+from cil.data.scenario import Scenario, Task
 from cil.method import Method, Phase
-from cil.scenario import Scenario, Task
 
 
 class Modifier:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
 from scripts.compose import compose, guarded
 
 ROWS = ("floor", "step", "eval", "data", "subspace", "text")
@@ -47,25 +47,25 @@ def main(words: list[str] | None = None) -> int:
 def bench(asked: argparse.Namespace) -> Iterator[dict]:
     for key in ("rounds", "batch", "threads"):
         if getattr(asked, key) < 1:
-            raise Mistake(f"--{key} {getattr(asked, key)} is not a whole number from 1 on; type --{key} 1")
+            raise UserError(f"--{key} {getattr(asked, key)} is not a whole number from 1 on; type --{key} 1")
     settings = [word for word in asked.words if "=" in word]
     chosen = [word for word in asked.words if "=" not in word] or ROWS
     for word in chosen:
         if word not in ROWS + ASKED:
-            raise Mistake(f"bench: {word!r} is not known; {nearest(word, ROWS + ASKED)}")
+            raise UserError(f"bench: {word!r} is not known; {nearest(word, ROWS + ASKED)}")
     config = compose(*settings)
 
     import torch
 
-    from cil.bench import Bench
-    from cil.bench_data import archive, data
-    from cil.bench_features import features
-    from cil.bench_subspace import subspace
-    from cil.bench_text import text
-    from cil.build import device_of, experiment
-    from cil.rundir import RunDir
-    from cil.signals import StopRequest
-    from cil.store import Pixels
+    from cil.bench.data import archive, data
+    from cil.bench.features import features
+    from cil.bench.harness import Bench
+    from cil.bench.subspace import subspace
+    from cil.bench.text import text
+    from cil.common.signals import StopRequest
+    from cil.data.image_store import Pixels
+    from cil.engine.build import device_of, experiment
+    from cil.runs.run_folder import RunDir
 
     torch.set_num_threads(asked.threads)
     alone = {"subspace": subspace, "text": text}  # of no configured method

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake
-from cil.report.table import grid
+from cil.common.errors import UserError
+from cil.common.tables import grid
 from scripts.compose import compose, guarded, options
 
 
@@ -39,13 +39,13 @@ def table(words: list[str]) -> tuple[str, int]:
     """What to print, and how many data sets are missing."""
     settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
     if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
-        raise Mistake("settings that begin with dataset. belong to one data set; name it, as in check_data.py tinyimagenet …")
+        raise UserError("settings that begin with dataset. belong to one data set; name it, as in check_data.py tinyimagenet …")
     lines, missing = [], []
     for name in chosen:
         config = compose(f"dataset={name}", *settings)
         try:
             lines.append([name, *facts(config)])
-        except Mistake as mistake:
+        except UserError as mistake:
             lines.append([name, *"––––––"])
             missing.append(f"{name}: {mistake}")
     head = ["data set", "classes", "training", "a class", "test", "a class", "listing"]
@@ -54,8 +54,8 @@ def table(words: list[str]) -> tuple[str, int]:
 
 def facts(config: dict) -> list[str]:
     """Counted from the listing; nothing is decoded. The digest is over file names and labels, or over pixels in memory."""
-    from cil.build import make
-    from cil.datasets.listing import listing_digest
+    from cil.data.datasets.listing import listing_digest
+    from cil.engine.build import make
 
     images = make(config["dataset"], "dataset", root=config["data"]["root"])
     cells = [str(len(images.class_names))]
@@ -68,7 +68,7 @@ def facts(config: dict) -> list[str]:
 
 def decoded(root: Path) -> str:
     """Check every part below `root`; a damaged one is removed, and the next run that needs it decodes it again."""
-    from cil.parts import is_of_earlier_version, is_whole
+    from cil.data.image_parts import is_of_earlier_version, is_whole
 
     every = sorted((root / "decoded").rglob("*.part"))
     files = [file for file in every if not is_of_earlier_version(file)]
@@ -82,8 +82,8 @@ def decoded(root: Path) -> str:
 
 
 def lists() -> str:
-    from cil.registry.classes import class_list, known_lists
-    from cil.registry.orders import known_orders
+    from cil.data.registry.classes import class_list, known_lists
+    from cil.data.registry.orders import known_orders
 
     rows = [["order", f"{e.dataset}/{e.name}", e.digest, e.begins] for e in known_orders()]
     found = [class_list(name) for name in known_lists()]

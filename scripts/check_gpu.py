@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
 from scripts.compose import ROOT, compose, guarded, options
 
 MINUTES = {"accuracy": 3.0, "resume": 1.0, "speed": 5.0, "run": 2.0}  # of each part; what one leaves over goes to the next
@@ -39,16 +39,16 @@ def check(asked: argparse.Namespace) -> int:
     parts = chosen(asked.only, list(MINUTES), "--only")
     methods = chosen(asked.methods, options("method"), "--methods") if asked.methods else options("method")
     if asked.minutes is not None and asked.minutes <= 0:
-        raise Mistake(f"--minutes {asked.minutes} is no time; type --minutes 11")
+        raise UserError(f"--minutes {asked.minutes} is no time; type --minutes 11")
 
     import torch
 
-    from cil.files import write_json
+    from cil.common.files import write_json
     from cil.gpu_check import page
-    from cil.identity import git_commit
+    from cil.runs.identity import git_commit
 
     if not torch.cuda.is_available():
-        raise Mistake("torch sees no GPU here, so that there is nothing to check; type make test for the checks of a CPU")
+        raise UserError("torch sees no GPU here, so that there is nothing to check; type make test for the checks of a CPU")
     device, began = torch.device("cuda", torch.cuda.current_device()), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows = []
@@ -95,7 +95,7 @@ def real() -> bool:
 def chosen(words: str, known: list[str], option: str) -> list[str]:
     for word in words.split(","):
         if word not in known:
-            raise Mistake(f"{option}: {word!r} is not known; {nearest(word, known)}")
+            raise UserError(f"{option}: {word!r} is not known; {nearest(word, known)}")
     return [name for name in known if name in words.split(",")]
 
 

@@ -1,6 +1,6 @@
 """Choose the characters of Split-Glyphs: 100 for the benchmark, the rest for pre-training. Writes two lists.
 
-    python scripts/choose_glyphs.py             # rewrites cil/datasets/glyphs_{classes,base}.txt
+    python scripts/choose_glyphs.py             # rewrites cil/data/datasets/glyphs_{classes,base}.txt
     python scripts/choose_glyphs.py --check     # says whether they are what this script would write
 
 A character is a candidate when all 12 faces have it and it is a letter, digit, punctuation mark or symbol that stands by
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.datasets import glyphs
+from cil.data.datasets import glyphs
 
 TWIN, CLASSES, SEED, FAMILIAR = 0.10, 100, 0, 3
 STANDS_ALONE = {"Lu", "Ll", "Lt", "Lo", "Nd", "No", "Po", "Ps", "Pe", "Pd", "Pi", "Pf", "Pc", "Sm", "So", "Sc"}

@@ -12,8 +12,8 @@ from hydra import compose as hydra_compose  # noqa: E402
 from hydra import initialize_config_dir  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from cil.command_line import refuse  # noqa: E402
-from cil.mistakes import ELSEWHERE, Mistake, explain, nearest  # noqa: E402
+from cil.common.errors import ELSEWHERE, UserError, explain, nearest  # noqa: E402
+from cil.runs.command_line import refuse  # noqa: E402
 from run import plain  # noqa: E402
 
 
@@ -34,7 +34,7 @@ def swept(experiment: str) -> dict[str, list[str]]:
     file = folder / f"{experiment}.yaml"
     if not file.is_file():
         known = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]
-        raise Mistake(f"experiment={experiment} is not known; {nearest(experiment, known)}")
+        raise UserError(f"experiment={experiment} is not known; {nearest(experiment, known)}")
     params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {}
     return {key: str(values).split(",") for key, values in params.items()}
 

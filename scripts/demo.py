@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cil.common.tables import fill
 from cil.report.collect import MEANING, collect, rows, table
 from cil.report.documents.project import page_of
-from cil.report.table import fill
-from cil.rundir import address
+from cil.runs.run_folder import address
 from scripts.compose import ROOT, compose
 
 OUTPUTS = ROOT / "outputs" / "demo"

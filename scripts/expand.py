@@ -19,9 +19,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from cil.mistakes import Mistake
-from cil.rundir import RunDir, address
-from cil.settings import checked
+from cil.common.errors import UserError
+from cil.runs.run_folder import RunDir, address
+from cil.runs.settings import checked
 from scripts.compose import ROOT, compose, guarded
 from scripts.runs import lines
 
@@ -55,13 +55,13 @@ def finished(line: list[str]) -> bool:
 def options(file: str = "", *words: str) -> list[str]:
     """Of sbatch, for a file of commands."""
     if not Path(file).is_file():
-        raise Mistake(f"--options {file}: there is no such file; type --options FILE, where FILE holds a command a line")
+        raise UserError(f"--options {file}: there is no such file; type --options FILE, where FILE holds a command a line")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = hydra_compose("config", ["hydra/launcher=submitit_slurm", *words], return_hydra_config=True)
     settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     count = len(Path(file).read_text().splitlines())
     if not count:
-        raise Mistake(f"--options {file}: no command stands there; with --missing that says that all runs are finished")
+        raise UserError(f"--options {file}: no command stands there; with --missing that says that all runs are finished")
     return [f"--array=1-{count}%{settings['array_parallelism']}", *flags(settings)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
 from scripts.compose import compose, guarded
 
 
@@ -29,12 +29,12 @@ def main(words: list[str] | None = None) -> int:
 
 
 def get(name: str, root: Path, mirror: str | None) -> None:
-    from cil.archives import check
-    from cil.datasets.sources import SOURCES
-    from cil.fetch import fetch
+    from cil.data.archives import check
+    from cil.data.datasets.sources import SOURCES
+    from cil.data.download import fetch
 
     if name not in SOURCES:
-        raise Mistake(f"data set {name} is not known; {nearest(name, SOURCES)}")
+        raise UserError(f"data set {name} is not known; {nearest(name, SOURCES)}")
     source, config = SOURCES[name], compose(f"dataset={name}")["dataset"]
     if source.by_hand:
         print(source.by_hand)

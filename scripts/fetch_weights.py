@@ -18,9 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.backbones.registry import Entry, entries, pin_of, pinned
-from cil.fetch import digest_of, fetch
-from cil.files import write_text
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
+from cil.common.files import write_text
+from cil.data.download import digest_of, fetch
 from scripts.compose import guarded
 
 HUB = "https://huggingface.co"
@@ -40,10 +40,10 @@ def main(words: list[str] | None = None) -> int:
             print("\n".join(table(asked.root)))
             return
         if not asked.names:
-            raise Mistake(f"which weights? type make weights NAME=vit_b16_in21k; there is {', '.join(entries())}")
+            raise UserError(f"which weights? type make weights NAME=vit_b16_in21k; there is {', '.join(entries())}")
         for name in asked.names:  # a wrong name is told before anything is fetched
             if name not in entries():
-                raise Mistake(f"weights {name} are not registered; {nearest(name, entries())}")
+                raise UserError(f"weights {name} are not registered; {nearest(name, entries())}")
         for name in asked.names:
             print(bring(entries()[name], asked.root, asked.base), flush=True)
 
@@ -67,8 +67,8 @@ def bring(entry: Entry, root: Path, base: str | None) -> str:
 def verify(entry: Entry, file: Path, known: str | None) -> str:
     wanted, found = known or pinned(file), digest_of(file, "sha256")
     if wanted and wanted != found:
-        raise Mistake(f"{file} has sha256 {found[:12]}…, {'the registry' if known else pin_of(file).name} has {wanted[:12]}…; "
-                      "remove the file and type the same command")  # fmt: skip
+        raise UserError(f"{file} has sha256 {found[:12]}…, {'the registry' if known else pin_of(file).name} has "
+                        f"{wanted[:12]}…; remove the file and type the same command")  # fmt: skip
     pin(file, found)
     return f"{entry.name}: {file}, {size(file)}, sha256 {found} (there already, {'verified' if wanted else 'pinned now'})"
 
@@ -88,8 +88,8 @@ def source(entry: Entry, base: str | None) -> tuple[str, str | None]:
     folder = Path(base).expanduser().resolve()
     here = entry.found_in(folder)
     if here is None:
-        raise Mistake(f"{folder} has no weights {entry.name} (looked for {entry.name}/{entry.file} and "
-                      f"{entry.repo}/{entry.file}); type --from DIR_OR_URL of a mirror")  # fmt: skip
+        raise UserError(f"{folder} has no weights {entry.name} (looked for {entry.name}/{entry.file} and "
+                        f"{entry.repo}/{entry.file}); type --from DIR_OR_URL of a mirror")  # fmt: skip
     return here[0].as_uri(), here[1] or pinned(here[0])
 
 

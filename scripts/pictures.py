@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake
-from cil.rundir import RunDir
+from cil.common.errors import UserError
+from cil.runs.run_folder import RunDir
 from scripts.compose import guarded
 
 SCORES = ("cosine", "contrast")
@@ -37,15 +37,15 @@ def main(words: list[str] | None = None) -> int:
 
 def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", task: int | None = None) -> None:
     if not (path / "DONE").exists():
-        raise Mistake(f"{path} is no finished run; type make pictures RUN=outputs/…/seed0")
+        raise UserError(f"{path} is no finished run; type make pictures RUN=outputs/…/seed0")
     if count < 1:
-        raise Mistake(f"--images {count} is not a whole number from 1 on; type --images 6")
-    from cil.build import reopened
+        raise UserError(f"--images {count} is not a whole number from 1 on; type --images 6")
     from cil.capabilities import ChoosesPrompts, HasEmbedding, HasMaps
+    from cil.engine.build import reopened
 
     tasks = RunDir(path).summary()["tasks"]
     if task is not None and not 1 <= task <= tasks:
-        raise Mistake(f"--task {task} is not one of the {tasks} tasks of {path}; type --task {tasks}")
+        raise UserError(f"--task {task} is not one of the {tasks} tasks of {path}; type --task {tasks}")
     trainer = reopened(path, task)
     if isinstance(trainer.method, ChoosesPrompts):
         files = prompts(trainer, path, count, kind, score)
@@ -54,8 +54,8 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     elif isinstance(trainer.method.backbone, HasMaps):
         files = looks(trainer, path, kind, task)
     else:
-        raise Mistake(f"{type(trainer.method).__name__} neither chooses prompts nor moves features nor shows where it looks: "
-                      "nothing to draw; type the folder of a run of method=attriclip, rapf, awpf or dytox")  # fmt: skip
+        raise UserError(f"{type(trainer.method).__name__} neither chooses prompts nor moves features nor shows where it looks: "
+                        "nothing to draw; type the folder of a run of method=attriclip, rapf, awpf or dytox")  # fmt: skip
     for file in files:
         print(file)
 
@@ -96,7 +96,7 @@ def features(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[
 def looks(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:
     import torch
 
-    from cil.modules.attention import nonlocality
+    from cil.modules.growing.attention import nonlocality
     from cil.pictures.locality import draw_maps, draw_nonlocality, everywhere
 
     backbone, test = trainer.method.backbone, trainer.scenario[0].test

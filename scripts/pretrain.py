@@ -33,9 +33,9 @@ def main() -> int:
     import torch
     from omegaconf import OmegaConf
 
-    from cil.build import make
-    from cil.files import write_json
-    from cil.pretrain import all_drawings, examine
+    from cil.common.files import write_json
+    from cil.engine.build import make
+    from cil.pretraining.glyphs import all_drawings, examine
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
@@ -59,10 +59,10 @@ def train(asked: argparse.Namespace, node: dict) -> dict:
     import torch
     from safetensors.torch import save_file
 
-    from cil.build import make
-    from cil.datasets.glyphs import code_points
-    from cil.files import replace_file
-    from cil.pretrain import Recipe, pretrain, stored
+    from cil.common.files import replace_file
+    from cil.data.datasets.glyphs import code_points
+    from cil.engine.build import make
+    from cil.pretraining.glyphs import Recipe, pretrain, stored
 
     torch.manual_seed(asked.seed)
     backbone, started = make({**node, "weights": None}, "backbone"), time.perf_counter()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
 from scripts.compose import ROOT, guarded
 
 NAMES = {"labels": "vit_s14_photographs", "crops": "vit_s14_photographs_selfsup"}
@@ -58,18 +58,18 @@ def work(asked: argparse.Namespace) -> None:
     import torch
     from omegaconf import OmegaConf
 
-    from cil.augment import View
     from cil.backbones.positions import fill_resized
-    from cil.build import make
-    from cil.recovery import Recipe, class_tokens, features, kept_tokens, nearest_class_mean, recover
-    from cil.store import Size
+    from cil.data.image_store import Size
+    from cil.data.transforms.views import View
+    from cil.engine.build import make
+    from cil.pretraining.recovery import Recipe, class_tokens, features, kept_tokens, nearest_class_mean, recover
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
     node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / "vit_s14_photographs.yaml"))
     backbone = make({**node, "weights": None, "sha256": None}, "backbone").eval()
     if not 0 <= asked.frozen < backbone.depth:
-        raise Mistake(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
+        raise UserError(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
     fill_resized(backbone.trunk, asked.body)
     body = hashlib.sha256(asked.body.read_bytes()).hexdigest()
     recipe = Recipe(asked.objective, asked.epochs, asked.frozen, asked.variants, asked.seed, asked.batch_size, asked.lr,
@@ -100,7 +100,7 @@ def work(asked: argparse.Namespace) -> None:
 
 
 def photographs(asked: argparse.Namespace, half: str, train: int, test: int):
-    from cil.datasets import tinyimagenet
+    from cil.data.datasets import tinyimagenet
 
     return tinyimagenet.half(str(asked.root), md5=asked.md5, half=half, train_per_class=train, test_per_class=test,
                              shorter_side=None)  # fmt: skip
@@ -118,7 +118,7 @@ def write(asked, recipe, backbone, folder: Path, body: str, percent: dict, secon
     import torch
     from safetensors.torch import save_file
 
-    from cil.files import replace_file, write_json
+    from cil.common.files import replace_file, write_json
 
     file = folder / "model.safetensors"
     with replace_file(file) as temporary:

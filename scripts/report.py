@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.files import write_text
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
+from cil.common.files import write_text
 from cil.report.collect import collect, rows
 from cil.report.numbers import Numbers
 from cil.report.page import Printed, page
@@ -35,17 +35,19 @@ def report(asked: argparse.Namespace) -> None:
     found, passed_over = collect(asked.outputs)
     passed_over = [line.removeprefix(f"{asked.outputs}/") for line in passed_over]
     if not found:
-        raise Mistake(f"no finished run below {asked.outputs}; type python run.py first, or --outputs DIR")
+        raise UserError(f"no finished run below {asked.outputs}; type python run.py first, or --outputs DIR")
     kept = [run for run in found if asked.scenario in (None, run["scenario"])]
     if not kept:
         known = {run["scenario"] for run in found}
-        raise Mistake(f"no finished run of --scenario {asked.scenario} below {asked.outputs}; {nearest(asked.scenario, known)}")
+        raise UserError(
+            f"no finished run of --scenario {asked.scenario} below {asked.outputs}; {nearest(asked.scenario, known)}"
+        )
     title, published, notes = asked.scenario or "Finished runs", {}, []
     if asked.table:
         published, title, notes = beside(load(asked.table), {run["digest"] for run in kept})
         kept = [run for run in kept if run["digest"] in published]
         if not kept:
-            raise Mistake(
+            raise UserError(
                 f"no finished run of --table {asked.table} below {asked.outputs}; type make reproduce TABLE={asked.table}"
             )
     to = asked.to or asked.outputs / "report.html"

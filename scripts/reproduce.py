@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
+from cil.common.tables import fill
 from cil.report.collect import MEANING, collect, count
 from cil.report.documents.project import listed, page_of
 from cil.report.languages import LANGUAGES, compact
 from cil.report.numbers import Numbers
 from cil.report.published import Table, load, tables
 from cil.report.reproduced import lines
-from cil.report.table import fill
-from cil.rundir import address
+from cil.runs.run_folder import address
 from scripts.compose import ROOT, compose, guarded
 from scripts.runs import OUTPUTS, side_by_side
 
@@ -62,12 +62,12 @@ def reproduce(asked: argparse.Namespace) -> int:
     table = narrowed(load(asked.table), asked.row, asked.column)
     seeds = seeds_of(asked.seeds) if asked.seeds else table.seeds
     if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:
-        raise Mistake(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
+        raise UserError(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
     outputs = asked.outputs.absolute()  # a link stays one: it may be the usual folder, elsewhere
     settings = [*asked.settings, *([] if outputs == OUTPUTS else [f"outputs={outputs}"])]
     entries = list(planned(table, seeds, settings))
     if not entries:
-        raise Mistake(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")
+        raise UserError(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")
     found, passed_over = finished(outputs)
     print("\n".join(cost(table, entries, found)), file=sys.stderr)
     failed = [] if asked.dry else run(entries, found, seeds, asked.on)
@@ -99,17 +99,17 @@ def seeds_of(words: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0 or len({*seeds}) < len(seeds):
-        raise Mistake(f"--seeds {words} is not a list of different seeds; type --seeds 0,1,2")
+        raise UserError(f"--seeds {words} is not a list of different seeds; type --seeds 0,1,2")
     return seeds
 
 
 def narrowed(table: Table, names: list[str] | None, keys: list[str] | None) -> Table:
     for name in names or ():
         if name not in {row.name for row in table.rows}:
-            raise Mistake(f"{table.name} has no row {name}; {nearest(name, [row.name for row in table.rows])}")
+            raise UserError(f"{table.name} has no row {name}; {nearest(name, [row.name for row in table.rows])}")
     for key in keys or ():
         if key not in table.columns:
-            raise Mistake(f"{table.name} has no column {key}; {nearest(key, table.columns)}")
+            raise UserError(f"{table.name} has no column {key}; {nearest(key, table.columns)}")
     chosen = [row for row in table.rows if names is None or row.name in names]
     left = {key: column for key, column in table.columns.items() if keys is None or key in keys}
     return Table(**{**vars(table), "rows": chosen, "columns": left})

@@ -10,8 +10,8 @@ from itertools import product
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
-from cil.mistakes import Mistake
-from cil.rundir import RunDir, address
+from cil.common.errors import UserError
+from cil.runs.run_folder import RunDir, address
 from scripts.compose import ROOT, compose, swept
 
 OUTPUTS = ROOT / "outputs"
@@ -20,7 +20,7 @@ OUTPUTS = ROOT / "outputs"
 def run(*words: str) -> None:
     """A sweep; what is finished is not repeated."""
     if subprocess.run([sys.executable, ROOT / "run.py", "-m", *words], cwd=ROOT).returncode:
-        raise Mistake(f"a run failed; type python run.py -m {' '.join(words)} to see why")
+        raise UserError(f"a run failed; type python run.py -m {' '.join(words)} to see why")
 
 
 def side_by_side(sweeps: Sequence[list[str]], on: str = "here") -> list[str]:
@@ -71,7 +71,7 @@ def lines(words: list[str]) -> Iterator[list[str]]:
         if not override.is_sweep_override():
             fixed.append(word)
         elif isinstance(override.value(), Glob):
-            raise Mistake(f"{word} is not spelled out; type the names, as in {key}=A,B")
+            raise UserError(f"{word} is not spelled out; type the names, as in {key}=A,B")
         elif key == "experiment":  # each has a grid of its own
             for value in override.sweep_string_iterator():
                 yield from lines([*words[:number], f"experiment={value}", *words[number + 1 :]])

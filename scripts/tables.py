@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.common.tables import grid, mean_and_spread
 from cil.report.across import tables
 from cil.report.collect import COLUMNS, collect, doubts, rows, table
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import address
+from cil.runs.run_folder import address
 from scripts.compose import ROOT, compose, guarded, swept
 
 
@@ -51,7 +51,7 @@ def main() -> int:
 def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:
     groups = rows(s for s in found if s["scenario"] == scenario and "dataset_il" in s)
     if not groups:
-        raise Mistake(f"no finished run of {scenario} over two data sets; type --scenario imagenet100_to_cifar100")
+        raise UserError(f"no finished run of {scenario} over two data sets; type --scenario imagenet100_to_cifar100")
     return tables(groups, found, outputs, markdown=markdown)
 
 
@@ -67,7 +67,7 @@ def sweep(experiment: str, found: list[dict], markdown: bool) -> str:
         numbers = [mean_and_spread([run[part][name] for run in runs], 2) for part, name in COLUMNS.values()]
         lines.append([*values, *numbers, str(len(runs))])
     if not any(line[-1] != "0" for line in lines):
-        raise Mistake(f"no finished run of {experiment}; type python run.py -m experiment={experiment}")
+        raise UserError(f"no finished run of {experiment}; type python run.py -m experiment={experiment}")
     return grid([*(key.removeprefix("method.") for key in keys), *COLUMNS, "seeds"], lines, markdown=markdown)
 
 

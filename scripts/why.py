@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
 from cil.report.collect import collect
 from cil.report.numbers import Numbers
 from cil.report.published import load, tables
@@ -50,14 +50,16 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     memory = runs[0]["config"]["method"].get("memory")
     named.sort(key=lambda row: row.memory != memory)  # rows of one name differ in it
     if not row_name:
-        raise Mistake(f"{name} is a table; type {name}:ROW with one of {', '.join(dict.fromkeys(r.name for r in table.rows))}")
+        raise UserError(
+            f"{name} is a table; type {name}:ROW with one of {', '.join(dict.fromkeys(r.name for r in table.rows))}"
+        )
     if not named:
-        raise Mistake(f"{name} has no row {row_name}; {nearest(row_name, [row.name for row in table.rows])}")
+        raise UserError(f"{name} has no row {row_name}; {nearest(row_name, [row.name for row in table.rows])}")
     own = [column for column in table.columns if runs[0]["scenario"] == column]
     fitting = [key] if key else [*own, *named[0].numbers]
     row = next((row for row in named if fitting[0] in row.numbers), None)
     if (key and key not in table.columns) or row is None:
-        raise Mistake(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")
+        raise UserError(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")
     config = None if row.run is None else compose(*table.columns[fitting[0]].run, *row.run, f"reading={reading}")
     return why_many.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], config)
 

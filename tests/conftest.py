@@ -10,10 +10,10 @@ import torch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
-from cil.augment import ImageSpec, views  # noqa: E402
-from cil.data import Images  # noqa: E402
-from cil.datasets.glyphs import glyphs  # noqa: E402
-from cil.scenario import Scenario  # noqa: E402
+from cil.data.datasets.glyphs import glyphs  # noqa: E402
+from cil.data.images import Images  # noqa: E402
+from cil.data.scenario import Scenario  # noqa: E402
+from cil.data.transforms.views import ImageSpec, views  # noqa: E402
 from tests import harness  # noqa: E402
 
 JITTER = dict(rotation=0.1, scale=0.1, shear=0.1, shift=1.0, noise=0.02)

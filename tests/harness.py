@@ -6,10 +6,10 @@ from pathlib import Path
 import matplotlib.figure  # noqa: F401  (here, so that forked children need not import it)
 import torch
 
-import cil.build
-import cil.finish  # noqa: F401
+import cil.engine.build
+import cil.engine.summary  # noqa: F401
 import run as front_door
-from cil.rundir import RunDir, address, read_matrices
+from cil.runs.run_folder import RunDir, address, read_matrices
 from scripts.compose import ROOT, compose, options  # noqa: F401
 
 CONF = ROOT / "conf"

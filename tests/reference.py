@@ -3,8 +3,8 @@
 import timm
 import torch
 
-from cil.augment import ImageSpec
 from cil.backbones.vit import ViT
+from cil.data.transforms.views import ImageSpec
 
 DEPTH, WIDTH = 6, 24
 

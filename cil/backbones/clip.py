@@ -7,13 +7,13 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from cil.augment import ImageSpec
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
-from cil.mistakes import Mistake
-from cil.ranges import Count, fits
+from cil.common.errors import UserError
+from cil.common.ranges import Count, fits
+from cil.data.transforms.views import ImageSpec
 
 PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # of `changes`: what open_clip takes as it comes
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
@@ -96,7 +96,7 @@ class CLIP(nn.Module):
         if phrase is None:
             return noise
         if not phrase.strip():
-            raise Mistake("method.phrase has no word; type method.phrase='a photo of a', or method.phrase=null")
+            raise UserError("method.phrase has no word; type method.phrase='a photo of a', or method.phrase=null")
         words = self.embed(phrase).detach()
         return noise + words[torch.arange(length) % len(words)]
 

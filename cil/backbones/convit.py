@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.mistakes import Mistake
-from cil.modules.attention import ATTENTIONS, TaskAttention
-from cil.ranges import Count, Fraction, NonNegative, Positive
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Fraction, NonNegative, Positive
+from cil.data.transforms.views import ImageSpec
+from cil.modules.growing.attention import ATTENTIONS, TaskAttention
 
 RATIO = 4  # of the hidden layer of an MLP
 
@@ -60,9 +60,9 @@ class ConViT(nn.Module):
         initial weights; `content`: of the weights of content in `local` attention, null: the same."""
         super().__init__()
         if attention not in ATTENTIONS:
-            raise Mistake(f"backbone.attention={attention} is not known; there is plain, gated (GPSA), local (LPA)")
+            raise UserError(f"backbone.attention={attention} is not known; there is plain, gated (GPSA), local (LPA)")
         if image.size % patch or width % heads:
-            raise Mistake(f"backbone.patch={patch} backbone.heads={heads} do not divide {image.size} px and width {width}")
+            raise UserError(f"backbone.patch={patch} backbone.heads={heads} do not divide {image.size} px and width {width}")
         self.image, self.width, self.side = image, width, image.size // patch
         self.identity: dict = {}
         self.embed = nn.Conv2d(3, width, patch, patch)
@@ -70,7 +70,7 @@ class ConViT(nn.Module):
         self.token = nn.Parameter(torch.empty(1, 1, width))
         rates = torch.linspace(0, drop, depth + 1).tolist()
         if content is not None and attention != "local":
-            raise Mistake(f"backbone.content={content} is of backbone.attention=local; type backbone.content=null")
+            raise UserError(f"backbone.content={content} is of backbone.attention=local; type backbone.content=null")
         more = {} if content is None else {"spread": content}
         made = (ATTENTIONS[attention](width, heads, self.side, **more) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(width, layer, rate) for layer, rate in zip(made, rates))

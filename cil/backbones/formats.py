@@ -5,8 +5,8 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from cil.files import refusing
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.common.files import refusing
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # what OpenAI's files hold beside them
@@ -97,9 +97,9 @@ def _numbers_in(file: Path) -> int:
         return sum(arrays[key].size for key in arrays.files if not {"head", "pre_logits"} & set(key.split("/")))
 
 
-def _torn(file: Path) -> Mistake:
-    return Mistake(f"weights {file} are no whole file of tensors; type backbone.weights=FILE ({', '.join(SUFFIXES)})")
+def _torn(file: Path) -> UserError:
+    return UserError(f"weights {file} are no whole file of tensors; type backbone.weights=FILE ({', '.join(SUFFIXES)})")
 
 
-def _unfit(weights: str, problem: str) -> Mistake:
-    return Mistake(f"weights {weights} do not fit this backbone: {problem[:160]}")
+def _unfit(weights: str, problem: str) -> UserError:
+    return UserError(f"weights {weights} do not fit this backbone: {problem[:160]}")

@@ -1,7 +1,7 @@
 """The range of the pixels that a backbone sees, by name."""
 
-from cil.augment import ImageSpec
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
+from cil.data.transforms.views import ImageSpec
 
 NORMS = {
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1], as every published prompt row has it
@@ -20,20 +20,20 @@ def image_spec(node: dict, expects: dict | None) -> ImageSpec:
     """
     for key in node:
         if key not in ("size", "norm"):
-            raise Mistake(f"backbone.image.{key} is not a setting; type backbone.image.norm=half (or {', '.join(NORMS)})")
+            raise UserError(f"backbone.image.{key} is not a setting; type backbone.image.norm=half (or {', '.join(NORMS)})")
     if set(node) != {"size", "norm"} or type(node["size"]) is not int or node["size"] < 1:
-        raise Mistake(f"backbone.image={node} needs a size in pixels and a norm; type backbone.image.size=224 and "
-                      "backbone.image.norm=unit")  # fmt: skip
+        raise UserError(f"backbone.image={node} needs a size in pixels and a norm; type backbone.image.size=224 and "
+                        "backbone.image.norm=unit")  # fmt: skip
     norm = node["norm"]
     if norm == "expected":
         if expects is None:
-            raise Mistake("backbone.image.norm=expected needs weights of the registry, which say what they expect; "
-                          f"type backbone.image.norm={', '.join(NORMS)} or {{mean: […], std: […]}}")  # fmt: skip
+            raise UserError("backbone.image.norm=expected needs weights of the registry, which say what they expect; "
+                            f"type backbone.image.norm={', '.join(NORMS)} or {{mean: […], std: […]}}")  # fmt: skip
         norm = expects
     if isinstance(norm, dict):
         return ImageSpec(node["size"], *_of_mapping(norm))
     if norm not in NORMS:
-        raise Mistake(f"backbone.image.norm={norm} is not known; {nearest(str(norm), (*NORMS, 'expected'))}")
+        raise UserError(f"backbone.image.norm={norm} is not known; {nearest(str(norm), (*NORMS, 'expected'))}")
     return ImageSpec(node["size"], *NORMS[norm])
 
 
@@ -44,6 +44,6 @@ def _of_mapping(norm: dict) -> tuple[tuple, tuple]:
         for values in (mean, std)
     )
     if not good or min(std) <= 0:
-        raise Mistake(f"backbone.image.norm={norm} is no normalisation; type backbone.image.norm="
-                      "'{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5]}' (std above 0)")  # fmt: skip
+        raise UserError(f"backbone.image.norm={norm} is no normalisation; type backbone.image.norm="
+                        "'{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5]}' (std above 0)")  # fmt: skip
     return tuple(map(float, mean)), tuple(map(float, std))

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
 
 CPU = torch.device("cpu")
 TOGETHER = 32  # names in one sequence: more would repeat the context less often and spend more on attention
@@ -27,8 +27,8 @@ def room_for(trunk: nn.Module, length: int, names: Sequence[str], tokens: Sequen
     """Refuse names whose tokens do not fit behind the start and a context of `length` tokens."""
     longest, name = max(zip(map(len, tokens), names))
     if 1 + length + longest > (room := len(trunk.positional_embedding)):
-        raise Mistake(f"a context of {length} tokens and the class name {name!r} of {longest} make {1 + length + longest}, the "
-                      f"text tower takes {room}; shorten the context")  # fmt: skip
+        raise UserError(f"a context of {length} tokens and the class name {name!r} of {longest} make {1 + length + longest}, "
+                        f"the text tower takes {room}; shorten the context")  # fmt: skip
 
 
 def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:

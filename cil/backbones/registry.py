@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
@@ -57,11 +57,11 @@ class Entry:
         """The first of the places that holds a file."""
         return next((place for place in self.places(root) if place[0].is_file()), None)
 
-    def absent(self, root: str | Path | None) -> Mistake:
+    def absent(self, root: str | Path | None) -> UserError:
         """What to type where no file of weights that are `made` is found."""
         looked = "data.weights is null" if root is None else f"looked for {Path(root) / self.name / self.file}"
-        return Mistake(f"weights {self.name} are not there ({looked}) and no hub has them; type {self.made}, which makes "
-                       "them, or backbone.weights=FILE, or backbone.weights=null for an untrained network")  # fmt: skip
+        return UserError(f"weights {self.name} are not there ({looked}) and no hub has them; type {self.made}, which makes "
+                         "them, or backbone.weights=FILE, or backbone.weights=null for an untrained network")  # fmt: skip
 
     @property
     def expectation(self) -> str:

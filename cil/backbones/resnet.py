@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.ranges import Count
+from cil.common.ranges import Count
+from cil.data.transforms.views import ImageSpec
 
 
 class Block(nn.Module):

@@ -6,9 +6,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
+from cil.data.transforms.views import ImageSpec
 
 SMALL = 64  # pixels
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.augment import ImageSpec
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.mistakes import Mistake
-from cil.ranges import Count, Range, Whole
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Range, Whole
+from cil.data.transforms.views import ImageSpec
 
 
 def conv_norm(inputs: int, outputs: int) -> nn.Sequential:
@@ -97,9 +97,9 @@ def rps_net(
     """`channels` of each stage and how many `blocks` it has; `pooled`: the stages that a max-pool follows, 0 the stem;
     `power` of the last pooling, where 1 is the mean. `root` holds a mirror of the registered weights."""
     if not channels:
-        raise Mistake(f"backbone.channels={channels} makes no network of stages; type backbone.channels=[21,42,85,170]")
+        raise UserError(f"backbone.channels={channels} makes no network of stages; type backbone.channels=[21,42,85,170]")
     if not set(pooled) <= set(range(len(channels) + 1)):
-        raise Mistake(
+        raise UserError(
             f"backbone.pooled={pooled} names stages that are not there; type numbers from 0, the stem, to {len(channels)}"
         )
     backbone = RPSNet(image_spec(image, expects(weights)), channels=channels, blocks=blocks, pooled=pooled, power=power)

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.augment import ImageSpec
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.mistakes import Mistake
-from cil.ranges import Count, check
+from cil.common.errors import UserError
+from cil.common.ranges import Count, check
+from cil.data.transforms.views import ImageSpec
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
 Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added
@@ -141,8 +141,8 @@ def vit(
     check(timm.models.VisionTransformer, "backbone.changes", changes, CHANGES)
     trunk = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=spec.size, **changes)
     if not plain(trunk):
-        raise Mistake(f"backbone.architecture={architecture} is no plain vision transformer (a class token, positions for it "
-                      "and the patches, ordinary blocks); type backbone.architecture=vit_base_patch16_224")  # fmt: skip
+        raise UserError(f"backbone.architecture={architecture} is no plain vision transformer (a class token, positions for it "
+                        "and the patches, ordinary blocks); type backbone.architecture=vit_base_patch16_224")  # fmt: skip
     backbone = ViT(trunk, spec)
     backbone.identity = load(trunk, weights, sha256, root)
     return backbone

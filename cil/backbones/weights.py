@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cil.backbones.formats import SUFFIXES, fill
 from cil.backbones.registry import SHIPPED, Entry, ambiguous, entries, pinned
-from cil.mistakes import Mistake, nearest
+from cil.common.errors import UserError, nearest
 
 
 def load(module, weights: str | None, sha256: str | None, root: str | None) -> dict:
@@ -48,8 +48,8 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
     else:
         file = _path(weights)
     if not file.is_file():
-        raise Mistake(f"weights {weights} are not there (looked for {file}); type backbone.weights=FILE, or "
-                      "backbone.weights=null for an untrained network")  # fmt: skip
+        raise UserError(f"weights {weights} are not there (looked for {file}); type backbone.weights=FILE, or "
+                        "backbone.weights=null for an untrained network")  # fmt: skip
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     _compare(weights, file, found, sha256, known)
@@ -78,16 +78,16 @@ def releases(weights: str | None) -> set[str | None]:
 def _compare(weights: str, file: Path, found: str, sha256: str | None, known: str | None) -> None:
     if sha256 is not None:
         if found != str(sha256).lower():
-            raise Mistake(f"weights {weights} have sha256 {found[:12]}…, the configuration asks for {str(sha256)[:12]}…; "
-                          "type backbone.sha256=null to use them all the same")  # fmt: skip
+            raise UserError(f"weights {weights} have sha256 {found[:12]}…, the configuration asks for {str(sha256)[:12]}…; "
+                            "type backbone.sha256=null to use them all the same")  # fmt: skip
         return
     blob = file.resolve().name  # the hub's cache calls a large file by its sha256
     reasons = {"the registry has": known, f"{file.name}.sha256 has": pinned(file),
                "the hub has": blob if re.fullmatch("[0-9a-f]{64}", blob) else None}  # fmt: skip
     for reason, wanted in reasons.items():
         if wanted is not None and found != wanted:
-            raise Mistake(f"weights {weights} ({file}) have sha256 {found[:12]}…, {reason} {wanted[:12]}…; remove the file "
-                          f"and fetch it again, or type backbone.sha256={found} to use it all the same")  # fmt: skip
+            raise UserError(f"weights {weights} ({file}) have sha256 {found[:12]}…, {reason} {wanted[:12]}…; remove the file "
+                            f"and fetch it again, or type backbone.sha256={found} to use it all the same")  # fmt: skip
         if wanted is not None:
             return
 
@@ -108,17 +108,17 @@ def _path(weights: str) -> Path:
         return file
     if meanings := ambiguous(weights):
         choices = ", ".join(f"{name} ({who})" for name, who in meanings.items())
-        raise Mistake(f"weights {weights} have been different files; type backbone.weights= one of {choices}")
+        raise UserError(f"weights {weights} have been different files; type backbone.weights= one of {choices}")
     for entry in entries().values():
         if weights == entry.tag:
-            raise Mistake(f"weights {weights} are registered by another name; type backbone.weights={entry.name}")
-    raise Mistake(f"weights {weights} are neither a registered name nor a file; {nearest(weights, entries())}")
+            raise UserError(f"weights {weights} are registered by another name; type backbone.weights={entry.name}")
+    raise UserError(f"weights {weights} are neither a registered name nor a file; {nearest(weights, entries())}")
 
 
 def _split(name: str) -> tuple[str, str]:
     words = name.split("/", 2)
     if len(words) != 3 or not all(words):
-        raise Mistake(f"weights hub:{name} name no file; type backbone.weights=hub:OWNER/REPOSITORY/FILE")
+        raise UserError(f"weights hub:{name} name no file; type backbone.weights=hub:OWNER/REPOSITORY/FILE")
     return f"{words[0]}/{words[1]}", words[2]
 
 
@@ -150,9 +150,9 @@ def in_cache(repo: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _out_of_reach(repo: str, file: str, weights: str, why: str) -> Mistake:
+def _out_of_reach(repo: str, file: str, weights: str, why: str) -> UserError:
     if weights in entries():
-        return Mistake(f"weights {weights} are not on this machine and {why}; type make weights NAME={weights} where there "
-                       "is a network and keep what it writes below data.weights, or backbone.weights=FILE")  # fmt: skip
-    return Mistake(f"weights {weights} are not on this machine and {why}; fetch {file} of {repo} where there is a network "
-                   "and type backbone.weights=FILE")  # fmt: skip
+        return UserError(f"weights {weights} are not on this machine and {why}; type make weights NAME={weights} where there "
+                         "is a network and keep what it writes below data.weights, or backbone.weights=FILE")  # fmt: skip
+    return UserError(f"weights {weights} are not on this machine and {why}; fetch {file} of {repo} where there is a network "
+                     "and type backbone.weights=FILE")  # fmt: skip

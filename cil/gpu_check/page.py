@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cil.files import write_text
+from cil.common.files import write_text
+from cil.common.tables import fill, grid
 from cil.gpu_check.part import Row
 from cil.gpu_check.whole import EPOCHS, PGP_EPOCHS
-from cil.report.table import fill, grid
 
 FINE = ("ok", "no steps", "not repeatable", "not reached", "not compiled")
 BLOCK = "gpu"

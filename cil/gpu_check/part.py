@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from cil.build import experiment
-from cil.rundir import RunDir
-from cil.signals import StopRequest
-from cil.trainer import Trainer
+from cil.common.signals import StopRequest
+from cil.engine.build import experiment
+from cil.engine.trainer import Trainer
+from cil.runs.run_folder import RunDir
 
 Row = dict[str, object]
 

@@ -11,7 +11,7 @@ import torch
 
 from cil.gpu_check.part import Part, Row, opened, told
 
-RUN = ("dataset._target_=cil.datasets.glyphs.alphabet", "+dataset.script=latin", "scenario.tasks=2", "train.epochs=2",
+RUN = ("dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin", "scenario.tasks=2", "train.epochs=2",
        "train.batch_size=16", "machine.checkpoint_seconds=0")  # fmt: skip
 SIZES = {False: ("+dataset.classes=10", "dataset.train_per_class=18", "dataset.test_per_class=12"),
          True: ("+dataset.classes=4", "dataset.train_per_class=9", "dataset.test_per_class=3")}  # fmt: skip

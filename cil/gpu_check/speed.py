@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
-from cil.bench import Bench, cost, figures, interleaved, synchronise
+from cil.bench.harness import Bench, cost, figures, interleaved, synchronise
 from cil.gpu_check.part import Part, Row, fallback, opened, told
 
 METHODS = ("dualprompt", "l2p", "dualprompt+pgp", "l2p+pgp", "finetune", "attriclip", "rapf")

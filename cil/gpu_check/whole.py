@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 
-from cil.bench import figures, synchronise
+from cil.bench.harness import figures, synchronise
+from cil.engine.trainer import Trainer
 from cil.gpu_check.part import Part, Row, fallback, opened, told
-from cil.trainer import Trainer
 
 TASKS, EPOCHS = 10, 5  # DualPrompt's own paper trains 5 epochs, PGP's recipe 20
 PGP_EPOCHS = 20

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
+from cil.common.ranges import Count, Fraction, Rate
+from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.cosine import scores
-from cil.modules.first_task import FirstTaskTuned
-from cil.ranges import Count, Fraction, Rate
-from cil.scenario import Task
+from cil.modules.adapters.first_task import FirstTaskTuned
+from cil.modules.heads.cosine import scores
 
 
 class APER(FirstTaskTuned, Method):

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from cil.backbones.inputs import NORMS
 from cil.capabilities import HasForeground, require
-from cil.data import Batch
+from cil.common.errors import UserError
+from cil.common.ranges import Count, NonNegative, Positive, Rate, Whole
+from cil.common.transfer import sent
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.exemplars import Exemplars
-from cil.modules.heads import GrowingLinear
-from cil.modules.interference import disturbed, fused, limits, put
-from cil.modules.rehearsal import binary, soft
-from cil.ranges import Count, NonNegative, Positive, Rate, Whole
-from cil.scenario import Task
-from cil.schedule import constant
-from cil.transfer import sent
+from cil.modules.growing.interference import disturbed, fused, limits, put
+from cil.modules.heads.linear import GrowingLinear
+from cil.modules.rehearsal.exemplars import Exemplars
+from cil.modules.rehearsal.loss import binary, soft
+from cil.optim.schedules import constant
 
 
 class ARI(Method):
@@ -48,7 +48,7 @@ class ARI(Method):
         super().__init__()
         require(backbone, HasForeground, "ari")
         if leaky_chunk and adapt_epochs and copies == "chosen":
-            raise Mistake("method.leaky_chunk asks every task's copy; type method.copies=all, or method.leaky_chunk=null")
+            raise UserError("method.leaky_chunk asks every task's copy; type method.copies=all, or method.leaky_chunk=null")
         self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # its bias stays zero
         self.memory = Exemplars(memory, None, "first")
         self.beta, self.least, self.fusion, self.reset = beta, least, fusion, reset

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
-from cil.data import Batch
-from cil.frozen import Known
+from cil.common.errors import UserError
+from cil.common.ranges import Count, NonNegative, Weight
+from cil.data.frozen_features import Known
+from cil.data.images import Batch
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.cosine import scores
-from cil.modules.frozen_images import FrozenImages
-from cil.modules.names import written
-from cil.ranges import Count, NonNegative, Weight
-from cil.scenario import Scenario, Task
+from cil.modules.heads.cosine import scores
+from cil.modules.heads.frozen_images import FrozenImages
+from cil.modules.text.names import written
 
 
 class AttriCLIP(FrozenImages, Method):
@@ -42,9 +42,9 @@ class AttriCLIP(FrozenImages, Method):
         super().__init__()
         require(backbone, HasText, "attriclip")
         if top_k > bank:
-            raise Mistake(f"method.top_k={top_k} prompts of a bank of {bank} cannot be chosen; type method.top_k=1 to {bank}")
+            raise UserError(f"method.top_k={top_k} prompts of a bank of {bank} cannot be chosen; type method.top_k=1 to {bank}")
         if key_loss == "triplet" and top_k == bank:
-            raise Mistake("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
+            raise UserError("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
         self.backbone, self.top_k, self.length, self.key_loss, self.margin = backbone, top_k, length, key_loss, margin
         self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
         self.train_text, self.pristine_tests = train_text, pristine_tests

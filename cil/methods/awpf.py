@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
+from cil.common.ranges import MANY, Count, Positive, Range, Share, Weight
+from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.balance import discrepancy, separability, shift, trust
-from cil.modules.fused_adapter import Cosine, FusedAdapter
-from cil.modules.fusion import PLAIN, decomposed, stacked
-from cil.ranges import MANY, Count, Positive, Range, Share, Weight
-from cil.scenario import Task
+from cil.modules.adapters.balance import discrepancy, separability, shift, trust
+from cil.modules.adapters.fused_adapter import Cosine, FusedAdapter
+from cil.modules.adapters.fusion import PLAIN, decomposed, stacked
 
 FUSIONS = ("stacked", "decomposed", *PLAIN)
 BALANCES = ("mmd_lda", "mmd", "lda", "half")

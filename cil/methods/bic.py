@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch, LabelledImages
-from cil.memory import Kept
+from cil.common.ranges import Part, Positive, Weight, Whole
+from cil.data.images import Batch, LabelledImages
+from cil.data.memory import Kept
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.modules.bias import corrected, fitted
-from cil.modules.distillation import softened
-from cil.modules.exemplars import IMAGES, Exemplars, Selection
-from cil.modules.linear_host import LinearHost, Teacher
-from cil.ranges import Part, Positive, Weight, Whole
-from cil.scenario import Scenario, Task
+from cil.modules.heads.bias import corrected, fitted
+from cil.modules.heads.linear_host import LinearHost, Teacher
+from cil.modules.rehearsal.distillation import softened
+from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
 
 
 class BiC(Kept, LinearHost, Method):

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.cosine import scores
-from cil.modules.frozen_images import FrozenImages
-from cil.scenario import Task
+from cil.modules.heads.cosine import scores
+from cil.modules.heads.frozen_images import FrozenImages
 
 
 class ClassMean(FrozenImages, Method):

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, ProjectionSite, require
-from cil.data import Batch
+from cil.common.ranges import Count, NonNegative
+from cil.data.images import Batch
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.modules.cosine import scores
-from cil.modules.names import written
-from cil.ranges import Count, NonNegative
-from cil.scenario import Scenario, Task
+from cil.modules.heads.cosine import scores
+from cil.modules.text.names import written
 
 
 class CLIPPrompt(Method):

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesPrompts, require
-from cil.data import Batch
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Weight, Whole
+from cil.data.images import Batch
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.components import Components
-from cil.modules.heads import GrowingLinear
-from cil.ranges import Count, Weight, Whole
-from cil.scenario import Scenario, Task
+from cil.modules.heads.linear import GrowingLinear
+from cil.modules.prompts.components import Components
 
 
 class CodaPrompt(Method):
@@ -31,13 +31,13 @@ class CodaPrompt(Method):
         super().__init__()
         require(backbone, TakesPrompts, "coda_prompt")
         if length % 2:
-            raise Mistake(f"method.length={length} does not split into keys and values; type method.length={length + 1}")
+            raise UserError(f"method.length={length} does not split into keys and values; type method.length={length + 1}")
         if components > backbone.width:
-            raise Mistake(f"method.components={components} cannot be at right angles in {backbone.width} dimensions; type "
-                          f"method.components={backbone.width} or less")  # fmt: skip
+            raise UserError(f"method.components={components} cannot be at right angles in {backbone.width} dimensions; type "
+                            f"method.components={backbone.width} or less")  # fmt: skip
         if not blocks or len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
-            raise Mistake(f"method.blocks={list(blocks)} must name some of 0…{backbone.depth - 1}, each once; type "
-                          "method.blocks=[0,1,2,3,4]")  # fmt: skip
+            raise UserError(f"method.blocks={list(blocks)} must name some of 0…{backbone.depth - 1}, each once; type "
+                            "method.blocks=[0,1,2,3,4]")  # fmt: skip
         self.backbone, self.components, self.blocks, self.orthogonality = backbone, components, list(blocks), orthogonality
         self.pool = Components(len(self.blocks), length, backbone.width)
         self.head = GrowingLinear(backbone.width)
@@ -46,8 +46,8 @@ class CodaPrompt(Method):
         for task in scenario:
             first, stop = self.share_of(task)
             if first == stop:
-                raise Mistake(f"method.components={self.components} leave task {task.index + 1} without one; type "
-                              f"method.components={task.total}")  # fmt: skip
+                raise UserError(f"method.components={self.components} leave task {task.index + 1} without one; type "
+                                f"method.components={task.total}")  # fmt: skip
 
     def share_of(self, task: Task) -> tuple[int, int]:
         """The components that are the task's, by its share of the classes."""

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.backbones.templates import templates as named
 from cil.capabilities import HasText, require
+from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.cosine import scores
-from cil.modules.frozen_images import FrozenImages
-from cil.modules.names import written
-from cil.scenario import Task
+from cil.modules.heads.cosine import scores
+from cil.modules.heads.frozen_images import FrozenImages
+from cil.modules.text.names import written
+from cil.modules.text.templates import templates as named
 
 
 class ContinualCLIP(FrozenImages, Method):

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
-from cil.data import Batch
-from cil.frozen import Known
-from cil.memory import Memory
+from cil.common.ranges import Count, Whole
+from cil.data.frozen_features import Known
+from cil.data.images import Batch
+from cil.data.memory import Memory
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.modules.cosine import scores
-from cil.modules.frozen_images import FrozenImages
-from cil.modules.names import written
-from cil.ranges import Count, Whole
-from cil.scenario import Scenario, Task
-from cil.schedule import constant
+from cil.modules.heads.cosine import scores
+from cil.modules.heads.frozen_images import FrozenImages
+from cil.modules.text.names import written
+from cil.optim.schedules import constant
 
 
 class CoOp(FrozenImages, Method):

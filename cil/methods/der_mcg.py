@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch, LabelledImages
-from cil.frozen import FrozenResults
+from cil.common.ranges import Count, Positive, Weight, Whole
+from cil.data.frozen_features import FrozenResults
+from cil.data.images import Batch, LabelledImages
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.modules.alignment import as_long_as_before
-from cil.modules.exemplars import Exemplars, Selection
-from cil.modules.expansion import Extractor, Gate
-from cil.modules.heads import GrowingLinear
-from cil.ranges import Count, Positive, Weight, Whole
-from cil.scenario import Scenario, Task
+from cil.modules.growing.expansion import Extractor, Gate
+from cil.modules.heads.alignment import as_long_as_before
+from cil.modules.heads.linear import GrowingLinear
+from cil.modules.rehearsal.exemplars import Exemplars, Selection
 
 
 class DERMCG(Method):

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch
-from cil.memory import Reservoir
+from cil.common.ranges import Count, Weight
+from cil.common.transfer import sent
+from cil.data.images import Batch
+from cil.data.memory import Reservoir
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.linear_host import LinearHost
-from cil.ranges import Count, Weight
-from cil.scenario import Task
-from cil.transfer import sent
+from cil.modules.heads.linear_host import LinearHost
 
 
 class DERpp(LinearHost, Method):

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import ProjectionSite, TakesPrompts, require
-from cil.data import Batch
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Weight, Whole
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import match, needs_test_batch, pull, similarity, uniform
-from cil.ranges import Count, Weight, Whole
-from cil.scenario import Task
+from cil.modules.heads.linear import GrowingLinear
+from cil.modules.prompts.pool import match, needs_test_batch, pull, similarity, uniform
 
 KEY, VALUE = 0, 1
 
@@ -38,8 +38,8 @@ class DualPrompt(Method):
         needs_test_batch(test_batch, vote_test=vote_test, scrambled=scrambled)
         blocks = [*general_blocks, *expert_blocks]
         if len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
-            raise Mistake(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at most "
-                          "once, as in method.general_blocks=[0,1] method.expert_blocks=[2,3,4]")  # fmt: skip
+            raise UserError(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at "
+                            "most once, as in method.general_blocks=[0,1] method.expert_blocks=[2,3,4]")  # fmt: skip
         self.backbone, self.pull, self.copy_last, self.scrambled = backbone, pull, copy_last, scrambled
         self.general_blocks, self.expert_blocks = list(general_blocks), list(expert_blocks)
         self.divisible, self.votes = not (scrambled or vote_train), vote_train

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from torch import nn
 
 from cil.capabilities import ReadsWithTokens, require
-from cil.data import Batch
+from cil.common.ranges import Count, Fraction, Rate, Weight, Whole
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
-from cil.modules.rehearsal import diverging
-from cil.modules.task_reader import head
-from cil.ranges import Count, Fraction, Rate, Weight, Whole
-from cil.scenario import Task
+from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
+from cil.modules.growing.task_reader import head
+from cil.modules.rehearsal.loss import diverging
 
 
 class DyTox(GrowingTransformer, Method):

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
-from cil.data import Batch, LabelledImages
-from cil.frozen import FrozenResults
+from cil.common.ranges import Count, Fraction, Rate, Weight
+from cil.data.frozen_features import FrozenResults
+from cil.data.images import Batch, LabelledImages
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.adapters import Adapters, side_by_side
-from cil.modules.cosine import exact
-from cil.modules.heads import CosineHead
-from cil.modules.prototypes import scores, synthesised
-from cil.ranges import Count, Fraction, Rate, Weight
-from cil.scenario import Task
+from cil.modules.adapters.parallel import Adapters, side_by_side
+from cil.modules.adapters.prototypes import scores, synthesised
+from cil.modules.heads.cosine import exact
+from cil.modules.heads.linear import CosineHead
 
 ROOM = 250  # images that pass the blocks at a time, counted once a subspace
 

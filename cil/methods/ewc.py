@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch
-from cil.memory import Kept
+from cil.common.ranges import Count, Positive, Share, Weight
+from cil.data.images import Batch
+from cil.data.memory import Kept
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.fisher import drift, per_batch, per_sample
-from cil.modules.linear_host import LinearHost
-from cil.ranges import Count, Positive, Share, Weight
-from cil.scenario import Task
+from cil.modules.heads.linear_host import LinearHost
+from cil.modules.statistics.fisher import drift, per_batch, per_sample
 
 
 class Springs(Kept):

@@ -5,10 +5,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import nn
 
-from cil.data import Batch
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.linear_host import LinearHost
-from cil.scenario import Task
+from cil.modules.heads.linear_host import LinearHost
 
 
 class Finetune(LinearHost, Method):

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch
-from cil.memory import Kept
+from cil.common.errors import UserError
+from cil.common.ranges import Positive, Weight, Whole
+from cil.data.images import Batch
+from cil.data.memory import Kept
+from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.distillation import sigmoids, softened
-from cil.modules.exemplars import IMAGES, Exemplars, Selection
-from cil.modules.linear_host import LinearHost, Teacher
-from cil.ranges import Positive, Weight, Whole
-from cil.scenario import Scenario, Task
+from cil.modules.heads.linear_host import LinearHost, Teacher
+from cil.modules.rehearsal.distillation import sigmoids, softened
+from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
 
 
 class ICaRL(Kept, LinearHost, Method):
@@ -32,7 +32,7 @@ class ICaRL(Kept, LinearHost, Method):
         at a `temperature` (`softmax`, PyCIL and PILOT).
 
         `answer`: the nearest of the `means` of exemplars, with `mirror` of each and its mirror image, or the `head`'s.
-        `memory`: images in all, or `per_class` of each; see cil/modules/exemplars.py for the `selection`.
+        `memory`: images in all, or `per_class` of each; see cil/modules/rehearsal/exemplars.py for the `selection`.
         """
         super().__init__(backbone)
         self.loss, self.strength, self.temperature = loss, strength, temperature
@@ -43,7 +43,7 @@ class ICaRL(Kept, LinearHost, Method):
 
     def suits(self, scenario: Scenario) -> None:
         if self.answer == "means" and not self.memory.total and self.memory.per_class is None:
-            raise Mistake("method.memory=0 leaves no means to answer by; type method.answer=head, or method.memory=1000")
+            raise UserError("method.memory=0 leaves no means to answer by; type method.answer=head, or method.memory=1000")
         self.memory.check(scenario)
 
     def begin_task(self, task: Task) -> None:

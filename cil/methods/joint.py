@@ -5,11 +5,11 @@ import copy
 import torch.nn.functional as F
 from torch import nn
 
-from cil.data import Batch, LabelledImages, join
+from cil.data.images import Batch, LabelledImages, join
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.heads import GrowingLinear
-from cil.modules.linear_host import LinearHost
-from cil.scenario import Task
+from cil.modules.heads.linear import GrowingLinear
+from cil.modules.heads.linear_host import LinearHost
 
 
 class Joint(LinearHost, Method):

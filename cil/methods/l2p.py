@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import ProjectionSite, TakesPrompts, require
-from cil.data import Batch
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Weight
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.mistakes import Mistake
-from cil.modules.heads import GrowingLinear
-from cil.modules.prompts import match, needs_test_batch, pull, similarity, uniform
-from cil.ranges import Count, Weight
-from cil.scenario import Task
+from cil.modules.heads.linear import GrowingLinear
+from cil.modules.prompts.pool import match, needs_test_batch, pull, similarity, uniform
 
 
 class L2P(Method):
@@ -32,7 +32,7 @@ class L2P(Method):
         require(backbone, TakesPrompts, "l2p")
         needs_test_batch(test_batch, vote_test=vote_test)
         if top_k > pool:
-            raise Mistake(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
+            raise UserError(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
         self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read
         self.divisible, self.votes = not vote_train, vote_train
         self.vote_train, self.vote_test, self.future_classes = vote_train, vote_test, future_classes

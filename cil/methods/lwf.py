@@ -6,12 +6,12 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import nn
 
-from cil.data import Batch
+from cil.common.ranges import Positive, Weight, Whole
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.distillation import softened
-from cil.modules.linear_host import LinearHost, Teacher
-from cil.ranges import Positive, Weight, Whole
-from cil.scenario import Task
+from cil.modules.heads.linear_host import LinearHost, Teacher
+from cil.modules.rehearsal.distillation import softened
 
 
 class LwF(LinearHost, Method):

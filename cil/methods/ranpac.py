@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
+from cil.common.ranges import Count, Fraction, Positive, Rate, Whole
+from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.cosine import exact
-from cil.modules.first_task import FirstTaskTuned
-from cil.modules.random_ridge import RandomRidge
-from cil.ranges import Count, Fraction, Positive, Rate, Whole
-from cil.scenario import Task
+from cil.modules.adapters.first_task import FirstTaskTuned
+from cil.modules.heads.cosine import exact
+from cil.modules.statistics.random_ridge import RandomRidge
 
 
 class RanPAC(FirstTaskTuned, Method):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
+from cil.common.ranges import Count, Positive, Share, Weight
+from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.fused_adapter import Cosine, FusedAdapter
-from cil.modules.fusion import decomposed
-from cil.ranges import Count, Positive, Share, Weight
-from cil.scenario import Task
+from cil.modules.adapters.fused_adapter import Cosine, FusedAdapter
+from cil.modules.adapters.fusion import decomposed
 
 
 class RAPF(FusedAdapter, Method):

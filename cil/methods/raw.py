@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from cil.capabilities import ReadsWithTokens, require
-from cil.data import Batch
+from cil.common.ranges import Count, Fraction, Rate, Whole
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
-from cil.ranges import Count, Fraction, Rate, Whole
-from cil.scenario import Task
+from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
 
 
 class Raw(GrowingTransformer, Method):

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data import Batch
-from cil.frozen import Known
+from cil.common.ranges import Count, NonNegative, Whole
+from cil.data.frozen_features import Known
+from cil.data.images import Batch
+from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.alignment import drifted, normalised
-from cil.modules.cosine import exact
-from cil.modules.gaussians import Gaussians
-from cil.modules.linear_host import LinearHost
-from cil.modules.pseudo_features import PseudoFeatures
-from cil.modules.task_heads import TaskHeads
-from cil.ranges import Count, NonNegative, Whole
-from cil.scenario import Task
-from cil.schedule import cosine
+from cil.modules.heads.alignment import drifted, normalised
+from cil.modules.heads.cosine import exact
+from cil.modules.heads.linear_host import LinearHost
+from cil.modules.heads.task_heads import TaskHeads
+from cil.modules.statistics.gaussians import Gaussians
+from cil.modules.statistics.pseudo_features import PseudoFeatures
+from cil.optim.schedules import cosine
 
 FEATURES = 250  # images at a time, for statistics
 

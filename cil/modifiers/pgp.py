@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from cil.capabilities import HasProjectionSites, Kind, ProjectionSite, require
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Range
+from cil.data.scenario import Scenario, Task
 from cil.method import Method, Phase
-from cil.mistakes import Mistake
 from cil.modifier import Modifier
-from cil.modules.subspace import extend, extend_by_scores, held, projector, scores
-from cil.ranges import Count, Range
-from cil.scenario import Scenario, Task
+from cil.modules.statistics.subspace import extend, extend_by_scores, held, projector, scores
 
 BATCH = 32  # images at a time; nothing depends on it
 KINDS = get_args(Kind)
@@ -39,7 +39,7 @@ class PGP(Modifier):
         """
         for key, node in (("energy", energy), ("components", components)):
             if set(node) != set(KINDS):
-                raise Mistake(f"modifier.pgp.{key} has {', '.join(node)}; it needs {', '.join(KINDS)}, each once")
+                raise UserError(f"modifier.pgp.{key} has {', '.join(node)}; it needs {', '.join(KINDS)}, each once")
         self.by_samples, self.updates, self.as_released = space == "sample", project == "update", inputs == "released"
         self.always_after, self.images, self.energy, self.components = sampled == "after", images, energy, components
         self.bases: dict[str, list[Tensor]] = {}  # of the tasks so far: (width, rank) a head
@@ -53,16 +53,17 @@ class PGP(Modifier):
         for site in self._sites(method) if self.by_samples else ():
             rows, key = self._rows(site.parameter.data, site).shape[0], f"modifier.pgp.components.{site.kind}"
             if site.own and rows < self.components[site.kind]:
-                raise Mistake(f"{key}={self.components[site.kind]}, but {site.name} has {rows} rows; type {key}={rows}")
+                raise UserError(f"{key}={self.components[site.kind]}, but {site.name} has {rows} rows; type {key}={rows}")
 
     def suits(self, method: Method, scenario: Scenario) -> None:
         super().suits(method, scenario)
         wide = method.projection_sites()[0].width
         task = min(scenario, key=lambda task: len(task.train))
         if self.by_samples and min(self.images or wide, len(task.train)) != wide:
-            raise Mistake(f"modifier.pgp.space=sample multiplies gradients {wide} wide with a matrix over images, so it needs "
-                          f"{wide} a task; task {task.index + 1} has {len(task.train)} and modifier.pgp.images={self.images}. "
-                          "Type modifier.pgp.space=feature, or take fewer tasks and modifier.pgp.images=null")  # fmt: skip
+            raise UserError(f"modifier.pgp.space=sample multiplies gradients {wide} wide with a matrix over images, so it "
+                            f"needs {wide} a task; task {task.index + 1} has {len(task.train)} and "
+                            f"modifier.pgp.images={self.images}. Type modifier.pgp.space=feature, or take fewer tasks and "
+                            "modifier.pgp.images=null")  # fmt: skip
 
     def begin_task(self, method: Method, task: Task) -> None:
         self.used, self._projectors = dict(self.bases), {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cil.files import replace_file
+from cil.common.files import replace_file
 from cil.metrics import AccuracyMatrix
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#b7791f", "#285e61")

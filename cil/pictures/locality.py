@@ -83,6 +83,6 @@ def frame(corner: tuple[float, float], size: float):
 
 def everywhere(side: int) -> float:
     """The mean distance of two patches of a grid."""
-    from cil.modules.attention import nonlocality
+    from cil.modules.growing.attention import nonlocality
 
     return float(nonlocality(torch.full((side**2, side**2), 1 / side**2), side))

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cil.common.errors import UserError
+from cil.common.tables import grid, mean_and_spread
 from cil.metrics import AccuracyMatrix, transfer_between_runs
-from cil.mistakes import Mistake
 from cil.report.collect import titled
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import address, read_matrices
+from cil.runs.run_folder import address, read_matrices
 
 
 class Across(NamedTuple):
@@ -77,7 +77,7 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
             try:
                 second = counterpart(both, "second", by_address)
                 early = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", by_address)
-            except Mistake as missing:
+            except UserError as missing:
                 left_out.append(str(missing))
                 continue
             told.append(across(outputs, both, second, early))
@@ -90,7 +90,7 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
         own.append([*title, *numbers["own"][:-1], str(len(told))])
         full.append([*title, *numbers["all"], *within, str(len(told))])
     if not own:
-        raise Mistake(left_out[0])
+        raise UserError(left_out[0])
     columns = ["second alone", "second", "FT", "first alone", "first", "BT"]
     more = ["both", "forgetting", "BT of tasks"]
     heads = [[*head, *columns, "seeds"], [*head, *columns, *more, "seeds"]]
@@ -107,4 +107,4 @@ def counterpart(both: dict, only: str, by_address: dict[str, dict]) -> dict:
         config["scenario"].update(variant)
         if found := by_address.get(address(config)):
             return found
-    raise Mistake(f"{both['address']} has no counterpart; type its command again with dataset.only={only}")
+    raise UserError(f"{both['address']} has no counterpart; type its command again with dataset.only={only}")

@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
+from cil.common.errors import UserError
+from cil.common.tables import grid, mean_and_spread
 from cil.metrics import impossible
-from cil.mistakes import Mistake
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import RunDir
+from cil.runs.run_folder import RunDir
 
 COLUMNS = {
     "ACC": ("class_il", "acc"),
@@ -40,7 +40,7 @@ def collect(outputs: Path) -> tuple[list[dict], list[str]]:
             else:
                 _ = [summary[part][key] for part, key in COLUMNS.values()], [summary[key] for key in NEEDED]
                 found.append(summary)
-        except Mistake as mistake:
+        except UserError as mistake:
             passed_over.append(f"{file.parent}: {mistake}")
         except (KeyError, TypeError) as error:
             passed_over.append(f"{file.parent}: not a run's summary ({type(error).__name__})")

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from cil.common.tables import mean_and_spread, number
 from cil.metrics import COUNTS
 from cil.report import svg
 from cil.report.collect import titled
 from cil.report.numbers import Numbers
-from cil.report.table import mean_and_spread, number
 
 PICTURES = 4 << 20  # bytes of those pictures whose numbers the page draws itself
 DRAWN = ("accuracy.png", "matrix.png")

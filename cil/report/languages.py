@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
+from cil.common.tables import grid
 from cil.report.published import Number, Table
 from cil.report.reproduced import APART, OURS, Line
-from cil.report.table import grid
 
 Parts = Mapping[str, Sequence[Line]]  # by column
 ROOM = 3  # quantities side by side in 80 columns

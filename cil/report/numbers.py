@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
-from cil.mistakes import Mistake
 from cil.report.across import Across, across, counterpart
 from cil.report.published import Number
-from cil.rundir import read_matrices
+from cil.runs.run_folder import read_matrices
 
 
 class Numbers:
@@ -54,7 +54,7 @@ class Numbers:
         try:
             second = counterpart(both, "second", self.by_address)
             first = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", self.by_address)
-        except Mistake:
+        except UserError:
             return None  # that run is not finished
         if not all(self.matrix(run) for run in (both, second, first) if run):
             return None

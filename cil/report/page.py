@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from cil.common.tables import number
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.report import svg
 from cil.report.collect import COLUMNS, count, doubts, typed
@@ -25,7 +26,6 @@ from cil.report.configurations import (
 )
 from cil.report.numbers import Numbers
 from cil.report.published import Number, meaning
-from cil.report.table import number
 
 ALL, FEW = 12, 6  # configurations that figures show: all where there are no more, else one of each name, and these at least
 OWN = {name: key if part == "class_il" else f"{part}.{key}" for name, (part, key) in COLUMNS.items()}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from cil.common.errors import UserError, nearest
 from cil.metrics import COUNTS, DEFINITIONS
-from cil.mistakes import Mistake, nearest
 from cil.report import across
 
 FOLDER = Path(__file__).with_suffix("")
@@ -65,7 +65,7 @@ def tables() -> list[str]:
 
 def load(name: str) -> Table:
     if name not in tables():
-        raise Mistake(f"table {name} is not known; {nearest(name, tables())}")
+        raise UserError(f"table {name} is not known; {nearest(name, tables())}")
     node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     columns = {key: _made(Column, value, f"{name}: {key}") for key, value in node["columns"].items()}
     for key, column in columns.items():
@@ -97,20 +97,20 @@ def _row(node: dict, columns: Mapping[str, Column], where: str) -> Row:
     numbers = {}
     for key, printed in node["numbers"].items():
         if key not in columns:
-            raise Mistake(f"{where}: there is no column {key}; {nearest(key, columns)}")
+            raise UserError(f"{where}: there is no column {key}; {nearest(key, columns)}")
         for quantity in printed.keys() - columns[key].quantities.keys():
-            raise Mistake(f"{where}: column {key} has no {quantity}; {nearest(quantity, columns[key].quantities)}")
+            raise UserError(f"{where}: column {key} has no {quantity}; {nearest(quantity, columns[key].quantities)}")
         numbers[key] = {quantity: Number(*_pair(value)) for quantity, value in printed.items()}
     readings = {"both": ("paper", "released"), "paper": ("paper",)}[node.get("readings", "paper")]
     row = _made(Row, {**node, "numbers": numbers, "readings": readings}, where)
     if (row.run is None) == (row.quoted is None):
-        raise Mistake(f"{where}: a row is run or quoted, one of the two")
+        raise UserError(f"{where}: a row is run or quoted, one of the two")
     return row
 
 
 def _known(where: str, quantity: str) -> None:
     if not known(quantity):
-        raise Mistake(f"{where}: {quantity} is no quantity; {nearest(quantity, DEFINITIONS)}")
+        raise UserError(f"{where}: {quantity} is no quantity; {nearest(quantity, DEFINITIONS)}")
 
 
 def _pair(value: float | list[float]) -> list[float]:
@@ -121,8 +121,8 @@ def _made(kind: type, node: dict, where: str):
     """The dataclass, or a line about the key that is missing or too many."""
     own = {one.name: one for one in fields(kind)}
     for key in node.keys() - own.keys():
-        raise Mistake(f"{where}: there is no key {key}; {nearest(key, own)}")
+        raise UserError(f"{where}: there is no key {key}; {nearest(key, own)}")
     for key, one in own.items():
         if key not in node and one.default is MISSING and one.default_factory is MISSING:
-            raise Mistake(f"{where}: {key} is missing")
+            raise UserError(f"{where}: {key} is missing")
     return kind(**node)

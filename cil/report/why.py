@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cil.metrics import AccuracyMatrix
-from cil.rundir import RunDir, read_matrices
+from cil.runs.run_folder import RunDir, read_matrices
 
 
 class Difference(NamedTuple):

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Row, Table, meaning
 from cil.report.why import between, facts, flatten, listed
-from cil.rundir import RunDir
+from cil.runs.run_folder import RunDir
 
 Runs = Sequence[dict]  # summaries
 
@@ -17,8 +17,8 @@ def runs_below(folder: Path) -> Runs:
     """The finished runs of a sweep: of one run, one configuration, one method or a whole folder of outputs."""
     files = sorted(file for file in folder.rglob("summary.json") if (file.parent / "DONE").exists())
     if not files:
-        raise Mistake(f"{folder} holds no finished run (with a DONE); give a folder that run.py wrote, or TABLE:ROW as in "
-                      "pgp_table5:L2P")  # fmt: skip
+        raise UserError(f"{folder} holds no finished run (with a DONE); give a folder that run.py wrote, or TABLE:ROW as in "
+                        "pgp_table5:L2P")  # fmt: skip
     return [RunDir(file.parent).summary() for file in files]
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import run as front_door
-from cil.trainer import Trainer
+from cil.engine.trainer import Trainer
 from tests.fuzz.lines import BASE, lines
 from tests.fuzz.record import TIMES, record
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cil.archives import members
 from cil.backbones.weights import load
-from cil.files import keep_or_make
-from cil.mistakes import Mistake
-from cil.rundir import RunDir
-from cil.store import Photos, Size
-from tests.datasets import miniature
+from cil.common.errors import UserError
+from cil.common.files import keep_or_make
+from cil.data.archives import members
+from cil.data.image_store import Photos, Size
+from cil.runs.run_folder import RunDir
+from tests.data.datasets import miniature
 from tests.fuzz.record import TIMES, record
 
 COUNT = 200 * TIMES
@@ -45,7 +45,7 @@ def mutated(whole: bytes, chance: Random) -> bytes:
 
 
 def each(what: str, file: Path, seed: int, look: Callable[[], bool]) -> None:
-    """Every mutation of `file`: `look` says whether what was read is right, or raises a Mistake."""
+    """Every mutation of `file`: `look` says whether what was read is right, or raises a UserError."""
     whole, chance, refused, wrong = file.read_bytes(), Random(seed), 0, []
     for number in range(COUNT):
         changed = mutated(whole, chance)
@@ -53,7 +53,7 @@ def each(what: str, file: Path, seed: int, look: Callable[[], bool]) -> None:
         try:
             if not look() and changed != whole:
                 wrong.append(f"{number}: other content was read")
-        except Mistake as mistake:
+        except UserError as mistake:
             refused += 1
             if "\n" in str(mistake):
                 wrong.append(f"{number}: more than a line")

@@ -7,11 +7,11 @@ from random import Random
 
 import pytest
 
-from cil.signals import EXIT_CODE
+from cil.common.signals import EXIT_CODE
 from tests import harness
+from tests.engine.test_run import in_child, wait
 from tests.fuzz.record import TIMES, record
 from tests.methods.test_contract import GROWING
-from tests.test_run import in_child, wait
 
 KILLS = 60 * TIMES
 FEW = ("train.epochs=2", "train.batch_size=8", "machine.checkpoint_seconds=0")
@@ -43,7 +43,7 @@ def same(summary: dict) -> dict:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_bits(method, tmp_path, data_root, scenario, monkeypatch):
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)  # three tasks of two classes
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)  # three tasks of two classes
     words = (f"method={method}", *METHODS[method], f"data.root={data_root}", *harness.SMALL, *FEW)
     left_alone, config = (harness.compose(f"outputs={tmp_path / name}", *words) for name in ("alone", "killed"))
     began = time.perf_counter()

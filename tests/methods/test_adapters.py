@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from cil.backbones.vit import walk
-from cil.build import device_of, experiment, make
-from cil.frozen import FrozenResults
-from cil.mistakes import Mistake
-from cil.modules.adapters import Adapters, side_by_side
-from cil.modules.heads import CosineHead
-from cil.modules.random_ridge import SHRINKAGES, RandomRidge
-from cil.rundir import RunDir
-from cil.scenario import Scenario
-from cil.settings import checked
-from cil.signals import StopRequest
+from cil.common.errors import UserError
+from cil.common.signals import StopRequest
+from cil.data.frozen_features import FrozenResults
+from cil.data.scenario import Scenario
+from cil.engine.build import device_of, experiment, make
+from cil.modules.adapters.parallel import Adapters, side_by_side
+from cil.modules.heads.linear import CosineHead
+from cil.modules.statistics.random_ridge import SHRINKAGES, RandomRidge
+from cil.runs.run_folder import RunDir
+from cil.runs.settings import checked
 from tests.harness import compose as composed
 from tests.methods.test_contract import fitted
 from tests.reference import DEPTH, WIDTH, close, images, transformer
@@ -27,7 +27,7 @@ SIZE = dict(bottleneck=4, scale=0.1, dropout=0.0)
 
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
     return lambda *words: compose(*FEW, *words)
 
 
@@ -135,7 +135,7 @@ def test_any_split_into_tasks_gives_the_same_ranpac(compose, images, scenario, t
     weights = []
     for tasks in (1, 2, 3, 6):
         cut = Scenario(images, scenario.views, name="small", tasks=tasks, first=None, order="numpy:1993")
-        monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone, cut=cut: cut)
+        monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, cut=cut: cut)
         trainer = fitted(compose(*words), tmp_path / str(tasks))
         weights.append(trainer.method.ridge.weight)
         assert trainer.trained_parameters == 0
@@ -275,7 +275,7 @@ def test_a_set_of_adapters_a_task(small, tmp_path, scenario):
     ],
 )
 def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         config = checked(small(*words))
         experiment(config, RunDir(tmp_path).open(config), device_of("cpu"), StopRequest())
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from cil.backbones.inputs import NORMS
-from cil.data import Batch
-from cil.mistakes import Mistake
-from cil.modules.interference import disturbed, fused, limits
-from cil.recipe import Step
-from cil.scenario import InTurn
+from cil.common.errors import UserError
+from cil.data.images import Batch
+from cil.data.scenario import InTurn
+from cil.engine.recipe import Step
+from cil.modules.growing.interference import disturbed, fused, limits
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 
 NO_CHANCE = ("method.attack=0.0", "train.batch_size=8")
@@ -270,7 +270,7 @@ def test_two_data_sets_in_turn(small, tmp_path, scenario, monkeypatch):  # noqa:
     counts = {}
     for heads, exemplars in (("separate", "own"), ("joint", "all")):
         made = InTurn(parts, scenario.views, name="turn", tasks=1, order="natural", heads=heads, exemplars=exemplars)
-        monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone, made=made: made)
+        monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, made=made: made)
         trainer = fitted(small("ari", "train.epochs=1"), tmp_path / heads)
         counts[heads] = trainer.method.memory.labels.unique().tolist()
         assert {"class_il", "task_il", "dataset_il"} == set(trainer.matrices)
@@ -296,5 +296,5 @@ def test_classes_to_come_may_compete_in_the_attack(small, tmp_path):  # noqa: F8
     ],
 )
 def test_wrong_settings_are_told(small, tmp_path, words, message):  # noqa: F811
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(UserError, match=message):
         trainer_of(small("ari", *words), tmp_path)

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.augment import ImageSpec
 from cil.backbones.clip import CLIP, Trunk
 from cil.backbones.packed_text import encode
-from cil.data import Batch
+from cil.data.images import Batch
+from cil.data.transforms.views import ImageSpec
 from cil.methods.attriclip import AttriCLIP
 from tests.reference import close
 

@@ -1,10 +1,10 @@
 import torch
 import torch.nn.functional as F
 
-from cil.build import make
-from cil.frozen import FrozenResults
+from cil.data.frozen_features import FrozenResults
+from cil.data.scenario import Scenario
+from cil.engine.build import make
 from cil.methods.class_mean import ClassMean
-from cil.scenario import Scenario
 from tests.harness import compose
 
 

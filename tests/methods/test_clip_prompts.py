@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from cil.frozen import Known
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.data.frozen_features import Known
 from tests import harness
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 
@@ -149,7 +149,7 @@ def test_no_leak_is_counted_unless_it_is_asked_for(small, tmp_path):  # noqa: F8
     ],
 )
 def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):  # noqa: F811
-    with pytest.raises(Mistake, match=re.escape(line)):
+    with pytest.raises(UserError, match=re.escape(line)):
         fitted(small(words[0].split("=")[1], *words[1:]), tmp_path)
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.build import device_of, experiment
+from cil.common.errors import UserError
+from cil.common.signals import StopRequest
+from cil.data.scenario import Scenario
+from cil.engine.build import device_of, experiment
 from cil.methods.coda_prompt import CodaPrompt
-from cil.mistakes import Mistake
-from cil.modules.components import Components
-from cil.rundir import RunDir
-from cil.scenario import Scenario
-from cil.schedule import quarter_cosine
-from cil.settings import checked
-from cil.signals import StopRequest
+from cil.modules.prompts.components import Components
+from cil.optim.schedules import quarter_cosine
+from cil.runs.run_folder import RunDir
+from cil.runs.settings import checked
 from tests import harness, reference
 from tests.reference import WIDTH, close
 
@@ -24,7 +24,7 @@ FEW = ("train.epochs=1", "train.batch_size=16", "machine.checkpoint_seconds=0")
 
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
     return lambda *words: compose(*FEW, *words)
 
 
@@ -140,7 +140,7 @@ def test_a_task_owns_the_share_of_its_classes(images, scenario):
     for tasks, shares in ((scenario, [4, 4, 4]), (first, [8, 2, 2])):
         method = coda(tasks, tasks=3)
         assert [p.shape[1] for p in method.pool.keys] == shares
-    with pytest.raises(Mistake, match=r"method.components=2 leave task 1 without one; type method.components=6"):
+    with pytest.raises(UserError, match=r"method.components=2 leave task 1 without one; type method.components=6"):
         CodaPrompt(reference.transformer(), components=2, length=2, blocks=[0], orthogonality=0.0).suits(scenario)
 
 
@@ -185,7 +185,7 @@ def test_readings(small):
     ],
 )
 def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         built(checked(small(*words)), tmp_path)
 
 

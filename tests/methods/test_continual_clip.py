@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.backbones.templates import templates
-from cil.build import make
+from cil.common.errors import UserError
+from cil.engine.build import make
 from cil.methods.continual_clip import ContinualCLIP
-from cil.mistakes import Mistake
+from cil.modules.text.templates import templates
 from tests.harness import compose
 
 
@@ -55,7 +55,7 @@ def test_the_sets_of_the_release():
     ("wanted", "line"), [("cifar81", "did you mean cifar18"), ([], "at least one text"), (["a {} {}"], "one {}")]
 )
 def test_a_slip_in_the_templates(wanted, line):
-    with pytest.raises(Mistake, match=re.escape(line)):
+    with pytest.raises(UserError, match=re.escape(line)):
         templates(wanted)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cil import build
-from cil.build import device_of, experiment
+from cil.common.signals import StopRequest
+from cil.data.scenario import Scenario
+from cil.engine import build
+from cil.engine.build import device_of, experiment
 from cil.method import Method
-from cil.rundir import RunDir
-from cil.scenario import Scenario
-from cil.signals import StopRequest
+from cil.runs.run_folder import RunDir
 from tests import harness
 
 METHODS = harness.options("method")
@@ -50,7 +50,7 @@ def fitted(config: dict, folder: Path, stop: StopRequest | None = None):
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
     """A method's configuration on the three-task scenario, whatever its recipe asks for."""
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
     return lambda method, *words: compose(
         f"method={method}", *FEW, *SMALLER.get(method, ()), *SCRATCH.get(method, [()])[0], *words
     )
@@ -91,7 +91,7 @@ def test_learns(compose, method, tmp_path, images, monkeypatch):
     one_task = lambda config, backbone: Scenario(  # noqa: E731
         images, build.make(config["augment"], "augment", backbone.image), name="small", tasks=1, first=None, order="natural"
     )
-    monkeypatch.setattr("cil.build.build_scenario", one_task)
+    monkeypatch.setattr("cil.engine.build.build_scenario", one_task)
     trainer = fitted(config, tmp_path)
     if method in SCRATCH:
         shown = trainer.scenario[0].train_plain.batch(torch.arange(108))
@@ -140,7 +140,7 @@ class StopsAt(StopRequest):
 @pytest.mark.parametrize("when", [1, 3, 6, 8, 10])
 def test_resume_equals_straight_run(small, method, when, tmp_path):
     """Stopped inside an epoch, between epochs or tasks, in a later task; then gone on with in a fresh object."""
-    from cil.signals import Stopped
+    from cil.common.signals import Stopped
 
     config = small(method)
     straight = fitted(config, tmp_path / "straight")
@@ -158,7 +158,7 @@ def test_resume_equals_straight_run(small, method, when, tmp_path):
 @pytest.mark.parametrize("method", ["rapf", "awpf", "coop", "attriclip", "dualprompt"])
 def test_killed_in_a_second_task_equals_straight_run(compose, method, tmp_path):
     """Gone on with from the checkpoint of the first: what the second task begins with comes out in the same bits."""
-    config = compose(f"method={method}", "dataset._target_=cil.datasets.glyphs.alphabet", "+dataset.script=latin",
+    config = compose(f"method={method}", "dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin",
                      "+dataset.classes=4", "scenario.tasks=2", "train.epochs=2", "machine.checkpoint_seconds=1000")  # fmt: skip
     straight, killed = fitted(config, tmp_path / "straight"), trainer_of(config, tmp_path / "killed")
     with killed.run:

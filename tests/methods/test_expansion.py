@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.common.signals import Stopped
 from cil.method import Phase
-from cil.modules.centroids import attraction, matched, weights
-from cil.signals import Stopped
+from cil.modules.statistics.centroids import attraction, matched, weights
 from tests import harness
 from tests.methods.test_contract import StopsAt, fitted, small  # noqa: F401
 from tests.methods.whole_networks import cross_entropy, learned, method_of, move, scenario, step  # noqa: F401

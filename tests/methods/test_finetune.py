@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from cil.build import make
+from cil.engine.build import make
 from cil.method import Phase
 from cil.methods.finetune import Finetune
 from cil.methods.joint import Joint

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cil.common.errors import UserError
 from cil.methods.rapf import RAPF
-from cil.mistakes import Mistake
-from cil.modules import fused_adapter
-from cil.modules.fused_adapter import Drawn, near_pairs
-from cil.modules.fusion import decomposed
-from cil.modules.gaussians import cholesky, statistics
+from cil.modules.adapters import fused_adapter
+from cil.modules.adapters.fused_adapter import Drawn, near_pairs
+from cil.modules.adapters.fusion import decomposed
+from cil.modules.statistics.gaussians import cholesky, statistics
 from tests import harness
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 from tests.modules.test_adapter_parts import fill
@@ -186,7 +186,7 @@ def test_a_task_of_one_class(compose, tmp_path):
     "method.classes_drawn=0", "method.bias=60.0", "method.threshold=-1.0",
 ])  # fmt: skip
 def test_slips_are_named(small, tmp_path, words):  # noqa: F811
-    with pytest.raises(Mistake, match=words.split("=")[0].replace(".", r"\.")):
+    with pytest.raises(UserError, match=words.split("=")[0].replace(".", r"\.")):
         trainer_of(small("awpf", words), tmp_path)
 
 

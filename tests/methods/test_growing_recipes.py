@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cil.build import make
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.engine.build import make
 from tests import harness
 from tests.methods.test_contract import small, trainer_of  # noqa: F401
 from tests.methods.test_growing_transformer import FEW
@@ -62,7 +62,7 @@ def test_rates_from_the_file_to_the_optimizer(small, tmp_path):  # noqa: F811
     (["backbone=vit_tiny"], r"dytox needs a backbone that reads its patches with a token"),
 ])  # fmt: skip
 def test_slips_are_named(small, tmp_path, words, line):  # noqa: F811
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         trainer_of(small("dytox", *words), tmp_path)
 
 

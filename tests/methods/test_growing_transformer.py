@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.augment import ImageSpec, View, views
-from cil.mistakes import Mistake
-from cil.scenario import Scenario
-from cil.seeding import seed_everything
-from cil.signals import Stopped
+from cil.common.errors import UserError
+from cil.common.seeding import seed_everything
+from cil.common.signals import Stopped
+from cil.data.scenario import Scenario
+from cil.data.transforms.views import ImageSpec, View, views
 from tests import harness
 from tests.methods.test_contract import StopsAt, fitted, small, trainer_of  # noqa: F401
 
@@ -27,7 +27,7 @@ def chance(small, images, monkeypatch):  # noqa: F811
     pair = views(ImageSpec(32, (0.5,) * 3, (0.5,) * 3), test={"crop": "whole"},
                  train={"crop": "padded", "padding": 2, "flip": 0.5, "randaugment": True})  # fmt: skip
     drawn = Scenario(images, pair, name="small", tasks=3, first=None, order="numpy:1993")
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: drawn)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: drawn)
 
 
 def begun(small, tmp_path, method: str, tasks: int, *words: str):  # noqa: F811
@@ -178,7 +178,7 @@ def test_herding_of_photographs(small, tmp_path):  # noqa: F811
     image = ImageSpec(224, (0.5,) * 3, (0.5,) * 3)
     test = View(image, "centre", resize=256, filter="bicubic")
     assert trainer.method.herding_view(test, test) == View(image, "centre", resize=224, filter="bicubic")
-    with pytest.raises(Mistake, match=r"method\.herding=cropped is of augment: crop=padded, not whole"):
+    with pytest.raises(UserError, match=r"method\.herding=cropped is of augment: crop=padded, not whole"):
         begun(small, tmp_path / "cropped", "raw", 1, "method.herding=cropped")
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from cil.build import device_of, experiment
-from cil.mistakes import Mistake
-from cil.rundir import RunDir
-from cil.settings import checked
-from cil.signals import StopRequest
+from cil.common.errors import UserError
+from cil.common.signals import StopRequest
+from cil.engine.build import device_of, experiment
+from cil.runs.run_folder import RunDir
+from cil.runs.settings import checked
 from tests import harness
 from tests.methods.test_contract import fitted
 
@@ -16,7 +16,7 @@ FEW = ("train.epochs=1", "train.batch_size=12")
 
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
     return lambda *words: compose(*FEW, *words)
 
 
@@ -120,7 +120,7 @@ def test_a_query_chooses_the_nearest_keys(small, tmp_path, scenario):
     ],
 )
 def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         built(checked(small(*words)), tmp_path)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.common.errors import UserError
 from cil.method import Phase
-from cil.mistakes import Mistake
-from cil.modules.bias import corrected
-from cil.modules.herding import nearest_sums
+from cil.modules.heads.bias import corrected
+from cil.modules.rehearsal.herding import nearest_sums
 from tests.methods.whole_networks import cross_entropy, in_turn, learned, method_of, move, scenario, step  # noqa: F401
 
 # --- iCaRL --------------------------------------------------------------------------------------------------------------
@@ -61,9 +61,9 @@ def test_the_nearest_mean_of_exemplars_answers(scenario, mirror):  # noqa: F811
 
 
 def test_no_exemplars_no_means(scenario):  # noqa: F811
-    with pytest.raises(Mistake, match=r"method.memory=5 holds no image of each of 6 classes; type method.memory=120"):
+    with pytest.raises(UserError, match=r"method.memory=5 holds no image of each of 6 classes; type method.memory=120"):
         method_of("icarl", "memory=5").suits(scenario)
-    with pytest.raises(Mistake, match=r"method.memory=0 leaves no means.*method.answer=head"):
+    with pytest.raises(UserError, match=r"method.memory=0 leaves no means.*method.answer=head"):
         method_of("icarl", "memory=0").suits(scenario)
     alone = method_of("icarl", "memory=0", "answer=head", "loss=sigmoids")  # LwF.MC
     task = learned(alone, scenario, 2)

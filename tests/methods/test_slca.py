@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from cil.data import Batch
-from cil.frozen import Known
+from cil.common.signals import Stopped
+from cil.data.frozen_features import Known
+from cil.data.images import Batch
 from cil.methods.slca import SLCA
-from cil.rundir import RunDir
-from cil.signals import Stopped
+from cil.runs.run_folder import RunDir
 from tests import harness, reference
 from tests.methods.test_coda_prompt import FEW, built, small  # noqa: F401
 from tests.methods.test_contract import StopsAt, fitted, trainer_of

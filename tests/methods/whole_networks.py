@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cil.augment import ImageSpec, views
-from cil.build import make
+from cil.common.seeding import seed_everything
+from cil.data.scenario import InTurn, Scenario
+from cil.data.transforms.views import ImageSpec, views
+from cil.engine.build import make
 from cil.method import Phase
-from cil.scenario import InTurn, Scenario
-from cil.seeding import seed_everything
 from tests.harness import compose
 
 NETWORK = compose("backbone=resnet_tiny")["backbone"]

@@ -5,12 +5,12 @@ from typing import Protocol, runtime_checkable
 import pytest
 import torch
 
-from cil.build import device_of, experiment
 from cil.capabilities import require
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.common.signals import StopRequest
+from cil.engine.build import device_of, experiment
 from cil.modifier import Modifier
-from cil.rundir import RunDir
-from cil.signals import StopRequest
+from cil.runs.run_folder import RunDir
 
 
 @runtime_checkable
@@ -59,7 +59,7 @@ class Watch(Modifier):
 
 @pytest.fixture
 def trainer(compose, scenario, monkeypatch, tmp_path):
-    monkeypatch.setattr("cil.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
     words = [
         "method=finetune",
         "backbone=resnet_tiny",
@@ -79,7 +79,7 @@ def trainer(compose, scenario, monkeypatch, tmp_path):
 
 
 def test_an_unsuitable_host_is_refused_in_words(trainer):
-    with pytest.raises(Mistake, match=r"picky needs a method that has a prompt pool \(method=l2p\); Finetune does not"):
+    with pytest.raises(UserError, match=r"picky needs a method that has a prompt pool \(method=l2p\); Finetune does not"):
         trainer(Picky()).fit()
 
 

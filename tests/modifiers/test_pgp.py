@@ -5,13 +5,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cil.build import device_of, experiment
-from cil.checkpoint import moved
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.common.signals import StopRequest
+from cil.engine.build import device_of, experiment
+from cil.engine.checkpoint import moved
 from cil.modifiers.pgp import PGP, gram
-from cil.modules.subspace import extend_by_scores
-from cil.rundir import RunDir
-from cil.signals import StopRequest
+from cil.modules.statistics.subspace import extend_by_scores
+from cil.runs.run_folder import RunDir
 from tests import harness
 from tests.methods.test_contract import StopsAt, fitted
 from tests.methods.test_prompt_vectors import l2p, step
@@ -144,7 +144,7 @@ def test_switching_it_off_leaves_batches_and_initial_weights_untouched(small, co
 @pytest.mark.parametrize("when", [1, 5, 6, 8])
 def test_resume_equals_straight_run(small, host, reading, when, tmp_path):
     """Stopped inside a task, at an epoch's end or between tasks; anchors, bases and shares come back."""
-    from cil.signals import Stopped
+    from cil.common.signals import Stopped
 
     config = small(host, f"reading={reading}")
     straight = fitted(config, tmp_path / "straight")
@@ -195,13 +195,13 @@ def test_a_resumed_state_arrives_on_the_device_of_the_machine():
     ],
 )
 def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         fitted(small("l2p", *words), tmp_path)
 
 
 def test_a_host_without_sites_is_refused(small, tmp_path):
     line = r"pgp needs a method that has projection sites \(method=l2p, dualprompt or clip_prompt\); Finetune does not"
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         fitted(small("finetune"), tmp_path)
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cil.modules.balance import KERNELS, discrepancy, separability, shift, trust
-from cil.modules.fusion import decomposed, low_rank, stacked
-from cil.modules.gaussians import Gaussians, cholesky, placed, shrunk, statistics
+from cil.modules.adapters.balance import KERNELS, discrepancy, separability, shift, trust
+from cil.modules.adapters.fusion import decomposed, low_rank, stacked
+from cil.modules.statistics.gaussians import Gaussians, cholesky, placed, shrunk, statistics
 from tests.reference import close
 
 

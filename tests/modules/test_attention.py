@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cil.modules.attention import ATTENTIONS, TaskAttention, nonlocality, relative
+from cil.modules.growing.attention import ATTENTIONS, TaskAttention, nonlocality, relative
 from tests.modules.test_adapter_parts import fill
 from tests.reference import close
 

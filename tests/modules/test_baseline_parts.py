@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cil.memory import Reservoir
-from cil.modules.alignment import as_long_as_before, drifted, normalised
-from cil.modules.bias import corrected, fitted
-from cil.modules.distillation import sigmoids, softened
-from cil.modules.fisher import drift, per_batch, per_sample
-from cil.modules.herding import herded, nearest_sums
-from cil.modules.orthogonal import crooked, gram_schmidt
-from cil.modules.prototypes import scores, synthesised
-from cil.modules.random_ridge import SHRINKAGES, RandomRidge
+from cil.data.memory import Reservoir
+from cil.modules.adapters.prototypes import scores, synthesised
+from cil.modules.heads.alignment import as_long_as_before, drifted, normalised
+from cil.modules.heads.bias import corrected, fitted
+from cil.modules.rehearsal.distillation import sigmoids, softened
+from cil.modules.rehearsal.herding import herded, nearest_sums
+from cil.modules.statistics.fisher import drift, per_batch, per_sample
+from cil.modules.statistics.orthogonal import crooked, gram_schmidt
+from cil.modules.statistics.random_ridge import SHRINKAGES, RandomRidge
 from tests.reference import close
 
 # --- EWC --------------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cil.modules.herding import herded
-from cil.modules.rehearsal import binary, distilled, diverging, mixed, soft
+from cil.modules.rehearsal.herding import herded
+from cil.modules.rehearsal.loss import binary, distilled, diverging, mixed, soft
 from tests.modules.test_adapter_parts import fill
 from tests.reference import close
 

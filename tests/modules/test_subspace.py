@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cil.bench_subspace import by_product, example, subspace
-from cil.modules.subspace import extend, extend_by_scores, held, projector, scores
+from cil.bench.subspace import by_product, example, subspace
+from cil.modules.statistics.subspace import extend, extend_by_scores, held, projector, scores
 from tests.reference import WIDTH, close, fill
 
 TABLE = {  # energy → ranks after the first and second update, three entries of F·Fᵀ

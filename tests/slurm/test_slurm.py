@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cil.rundir import RunDir
+from cil.runs.run_folder import RunDir
 from tests import harness
 from tests.slurm.cluster import Cluster, until
 

@@ -8,11 +8,11 @@ import sys
 import time
 from tempfile import TemporaryDirectory
 
+from cil.common.tables import grid, mean_and_spread
 from cil.pictures.sweep import draw_sweep
 from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import address
+from cil.runs.run_folder import address
 
 SEEDS, SCENARIO, ON = range(5), "scenario=glyphs_10tasks", "backbone=clip_tiny"
 FUSION, FIGURE4 = "awpf_fusion/glyphs_10tasks", "awpf_figure4/glyphs_10tasks"
@@ -125,7 +125,7 @@ def clock(at: Project) -> str:
 
 
 def together(at: Project, *words: str) -> None:
-    subprocess.run([sys.executable, at.root / "scripts" / "together.py", *words], cwd=at.root, check=True)
+    subprocess.run([sys.executable, at.root / "scripts" / "batched.py", *words], cwd=at.root, check=True)
 
 
 def of(at: Project, experiment: str, *words: str, seeds: range = SEEDS) -> list[dict]:

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.common.tables import grid, mean_and_spread
 from cil.report.collect import count
 from cil.report.documents.project import Project, listed
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import address
+from cil.runs.run_folder import address
 
 SEEDS = range(3)
 SCENARIO = "scenario=glyphs_10tasks"
@@ -36,7 +36,7 @@ def baselines(at: Project, settings: list[str]) -> str:
     fresh, since = not any((place / "DONE").exists() for place in places), time.perf_counter()
     failed = at.side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the dearest first
     if failed:
-        raise Mistake(failed[0])
+        raise UserError(failed[0])
     minutes = (time.perf_counter() - since) / 60
     tables, seconds = [], 0.0
     for title, rows in (("`vit_tiny`, pre-trained", PRETRAINED), ("`resnet_tiny`, from scratch", SCRATCH)):

@@ -2,12 +2,12 @@
 
 import shutil
 
+from cil.common.tables import grid, mean_and_spread
 from cil.report.across import tables
 from cil.report.collect import collect, rows
 from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import address
+from cil.runs.run_folder import address
 
 SEEDS, SCENARIO, TWIN = range(3), "scenario=glyphs_10tasks", "scenario=latin_to_greek"
 ROWS = {

@@ -1,6 +1,6 @@
 """The blocks that are made from code and YAML alone: the lists of what there is, and what is known of each method.
 
-`python scripts/fill_docs.py generated` writes them; tests/test_generated_docs.py fails when one of them is stale.
+`python scripts/fill_docs.py generated` writes them; tests/docs/test_generated_docs.py fails when one of them is stale.
 """
 
 import inspect
@@ -13,10 +13,10 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 import yaml
 
-from cil.build import find
+from cil.common.tables import fill
+from cil.engine.build import find
 from cil.report.documents.project import Project
 from cil.report.documents.source import class_of, constructor, docstrings
-from cil.report.table import fill
 
 RESULTS = "results"
 READINGS = ("paper", "released")

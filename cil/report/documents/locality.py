@@ -9,11 +9,11 @@ import time
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
+from cil.common.tables import grid, mean_and_spread
 from cil.pictures.locality import draw_nonlocality, everywhere
 from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
-from cil.report.table import grid, mean_and_spread
-from cil.rundir import address
+from cil.runs.run_folder import address
 
 SEEDS = {"finetune": range(3), "raw": range(1), "dytox": range(3)}
 ATTENTIONS = {"plain": "convit_tiny_plain", "gated": "convit_tiny", "LPA": "convit_tiny_lpa"}

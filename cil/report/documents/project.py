@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cil.mistakes import Mistake
-from cil.report.table import fill
+from cil.common.errors import UserError
+from cil.common.tables import fill
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def page_of(root: Path, block: str) -> Path:
     """The one page with the markers of a block. A block may move to another page: nothing else names it."""
     having = [page for page in pages(root) if f"<!-- {block} -->" in page.read_text()]
     if len(having) != 1:
-        raise Mistake(f"{len(having)} pages hold the block {block}, where one is expected; write <!-- {block} --> and "
-                      f"<!-- /{block} --> on one page in docs/")  # fmt: skip
+        raise UserError(f"{len(having)} pages hold the block {block}, where one is expected; write <!-- {block} --> and "
+                        f"<!-- /{block} --> on one page in docs/")  # fmt: skip
     return having[0]
 
 

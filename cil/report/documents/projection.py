@@ -5,12 +5,12 @@ import statistics
 from collections import defaultdict
 from itertools import product
 
+from cil.common.tables import grid
 from cil.report.documents import generated
 from cil.report.documents.clip import clip, pictures
 from cil.report.documents.project import Project, listed
 from cil.report.documents.records import pretraining
 from cil.report.paired import paired
-from cil.report.table import grid
 
 READINGS, SCENARIO = ("paper", "released"), "scenario=glyphs_10tasks"
 HOSTS = ("l2p", "dualprompt")

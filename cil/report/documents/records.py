@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
+from cil.common.tables import grid, number
 from cil.report.collect import collect, rows, table
 from cil.report.documents.project import Project
-from cil.report.table import grid, number
-from cil.rundir import RunDir, address
+from cil.runs.run_folder import RunDir, address
 
 
 def pretraining(at: Project) -> str:

@@ -3,15 +3,15 @@
 import json
 from collections import Counter, defaultdict
 
-from cil.mistakes import Mistake
+from cil.common.errors import UserError
+from cil.common.tables import grid
 from cil.report.documents.project import Project
-from cil.report.table import grid
 
 
 def fill_fuzz(at: Project, settings: list[str]) -> None:
     file = at.outputs / "fuzz.jsonl"
     if not file.is_file():
-        raise Mistake(f"{file} is not there; type make fuzz, which writes it")
+        raise UserError(f"{file} is not there; type make fuzz, which writes it")
     sums: dict[str, Counter] = defaultdict(Counter)
     for line in file.read_text().splitlines():
         told = json.loads(line)

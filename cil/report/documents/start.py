@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from cil.pictures.accuracy import draw_curve
 from cil.report.documents.project import Project, listed
-from cil.rundir import address, read_matrices
+from cil.runs.run_folder import address, read_matrices
 
 SCENARIO = "scenario=glyphs_10tasks"
 CURVES = ("ranpac", "slca", "class_mean", "icarl", "lwf", "dualprompt", "finetune")

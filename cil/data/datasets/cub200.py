@@ -1,0 +1,31 @@
+"""CUB-200-2011: 200 species of birds, 5,994 training and 5,794 test photographs by the official split file."""
+
+from pathlib import Path
+
+from cil.common.ranges import Count
+from cil.data.archives import Tree, check, rows, tree, unpack
+from cil.data.datasets.listing import listed, total
+from cil.data.images import Images
+
+FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
+
+
+def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Count | None) -> Images:
+    """Labels by folder number; names without it, underscores as spaces."""
+    found = _found(Path(root), md5)
+    path, folder, kind = (dict(rows(found, f"{name}.txt", " ")) for name in ("images", "classes", "train_test_split"))
+    label = {number: int(k) - 1 for number, k in rows(found, "image_class_labels.txt", " ")}
+    numbers = sorted(path, key=int)
+    total("cub200", len(numbers), images)
+    split = {word: [k for k, number in enumerate(numbers) if kind[number] == word] for word in "10"}
+    names = [folder[k].partition(".")[2].replace("_", " ") for k in sorted(folder, key=int)]
+    paths, labels = [f"images/{path[number]}" for number in numbers], [label[number] for number in numbers]
+    return listed("cub200", root, found, paths, labels, split["1"], split["0"], names, shorter_side)
+
+
+def _found(root: Path, md5: str | None) -> Tree:
+    """A compressed tar cannot be read in place, so it is unpacked beside itself first."""
+    if not (root / FOLDER).is_dir() and (root / ARCHIVE).is_file():
+        check(root / ARCHIVE, md5)
+        unpack(root / ARCHIVE, FOLDER)
+    return tree(root, FOLDER, {ARCHIVE: md5}, "type make data DATASET=cub200, or data.root=DIR for where it is")

@@ -1,0 +1,67 @@
+"""Any tree with a folder for each class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Part, Seed
+from cil.data.archives import PHOTOS, Tree, text, tree
+from cil.data.datasets.listing import listed, under
+from cil.data.images import Images
+
+
+def folder(
+    root: str, *, path: str, train: str | None, test: str | None, share: Part, seed: Seed, shorter_side: Count | None
+) -> Images:
+    """`path` is below the data root (a folder, or a .zip or .tar of it); class names are those of the folders.
+
+    `train` and `test` are folders in it, or files in it that list images, one a line. Without `test`, a seeded draw of
+    `1 - share` of each class's images tests.
+    """
+    train, test = (side.strip("/") if isinstance(side, str) else side for side in (train, test))
+    place = Path(path).name
+    top = place.removesuffix(".zip").removesuffix(".tar")
+    found = tree(Path(root) / Path(path).parent, top, {f"{top}.zip": None, f"{top}.tar": None}, "type dataset.path=…")
+    if test is None:
+        paths, label_of = _images(found, train)
+        rows = _draw([label_of[path] for path in paths], share, seed, path)
+    else:
+        sides = [_images(found, side) for side in (train, test)]
+        paths, label_of = sides[0][0] + sides[1][0], sides[0][1] | sides[1][1]
+        rows = range(len(sides[0][0])), range(len(sides[0][0]), len(paths))
+        twice = set(sides[0][0]) & set(sides[1][0])
+        if twice:
+            raise UserError(f"{path}: {len(twice)} images are in training and test, first {min(twice)}; mend the lists")
+    names = sorted(set(label_of.values()))
+    label = {name: k for k, name in enumerate(names)}
+    labels = [label[label_of[path]] for path in paths]
+    return listed(f"folder_{top}", root, found, paths, labels, *rows, [n.replace("_", " ") for n in names], shorter_side)
+
+
+def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:
+    """The images of a folder or of a list, and the class of each: the folder that it lies in."""
+    if side is not None and side in found:
+        paths = [line.strip() for line in text(found, side).splitlines() if line.strip()]
+        absent = [path for path in paths if path not in found]
+        if absent:
+            raise UserError(f"{side} names {len(absent)} images that are not there, first {absent[0]}; mend the list")
+        return paths, {path: path.split("/")[-2] for path in paths}
+    classes = under(found, side or "", PHOTOS)
+    if not classes:
+        raise UserError(f"no folder of images in {side or 'the data set'}; type dataset.train=FOLDER or a file that lists them")
+    return [p for paths in classes.values() for p in paths], {p: name for name, paths in classes.items() for p in paths}
+
+
+def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[int], list[int]]:
+    random, train, test = np.random.RandomState(seed), [], []
+    for name in sorted(set(labels)):
+        rows = [row for row, label in enumerate(labels) if label == name]
+        order = random.permutation(len(rows))
+        count = int(share * len(rows))
+        if not 0 < count < len(rows):
+            raise UserError(f"{path}: dataset.share={share} of the {len(rows)} images of class {name} leaves none to train "
+                            "or to test; type another, as in dataset.share=0.5, or set dataset.test to a folder")  # fmt: skip
+        train += [rows[k] for k in order[:count]]
+        test += [rows[k] for k in order[count:]]
+    return sorted(train), sorted(test)

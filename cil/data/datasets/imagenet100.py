@@ -1,0 +1,97 @@
+"""ImageNet100: a hundred classes of ILSVRC-2012. Which hundred differs between papers, so the list has a name."""
+
+from itertools import accumulate
+from pathlib import Path
+
+from cil.common.errors import UserError
+from cil.common.ranges import Count
+from cil.data.archives import PHOTOS, Tree, check, inside, members, rows, tree
+from cil.data.datasets.listing import complete, listed, under
+from cil.data.images import Images
+from cil.data.registry.classes import class_list
+
+TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+LAYOUT = """ImageNet may not be fetched by a script: register at image-net.org, then put one of these below data.root:
+  imagenet/train/<wnid>/*.JPEG  imagenet/val/<wnid>/*.JPEG           (only the classes of the list are read)
+  imagenet/ILSVRC/Data/CLS-LOC/{train/<wnid>,val}/*.JPEG  imagenet/ILSVRC/LOC_val_solution.csv     (Kaggle's)
+  imagenet/ILSVRC2012_img_train.tar  imagenet/ILSVRC2012_img_val.tar  imagenet/ILSVRC2012_devkit_t12.tar.gz"""
+
+
+def imagenet100(
+    root: str, *, classes: str, names: str, md5: dict[str, str | None], test_per_class: Count | None, shorter_side: Count | None
+) -> Images:
+    """`classes`: a list of cil/registry (first, seed1993, cmc …); `names`: openai, lemma or the list's own."""
+    chosen = class_list(f"imagenet100_{classes}")
+    found, train, val = _found(Path(root) / "imagenet", set(chosen.wnids), md5)
+    label = {wnid: k for k, wnid in enumerate(chosen.wnids)}
+    paths = [path for part in (train, val) for wnid in chosen.wnids for path in part.get(wnid, [])]
+    labels = [label[wnid] for part in (train, val) for wnid in chosen.wnids for _ in part.get(wnid, [])]
+    count = sum(len(train.get(wnid, [])) for wnid in chosen.wnids)
+    shown = [name.replace("_", " ") for name in chosen.named(names)]
+    split = range(count), range(count, len(paths))
+    parts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
+    groups = tuple(accumulate(parts))[:-1]  # a class's photographs lie in a folder of their own, which all lists share
+    images = listed(
+        f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side, stored="imagenet100", groups=groups
+    )
+    return complete(images, test=test_per_class, remedy="unpack it again, or type dataset.test_per_class=null")
+
+
+def _found(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, list[str]], dict[str, list[str]]]:
+    """Where every file lies, and the files of each class in training and validation."""
+    if (folder / TRAIN).is_file() and not (folder / "train").is_dir():
+        return _official(folder, wnids, md5)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there; type make data DATASET=imagenet100 for the layout that is wanted")
+    kaggle = folder / "ILSVRC" / "Data" / "CLS-LOC"
+    top = kaggle if kaggle.is_dir() else folder
+    found = {}
+    for part in [f"train/{wnid}" for wnid in wnids] + [f"val/{wnid}" for wnid in wnids]:
+        if (top / part).is_dir():
+            found |= {f"{part}/{path}": member for path, member in tree(top, part, {}, "").items()}
+    train, val = under(found, "train", PHOTOS), under(found, "val", PHOTOS)
+    if not val and (folder / "ILSVRC" / "LOC_val_solution.csv").is_file():
+        answers = rows(tree(folder, "ILSVRC", {}, ""), "LOC_val_solution.csv", ",")
+        val = _flat(tree(top, "val", {}, ""), {line[0]: line[1].split()[0] for line in answers if " " in line[1]}, wnids, found)
+    return found, train, val
+
+
+def _flat(flat: Tree, wnid_of: dict[str, str], wnids: set[str], found: dict) -> dict[str, list[str]]:
+    """Validation files that lie in one folder, moved in `found` to where they would be by class."""
+    val: dict[str, list[str]] = {}
+    for path in sorted(flat):
+        wnid = wnid_of.get(path.split("/")[-1].partition(".")[0])
+        if wnid in wnids:
+            place = f"val/{wnid}/{path.split('/')[-1]}"
+            found[place] = flat[path]
+            val.setdefault(wnid, []).append(place)
+    return val
+
+
+def _official(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, list[str]], dict[str, list[str]]]:
+    for key, name in (("train", TRAIN), ("val", VAL), ("devkit", KIT)):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is not there; type make data DATASET=imagenet100 for the layout that is wanted")
+        check(folder / name, md5[key], f"dataset.md5.{key}")
+    found = {}
+    for name, member in members(folder / TRAIN).items():
+        wnid = name.removesuffix(".tar")
+        if wnid in wnids:
+            found |= {f"train/{wnid}/{path}": place for path, place in inside(member).items()}
+    train = under(found, "train", PHOTOS)
+    return found, train, _flat(members(folder / VAL), _answers(folder / KIT), wnids, found)
+
+
+def _answers(kit: Path) -> dict[str, str]:
+    """ILSVRC2012_val_00000001 → wnid, from the development kit's two tables."""
+    import io
+    import tarfile
+
+    from scipy.io import loadmat
+
+    with tarfile.open(kit) as opened:
+        top = "ILSVRC2012_devkit_t12/data"
+        meta = loadmat(io.BytesIO(opened.extractfile(f"{top}/meta.mat").read()), squeeze_me=True)["synsets"]
+        truth = opened.extractfile(f"{top}/ILSVRC2012_validation_ground_truth.txt").read().split()
+    wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta}
+    return {f"ILSVRC2012_val_{number:08d}": wnid[int(answer)] for number, answer in enumerate(truth, 1)}

@@ -1,0 +1,35 @@
+"""ImageNet-R: 30,000 renditions of 200 ImageNet classes. It has no official split: five conventions are in use."""
+
+from pathlib import Path
+
+from cil.common.ranges import Count
+from cil.data.archives import PHOTOS, tree
+from cil.data.datasets.listing import listed, total, under
+from cil.data.images import Images
+from cil.data.registry.classes import class_list
+from cil.data.registry.splits import imagenet_r_split
+
+FOLDER, ARCHIVE = "imagenet-r", "imagenet-r.tar"
+
+
+def imagenet_r(
+    root: str, *, split: str, names: str, md5: str | None, images: Count | None, shorter_side: Count | None,
+) -> Images:  # fmt: skip
+    """Labels by sorted wnid; `split`: a convention of cil/registry; `names`: readme, openai or lemma."""
+    found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=imagenet_r, or data.root=DIR for where it is")
+    classes = class_list("imagenet_r")
+    label = {wnid: k for k, wnid in enumerate(classes.wnids)}
+    if split == "folders":  # PILOT's zip comes divided
+        parts = [under(found, part, PHOTOS) for part in ("train", "test")]
+    else:
+        parts = [under(found, "", PHOTOS)]
+    paths = [path for part in parts for wnid in classes.wnids for path in part.get(wnid, [])]
+    total("imagenet_r", len(paths), images)
+    if split == "folders":
+        count = sum(path.startswith("train/") for path in paths)
+        train, test = range(count), range(count, len(paths))
+    else:
+        train, test = imagenet_r_split(split, paths, Path(root) / "imagenet_r")
+    labels = [label[path.split("/")[-2]] for path in paths]
+    shown = [name.replace("_", " ") for name in classes.named(names)]
+    return listed("imagenet_r", root, found, paths, labels, train, test, shown, shorter_side)

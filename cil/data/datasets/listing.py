@@ -1,0 +1,82 @@
+"""From lists of files and labels to a data set, with every class counted."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from cil.common.errors import UserError
+from cil.data.archives import Member
+from cil.data.image_store import Photos, Size
+from cil.data.images import Images
+
+
+def listed(
+    name: str, root: str, found: Mapping[str, Member], paths: Sequence[str], labels: Sequence[int], train: Sequence[int],
+    test: Sequence[int], class_names: Sequence[str], shorter_side: int | None, *, stored: str | None = None,
+    groups: Sequence[int] = (),
+) -> Images:  # fmt: skip
+    """Photographs `paths` of `found`, of which the rows `train` and `test` are the two splits.
+
+    `stored`: the folder below `decoded`, if not `name`. `groups`: where in `paths` a group begins that other listings share.
+    """
+    absent = [path for path in paths if path not in found]
+    if absent:
+        raise UserError(f"{name}: {len(absent)} of {len(paths)} photographs are not there, first {absent[0]}; fetch it again")
+    size = None if shorter_side is None else Size(shorter_side)
+    members = [found[path] for path in paths]
+    photos = Photos(Path(root) / "decoded" / (stored or name), paths, members, size, torch.arange(len(paths)), groups)
+    every = torch.as_tensor(labels, dtype=torch.long)
+    split = [torch.as_tensor(rows, dtype=torch.long) for rows in (train, test)]
+    images = Images(name, photos.take(split[0]), every[split[0]], photos.take(split[1]), every[split[1]], tuple(class_names))
+    return complete(images)
+
+
+def complete(images: Images, *, train: int | None = None, test: int | None = None, remedy: str = "") -> Images:
+    """The data set itself, unless a class is empty or, where numbers are given, has not as many images."""
+    for split, labels, wanted in (("training", images.train_labels, train), ("test", images.test_labels, test)):
+        counts = labels.bincount(minlength=len(images.class_names)).tolist()
+        wrong = [label for label, count in enumerate(counts) if (count != wanted if wanted else not count)]
+        if wrong:
+            first, of = wrong[0], f" of {wanted}" if wanted else ""
+            more = f", and {len(wrong) - 1} more classes are not as they should be" if len(wrong) > 1 else ""
+            raise UserError(f"{images.name}: class {first} ({images.class_names[first]}) has {counts[first]}{of} {split} images"
+                            f"{more}; {remedy or 'fetch the data set again'}")  # fmt: skip
+    return images
+
+
+def total(name: str, count: int, wanted: int | None) -> None:
+    """Refuse a data set that is not all there, as one that was being unpacked; None: any number will do."""
+    if wanted is not None and count != wanted:
+        raise UserError(f"{name} has {count} images where {wanted} are wanted; unpack or fetch it again, or type "
+                        f"dataset.images={count} to use it all the same")  # fmt: skip
+
+
+def under(found: Mapping[str, Member], folder: str, endings: tuple[str, ...]) -> dict[str, list[str]]:
+    """Files of `folder`/<class>/…, by class, both sorted by name as ImageFolder does."""
+    classes: dict[str, list[str]] = {}
+    prefix = f"{folder}/" if folder else ""
+    for path in found:
+        if path.startswith(prefix) and path.lower().endswith(endings):
+            label, _, rest = path[len(prefix) :].partition("/")
+            if rest:
+                classes.setdefault(label, []).append(path)
+    return {label: sorted(classes[label]) for label in sorted(classes)}
+
+
+def number(path: str) -> tuple[int, str]:
+    """For files that are numbered rather than named: n01443537_10.JPEG comes after n01443537_9.JPEG."""
+    digits = path.rsplit("_", 1)[-1].split(".")[0]
+    return (int(digits) if digits.isdigit() else -1), path
+
+
+def listing_digest(images: Images) -> str:
+    """Sixteen hex digits over which file has which label in which split, or over the pixels where there are no files."""
+    if not isinstance(images.train, Photos):
+        return images.digest
+    sha = hashlib.sha256("\n".join(images.class_names).encode())
+    for photos, labels in ((images.train, images.train_labels), (images.test, images.test_labels)):
+        for row, label in zip(photos.rows.tolist(), labels.tolist(), strict=True):
+            sha.update(f"{photos.names[row]} {label}\n".encode())
+    return sha.hexdigest()[:16]

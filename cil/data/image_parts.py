@@ -1,0 +1,89 @@
+"""A part: one file that holds up to `PART` decoded photographs, one after another, then a footer.
+
+The footer has the size and a digest of each photograph, a digest of the footer itself, the format and the number of
+photographs. A part is written beside its place, flushed and renamed, so it is whole or absent.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cil.common.files import replace_file
+
+PART = 256  # photographs
+FORMAT, EARLIER = b"cilpart2", b"cilpart1"  # parts of the earlier format are not read any more
+TAIL = 8 + len(FORMAT) + 8  # bytes: the footer's digest, the format, the number of photographs
+
+
+class Part(NamedTuple):
+    """An open part; `pixels` are mapped, so that only what is read of them comes from the disk."""
+
+    pixels: np.ndarray  # (bytes,) uint8
+    sizes: np.ndarray  # (n, 2) int32: height, width
+    digests: np.ndarray  # (n,) uint64
+
+
+def write_part(file: Path, photos: Iterable[np.ndarray]) -> int:
+    """Write photographs (height, width, 3) uint8 into a part; return how many there were."""
+    sizes, digests = [], []
+    with replace_file(file) as temporary, temporary.open("wb") as out:
+        for photo in photos:
+            sizes.append(photo.shape[:2])
+            digests.append(photo_digest(photo))
+            out.write(photo)
+        footer = np.array(sizes, np.int32).tobytes() + np.array(digests, np.uint64).tobytes()
+        out.write(footer + _digest(footer) + FORMAT + np.array([len(sizes)], np.int64).tobytes())
+    return len(sizes)
+
+
+def open_part(file: Path) -> Part | None:
+    """The part in a file; None where its footer or its length is not what was written."""
+    length = file.stat().st_size
+    if length < TAIL:
+        return None
+    whole = torch.from_file(str(file), shared=False, size=length, dtype=torch.uint8).numpy()
+    tail = whole[-TAIL:].tobytes()
+    count = int.from_bytes(tail[-8:], "little", signed=True)
+    if tail[8:-8] != FORMAT or not 0 <= 16 * count <= length - TAIL:
+        return None
+    footer = whole[length - TAIL - 16 * count : length - TAIL].tobytes()
+    sizes, digests = np.frombuffer(footer[: 8 * count], np.int32), np.frombuffer(footer[8 * count :], np.uint64)
+    sizes = sizes.reshape(-1, 2)
+    if _digest(footer) != tail[:8] or sizes.prod(1, dtype=np.int64).sum() * 3 + len(footer) + TAIL != length:
+        return None
+    return Part(whole, sizes, digests)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether every byte of a part is what was written."""
+    part = open_part(file)
+    if part is None:
+        return False
+    begin = 0
+    for size, digest in zip(part.sizes.tolist(), part.digests, strict=True):
+        end = begin + size[0] * size[1] * 3
+        if photo_digest(part.pixels[begin:end].reshape(*size, 3)) != digest:
+            return False
+        begin = end
+    return True
+
+
+def is_of_earlier_version(file: Path) -> bool:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - 16))
+        return opened.read(8) == EARLIER
+
+
+def photo_digest(photo: np.ndarray) -> np.uint64:
+    """Of the size and the pixels of a photograph."""
+    sha = hashlib.sha256(repr(photo.shape).encode())
+    sha.update(np.ascontiguousarray(photo))
+    return np.frombuffer(sha.digest()[:8], np.uint64)[0]
+
+
+def _digest(footer: bytes) -> bytes:
+    return hashlib.sha256(footer).digest()[:8]

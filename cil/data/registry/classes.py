@@ -1,0 +1,54 @@
+"""Which classes a data set of ImageNet images means, in label order, and what they are called in a prompt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cil.common.errors import UserError, nearest
+from cil.data.registry.listfile import read, verify
+
+FOLDER = Path(__file__).with_suffix("")
+ALL = "imagenet1k"  # names every wnid by OpenAI's cleaned list and by WordNet
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """wnids[k] is the folder of label k; names[naming][k] its name as the source writes it, underscores kept."""
+
+    name: str
+    digest: str  # over wnids and the file's own names
+    source: str
+    wnids: tuple[str, ...]
+    names: dict[str, tuple[str, ...]]
+
+    def named(self, naming: str) -> tuple[str, ...]:
+        if naming not in self.names:
+            raise UserError(f"class names {naming} are not known for {self.name}; {nearest(naming, self.names)}")
+        return self.names[naming]
+
+
+def known_lists() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.txt"))
+
+
+def class_list(name: str) -> ClassList:
+    """A registered list; every one also has the names `openai` and `lemma`."""
+    if name not in known_lists():
+        raise UserError(f"class list {name} is not known; {nearest(name, known_lists())}")
+    found = _read(name)
+    if name == ALL:
+        return found
+    everything = _read(ALL)
+    label = {wnid: number for number, wnid in enumerate(everything.wnids)}
+    for naming, names in everything.names.items():
+        found.names[naming] = tuple(names[label[wnid]] for wnid in found.wnids)
+    return found
+
+
+def _read(name: str) -> ClassList:
+    file = FOLDER / f"{name}.txt"
+    head, lines = read(file)
+    rows = [tuple(line.split("\t")) for line in lines]
+    verify(file, head, rows)
+    wnids, *names = zip(*rows, strict=True)
+    namings = head["columns"].split(", ")[1:]
+    return ClassList(name, head["digest"], head["source"], wnids, dict(zip(namings, names, strict=True)))

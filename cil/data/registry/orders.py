@@ -1,0 +1,119 @@
+"""In which order the classes of a data set arrive: a rule, a registered list or the labels themselves."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cil.common.errors import UserError, nearest
+from cil.data.registry.listfile import digest, read, verify
+
+FOLDER = Path(__file__).with_suffix("")  # <dataset>/<name>.txt
+RULES = "natural, numpy:1993 or python:1 (any seed), a list of labels"
+COUNTS = {2: "two", 3: "three", 4: "four"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered order: labels[k] is the data set's label of the class that arrives as number k."""
+
+    dataset: str
+    classes: str  # the class list whose ranks the labels are, where the data set has several; else the data set
+    name: str
+    digest: str
+    source: str
+    short: str  # the source, in an error's line
+    nicknames: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def begins(self) -> str:
+        return ", ".join(map(str, self.labels[:3])) + ", …"
+
+    def answers_to(self, name: str) -> bool:
+        return _key(name) in map(_key, (self.name, *self.nicknames))
+
+    def is_of(self, dataset: str | None) -> bool:
+        return dataset is None or _key(dataset) in (_key(self.dataset), _key(self.classes))
+
+
+def known_orders() -> list[Entry]:
+    """Every registered order, sorted by data set and name."""
+    return [_entry(file) for file in sorted(FOLDER.glob("*/*.txt"))]
+
+
+def class_order(order: str | Sequence[int], count: int, dataset: str | None = None) -> list[int]:
+    """The labels by arrival.
+
+    `natural`; `numpy:SEED`, numpy's legacy permutation; `python:SEED`, Python's shuffle (CODA-Prompt's repeats, whose first,
+    seed 0, is natural); a registered order, as `podnet` or `cifar100/podnet`; or the labels in a list.
+    """
+    if not isinstance(order, str):
+        return _listed(order, count)
+    kind, _, seed = order.partition(":")
+    if order == "natural":
+        return list(range(count))
+    if kind == "numpy" and seed.isdecimal():
+        return np.random.RandomState(int(seed)).permutation(count).tolist()
+    if kind == "python" and seed.isdecimal():
+        labels = list(range(count))
+        random.Random(int(seed)).shuffle(labels)
+        return labels
+    return list(_registered(order, count, dataset).labels)
+
+
+def _listed(order: Sequence[int], count: int) -> list[int]:
+    labels = [int(label) for label in order]
+    if sorted(labels) != list(range(count)):
+        raise UserError(f"scenario.order must name each of the labels 0 to {count - 1} once; it has {len(labels)} entries, "
+                        f"{len(set(labels))} different")  # fmt: skip
+    return labels
+
+
+def _registered(word: str, count: int, dataset: str | None) -> Entry:
+    place, _, name = word.rpartition("/")
+    known = known_orders()
+    named = [entry for entry in known if entry.answers_to(name) and entry.is_of(place or None)]
+    if not named:
+        names = {entry.name for entry in known if entry.is_of(dataset)}
+        registered = f" or a registered name ({nearest(name, names)})" if names else ""
+        raise UserError(f"scenario.order={word} is not known; type {RULES}{registered}")
+    own = [entry for entry in named if entry.is_of(dataset)]
+    if not own:
+        places = " and ".join(sorted({entry.classes for entry in named}))
+        raise UserError(f"scenario.order={word} is an order of {places}, this data set is {dataset}; type {RULES}")
+    fitting = [entry for entry in own if len(entry.labels) == count]
+    if not fitting:
+        sizes = " or ".join(map(str, sorted({len(entry.labels) for entry in own})))
+        raise UserError(f"scenario.order={word} orders {sizes} classes, this data set has {count}; type {RULES}")
+    if len(fitting) > 1:
+        raise UserError(_which(word, name, fitting))
+    return fitting[0]
+
+
+def _which(word: str, name: str, entries: list[Entry]) -> str:
+    """The line that tells orders of one name apart."""
+    places = {entry.dataset for entry in entries}
+    kind = "name" if all(_key(name) == _key(entry.name) for entry in entries) else "nickname"
+    choices = [
+        f"scenario.order={entry.name if len(places) == 1 else f'{entry.dataset}/{entry.name}'} ({entry.begins} {entry.short})"
+        for entry in entries
+    ]
+    number = COUNTS.get(len(entries), str(len(entries)))
+    return f"{word} is the {kind} of {number} orders; type {', '.join(choices[:-1])} or {choices[-1]}"
+
+
+def _entry(file: Path) -> Entry:
+    head, rows = read(file)
+    labels = [int(word) for row in rows for word in row.split()]
+    verify(file, head, labels)
+    nicknames = tuple(name.strip() for name in head["also called"].split(",") if name.strip())
+    dataset = file.parent.name
+    classes = head.get("class list", dataset)
+    return Entry(dataset, classes, file.stem, digest(labels), head["source"], head["in short"], nicknames, tuple(labels))
+
+
+def _key(name: str) -> str:
+    return name.casefold().replace("-", "_")

@@ -1,0 +1,229 @@
+"""From a plain configuration to objects: `_target_` names the code, the other keys are its arguments."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+
+from cil.backbones.compiled import Passes, divided, plainly
+from cil.capabilities import HasFrozenStage, HasPasses
+from cil.common.errors import SHOW, UserError, nearest, sentence
+from cil.common.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
+from cil.common.seeding import seed_everything
+from cil.common.signals import StopRequest
+from cil.data.feature_cache import Shelf
+from cil.data.frozen_features import BLOCK, FrozenResults
+from cil.data.image_store import Size
+from cil.data.scenario import Scenario
+from cil.engine import checkpoint
+from cil.engine.processes import IN_PARTS, divides, joined, normalises
+from cil.engine.recipe import Machine, Recipe
+from cil.engine.trainer import Trainer
+from cil.method import Method
+from cil.modules.heads.frozen_images import FrozenImages
+from cil.runs.console import Silent
+from cil.runs.identity import of_inputs, of_machine
+from cil.runs.precision import settled, use
+from cil.runs.run_folder import RunDir, names
+
+ALLOWED = ("cil.", "torch.optim.")
+OPTIMIZERS = {  # of torch; its own annotations say less
+    "lr": Rate, "momentum": Fraction, "dampening": Share, "weight_decay": Weight, "eps": Positive,
+    "betas": tuple[Fraction, Fraction],
+}  # fmt: skip
+
+
+def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest, like: Trainer | None = None) -> Trainer:
+    """Everything that a configuration describes, ready to fit; nothing has been trained or written yet.
+
+    `like`: a trainer of the same data and the same frozen backbone, which are then not made again.
+    """
+    config = settled(config)
+    seed, machine = config["seed"], config["machine"]
+    tf32, compiled = machine.get("tf32") == "on", machine.get("compile") == "on"
+    notes = use(device, machine["precision"], tf32)
+    for place in ("method", "backbone", "scenario", "dataset", "augment", "schedule", "log"):
+        find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
+    seed_everything(seed, "build")
+    backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
+    scenario = like.scenario if like else build_scenario(config, backbone)
+    method = make(config["method"], "method", backbone)
+    modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
+    method.suits(scenario)
+    for modifier in modifiers:
+        modifier.suits(method, scenario)
+    kept = (machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
+    where = Machine(device, *kept, tf32, compiled)
+    frozen = like.frozen if like else frozen_results(config, method, device)
+    processes, how = joined(device), recipe(config)
+    if how.accumulate > 1:
+        divides(method, backbone.modules(), IN_PARTS)
+    if how.batch_size == 1 and (method.votes or normalises(backbone.modules())):
+        why = "the images of a batch vote" if method.votes else f"{type(backbone).__name__} normalises over a batch"
+        raise UserError(f"train.batch_size=1 is too few, since {why}; type train.batch_size=2 or more")
+    if processes.size > 1:
+        divides(method, backbone.modules())
+        processes.same(method)
+    log = make(config["log"], "log") if processes.rank == 0 else Silent()
+    log.open(run.path)
+    notes += passes(method, how, where, processes.size, log.say)
+    for line in (*scenario.notes, *notes):
+        log.say(line)
+    process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
+    return Trainer(method, scenario, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
+                   identity=of_inputs(backbone, scenario), process=process, processes=processes)  # fmt: skip
+
+
+def passes(method: Method, how: Recipe, where: Machine, processes: int, say: Callable[[str], None]) -> list[str]:
+    """Has the backbone's passes compiled where that is asked for; what the user should know."""
+    backbone = method.backbone
+    if not isinstance(backbone, HasPasses):
+        name = type(backbone).__name__
+        return [f"machine.compile=on: {name} has no passes that can be compiled and runs as it is"] if where.compile else []
+    backbone.passes = plainly
+    if not where.compile:
+        return []
+    learned = {part for share in divided(how.batch_size, processes) for part in divided(share, how.accumulate)}
+    sizes = sorted(learned | {method.test_batch or where.eval_batch_size, BLOCK})
+    backbone.passes = Passes(sizes, where.device, say)
+    shown = ", ".join(map(str, sizes))
+    return [f"machine.compile=on: passes of {shown} images are compiled when they first come, which takes a minute or more"]
+
+
+def recipe(config: dict) -> Recipe:
+    """How phases are trained; `train.first` has what of it differs in the first task."""
+    train, optim = config["train"], config["optim"]
+    for key in OPTIMIZERS.keys() & optim.keys():  # also where no optimizer reads them
+        fits(f"optim.{key}", optim[key], OPTIMIZERS[key])
+    none = optim.get("_target_") is None
+    optimizer = partial(_no_optimizer, names(config)[1]) if none else make(optim, "optim")
+    first = None
+    if changes := train.get("first"):  # optional, so that no address holds it where nothing differs
+        nodes = {key: {**config[key], **changes.get(key, {})} for key in ("optim", "schedule")}
+        first = recipe(
+            {**config, **nodes, "train": {**train, "epochs": changes.get("epochs") or train["epochs"], "first": None}}
+        )
+    schedule, parts = make(config["schedule"], "schedule"), train.get("accumulate") or 1
+    return Recipe(optimizer, schedule, train["epochs"], train["batch_size"], train["clip"], first, parts)
+
+
+def frozen_results(config: dict, method: Method, device: torch.device) -> FrozenResults | None:
+    """Of a method with a frozen stage; the backbone's own features lie on a shelf, under all that decides them.
+
+    Weights that no file has differ with the seed: nobody would find their features again.
+    """
+    if not isinstance(method, HasFrozenStage):
+        return None
+    folder, weights, shelf = config["data"].get("features"), method.backbone.identity["sha256"], None
+    if type(method).frozen_stage is FrozenImages.frozen_stage and folder is not None and weights is not None:
+        settings = {key: value for key, value in config["backbone"].items() if key not in ("weights", "sha256")}
+        products = {key: config["machine"][key] for key in ("precision", "tf32") if key in config["machine"]}
+        shelf = Shelf(Path(folder), {"settings": settings, "weights": weights, **products})
+    return FrozenResults(method.frozen_stage, device, shelf)
+
+
+def reopened(path: Path, task: int | None = None) -> Trainer:
+    """The trainer of a finished run, as it was after a task or the last one, in float32; nothing is written there."""
+    config, done = yaml.safe_load((path / "config.yaml").read_text()), RunDir(path)
+    file = done.newest if task is None else done.after(task)
+    if file is None:
+        kept = "" if task is None else f" after task {task}; with machine.keep_checkpoints=all every one is kept"
+        raise UserError(f"{path} has no checkpoint{kept or ' any more'}; delete its DONE and type its command again")
+    config["machine"] |= {"precision": "fp32", "tf32": "off", "compile": "off"}
+    config["log"] = {"_target_": "cil.runs.console.Console", "live": False}  # no mirror of what is only looked at
+    with TemporaryDirectory() as folder:
+        trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())
+        trainer.log.close()
+        if trainer.frozen:
+            trainer.frozen.notes.clear()  # what is encoded from here on is no part of the run
+        state = done.load(file)
+        for task in trainer.scenario[: state["task"] + 1]:
+            trainer.begin(task)
+        checkpoint.into(trainer, state, file)
+    trainer.method.eval().requires_grad_(False)
+    return trainer
+
+
+def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
+    """The data as this backbone sees it, cut into tasks."""
+    pair = make(config["augment"], "augment", backbone.image)
+    needs = {view.needs for view in pair}
+    needed = Size(*needs.pop()) if len(needs) == 1 else Size()  # the two views differ: photographs as they are
+    images = make(config["dataset"], "dataset", root=config["data"]["root"]).decoded(needed)
+    return make(config["scenario"], "scenario", images, pair)
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"machine.device={name} is not known; type auto, cpu, cuda or cuda:1")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("machine=cuda, but torch sees no GPU here; type machine=cpu (or machine=auto)")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"machine.device={name} is not known; type auto, cpu, cuda or cuda:1") from None
+
+
+def _no_optimizer(method: str, parameters: object) -> None:
+    raise UserError(f"{method} has something to train but optim=none; type optim=sgd optim.lr=0.01, or another optimizer")
+
+
+def make(node: dict, where: str, *given: Any, **context: Any) -> Any:
+    """Call what `node["_target_"]` names. `given` and `context` come from the runner, the rest from the YAML file.
+
+    `where` is the node's place in the configuration, for messages. With `_partial_: true` the call is left to the receiver.
+    """
+    if not isinstance(node, dict):
+        raise UserError(f"{where}={node} has no settings; choose one of its options by name")
+    arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    for key, value in arguments.items():
+        if isinstance(value, dict) and "_target_" in value:  # a node inside: a call without arguments is handed over
+            arguments[key] = partial(make, value, f"{where}.{key}", **context)
+    target = find(node.get("_target_"), where)
+    later = node.get("_partial_", False)
+    fits(f"{where}._partial_", later, bool)
+    check(target, where, arguments, OPTIMIZERS if target.__module__.startswith("torch.optim.") else None)
+    try:
+        signature = inspect.signature(target)
+        (signature.bind_partial if later else signature.bind)(*given, **context, **arguments)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}; write it in the YAML file or on the command line") from None
+    call = partial(_call, target, where, *given, **context, **arguments)
+    return call if later else call()
+
+
+def _call(target: Any, where: str, *given: Any, **arguments: Any) -> Any:
+    """What the target refuses while it is built is told as the user's mistake, with the setting and the target's own words."""
+    try:
+        return target(*given, **arguments)
+    except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # said elsewhere
+    except Exception as error:
+        raise UserError(f"{where} cannot be made of these settings ({sentence(error)}); {SHOW}") from error
+
+
+def find(path: str | None, where: str) -> Any:
+    """The class or function behind a dotted name, which must be the project's own or one of torch's optimizers."""
+    if not path:
+        raise UserError(f"{where} has no _target_; choose one of its options by name, as in {where}=…")
+    fits(f"{where}._target_", path, str)
+    if not path.startswith(ALLOWED):
+        raise UserError(f"{where}._target_={path} is refused: a target starts with {' or '.join(ALLOWED)}")
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and not path.startswith(error.name.split(".")[0] + "."):
+            raise  # a missing library inside the target, not a wrong target
+        raise UserError(f"{where}._target_={path}: there is no module {error.name}") from None
+    except AttributeError:
+        known = [word for word in vars(importlib.import_module(module)) if not word.startswith("_")]
+        raise UserError(f"{where}._target_={path}: {module} has no {name}; {nearest(name, known)}") from None

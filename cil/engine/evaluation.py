@@ -1,0 +1,101 @@
+"""Every way of counting right answers, from one pass over the tests of the tasks seen."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from cil.capabilities import KnowsImages
+from cil.common.errors import UserError
+from cil.common.transfer import sent
+from cil.data.frozen_features import FrozenResults
+from cil.data.images import LabelledImages
+from cil.data.scenario import Scenario, Task
+from cil.engine.processes import ALONE, Processes
+from cil.method import Method
+
+
+class Evaluation:
+    """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations. A method
+    whose stage grows keeps it itself."""
+
+    def __init__(
+        self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None, processes: Processes = ALONE
+    ) -> None:
+        self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
+        self.frozen = frozen
+        alone = method.test_batch or method.leaky_batch is not None or method.leaky_chunk
+        self.shared = ALONE if alone else processes  # images that are answered together are not divided
+
+    def kinds(self, scenario: Scenario) -> list[str]:
+        """What is counted: right among all classes seen, among the task's own and, where there is a difference, among those of
+        its data set and among those that a released evaluation lets compete."""
+        leaky = self.method.leaky_batch is not None or self.method.leaky_chunk is not None
+        more = {"dataset_il": len(scenario.datasets) > 1, "leaky_il": leaky}
+        return ["class_il", "task_il", *(name for name, wanted in more.items() if wanted)]
+
+    @torch.inference_mode()
+    def __call__(self, tasks: Iterable[Task]) -> dict[str, list[int]]:
+        """Correct answers on each task, by the way of counting."""
+        tasks = list(tasks)
+        wanted = self.method.scored(tasks[-1])
+        self.method.eval()
+        counts, rivals, first = [], self._leaky(tasks), 0
+        for task in tasks:
+            right: dict[str, int | Tensor] = defaultdict(int, {name: 0 for name, _ in self._among(task, wanted)})
+            found = []
+            for scores, labels in self._scores(self.shared.tests(task.test)):
+                if scores.shape[1] != wanted:
+                    raise UserError(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
+                                    f"score exactly {wanted} classes")  # fmt: skip
+                for name, classes in self._among(task, wanted):
+                    best = scores[:, classes.start : classes.stop].argmax(1) + classes.start
+                    right[name] += (best == labels).sum()
+                if rivals is not None:
+                    barred = torch.arange(wanted)[None] >= rivals[first : first + len(labels), None]
+                    right["leaky_il"] += (scores.masked_fill(sent(barred, scores.device), -torch.inf).argmax(1) == labels).sum()
+                first += len(labels)
+                if self.method.leaky_chunk:
+                    found.append(scores)
+            if chunk := self.method.leaky_chunk:
+                answers = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
+                right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
+            counts.append(right)
+        correct = defaultdict(list)
+        for right in counts:  # now, since each look at a count waits for the device
+            for name, count in self.shared.sums(right).items():
+                correct[name].append(count)
+        return correct
+
+    def _among(self, task: Task, wanted: int) -> Iterable[tuple[str, range]]:
+        yield "class_il", range(wanted)
+        yield "task_il", task.classes
+        if len(task.dataset) < task.total:
+            yield "dataset_il", task.dataset
+
+    def _leaky(self, tasks: list[Task]) -> Tensor | None:
+        """For each test image, the classes up to its batch's last task: what compete where the task is read off a batch.
+
+        The tests of all tasks lie one after another, so nearly every batch holds one task alone and old ones gain no rivals.
+        """
+        if (size := self.method.leaky_batch) is None:
+            return None
+        stops = torch.cat([torch.full((len(task.test),), task.classes.stop) for task in tasks])
+        last = (torch.arange(len(stops)) // size + 1) * size - 1
+        return stops[last.clamp_max(len(stops) - 1)]
+
+    def _scores(self, test: LabelledImages) -> Iterable[tuple[Tensor, Tensor]]:
+        if self.frozen is None and not isinstance(self.method, KnowsImages):
+            for batch in test.batches(self.batch_size, self.device):
+                yield self.method.predict(batch.images), batch.labels
+            return
+        results = self.frozen.of(test) if self.frozen else self.method.known(test)
+        for start in range(0, len(test), self.batch_size):
+            rows = torch.arange(start, min(start + self.batch_size, len(test)))
+
+            def images(rows: Tensor = rows) -> Tensor:
+                return test.batch(rows, self.device).images
+
+            frozen = results[start : start + len(rows)]
+            yield self.method.predict_from(frozen, images), sent(test.labels[rows], self.device)

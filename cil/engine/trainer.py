@@ -1,0 +1,300 @@
+"""The only training loop. Methods and modifiers answer its questions; the run folder keeps what it learns."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from cil.capabilities import LearnsFromFrozen
+from cil.common.seeding import generator, seed_everything
+from cil.common.signals import Stopped, StopRequest
+from cil.common.transfer import SideStream
+from cil.data.frozen_features import FrozenResults, Known
+from cil.data.images import Batch
+from cil.data.scenario import Scenario, Task
+from cil.engine import checkpoint, locality
+from cil.engine.encodes import Encodes
+from cil.engine.evaluation import Evaluation
+from cil.engine.loss_meter import Meter, mean_of
+from cil.engine.processes import ALONE, Processes, parts
+from cil.engine.recipe import Machine, Recipe, Step
+from cil.engine.run_warnings import FEW_STEPS, Doubts, Still, few_steps
+from cil.method import Losses, Method, Phase
+from cil.metrics import AccuracyMatrix
+from cil.modifier import Modifier
+from cil.runs.console import Console, told
+from cil.runs.run_folder import RunDir
+
+
+class Trainer:
+    """Takes a method through a scenario, or goes on where a checkpoint left it."""
+
+    def __init__(
+        self, method: Method, scenario: Scenario, modifiers: Sequence[Modifier], recipe: Recipe, machine: Machine, *, seed: int,
+        run: RunDir, log: Console, stop: StopRequest, frozen: FrozenResults | None, identity: dict, process: dict,
+        processes: Processes = ALONE,
+    ) -> None:  # fmt: skip
+        self.method, self.scenario, self.modifiers = method.to(machine.device), scenario, modifiers
+        scenario.images = scenario.images.on(machine.device)
+        self.recipe, self.machine, self.seed = recipe, machine, seed
+        self.run, self.log, self.stop, self.identity, self.shared = run, log, stop, identity, processes
+        totals = [len(task.test) for task in scenario]
+        self.frozen = method.frozen = frozen  # where the method has a frozen stage
+        if frozen:
+            frozen.splits = {id(scenario.images.train): "train", id(scenario.images.test): "test"}
+        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes)
+        self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
+        self.beside = SideStream(machine.device)
+        self.part = 1.0  # of a batch, that is learned from here
+        self.encodes = Encodes(method.backbone, frozen, run)
+        self.seconds, self._since = 0.0, time.perf_counter()
+        self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
+        self.doubts = Doubts()
+        self.trained: set[str] = set()  # backbone parameters that some phase so far could change
+        self._saved_at = time.perf_counter()
+        self.trained_parameters = 0  # of the largest phase so far
+        if machine.precision == "bf16" and frozen:
+            in_half(method.frozen_part)
+
+    def fit(self) -> None:
+        for step in self.steps():
+            self.learn(step)
+
+    def steps(self) -> Iterator[Step]:
+        """The whole run but for the learning: every batch in its turn, and between them all that a run writes."""
+        for modifier in self.modifiers:
+            modifier.attach(self.method)
+        first, inside = self.restore()
+        self.shared.agree(first, "checkpoints")
+        for task in self.scenario[first:]:
+            if inside is None:
+                self.begin(task)
+                self._modify("begin", task)
+            yield from self._train(task, inside)
+            inside = None
+            if self.method.answers(task):
+                self._evaluate(task)
+            self._save(task, None)
+            if self.shared.any(self.stop) and task.index + 1 < len(self.scenario):
+                raise Stopped(self.stop.name)
+
+    # --- one task -------------------------------------------------------------------------------------------------
+
+    @property
+    def matrix(self) -> AccuracyMatrix:
+        """Among all classes seen."""
+        return self.matrices["class_il"]
+
+    def begin(self, task: Task) -> None:
+        """Shapes and initial values of what the task adds."""
+        # torch's attention has other forms for training and for weights that may learn; a resumed run must take the same
+        self.method.eval().requires_grad_(False)
+        seed_everything(self.seed, "begin", task.index)
+        with self.precision():
+            self.method.begin_task(task)
+        self.method.to(self.machine.device)
+
+    def _modify(self, moment: str, task: Task) -> None:
+        """Modifiers draw from a stream of their own: without them a run sees the same batches and initial weights."""
+        for number, modifier in enumerate(self.modifiers):
+            seed_everything(self.seed, "modifier", moment, number, task.index)
+            self.method.eval()
+            with self.precision():
+                getattr(modifier, f"{moment}_task")(self.method, task)
+
+    def _train(self, task: Task, inside: dict | None) -> Iterator[Step]:
+        for number, phase in enumerate(self.method.phases(task)):
+            if inside is None or number >= inside["phase"]:
+                yield from self._run_phase(phase, number, inside if inside and number == inside["phase"] else None)
+                self._end("phase", phase, number)
+        self._end("task", task)
+        self._modify("end", task)
+        self.shared.same(self.method)
+        for doubt in self.method.doubts():
+            self.doubts.add(doubt, task.index)
+        if facts := self.method.facts():
+            self.run.event(task=task.index, method=type(self.method).__name__, **facts)
+            self.log.say(f"task {task.index + 1}/{len(self.scenario)}  {told(facts)}")
+        for modifier in self.modifiers:
+            if facts := modifier.facts():
+                self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)
+
+    def _end(self, what: str, ended: Task | Phase, *number: int) -> None:
+        task = ended.task if isinstance(ended, Phase) else ended
+        seed_everything(self.seed, "end", task.index, *number)
+        self.method.eval()
+        with self.precision():
+            getattr(self.method, f"end_{what}")(ended)
+
+    def _evaluate(self, task: Task) -> None:
+        with self.precision():
+            correct = self.evaluation(self.scenario[: task.index + 1])
+            far = locality.facts(self.method.backbone, self.scenario[0].test, self.machine.eval_batch_size, self.machine.device)
+        for name, matrix in self.matrices.items():
+            matrix.set_row(task.index, correct[name])
+        self.run.write_matrices(self.matrices)
+        self.run.event(task=task.index, **{name: correct[name] for name in self.matrices}, **far)
+        own, old = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
+        self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {old:.1f} % on all seen")
+
+    # --- one phase ------------------------------------------------------------------------------------------------
+
+    def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> Iterator[Step]:
+        optimizer = self._prepare(phase, inside)
+        recipe = self.recipe.of(phase.task)
+        epochs, size = phase.epochs or recipe.epochs, phase.batch_size or recipe.batch_size
+        schedule = phase.schedule or recipe.schedule
+        rows_of = lambda epoch: phase.order(  # noqa: E731
+            len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
+        )
+        steps = -(-len(rows_of(0)) // size)
+        self.still = Still([p for group in optimizer.param_groups for p in group["params"]])
+        if inside:
+            self.still.before = inside.get("still", self.still.before[:0])  # earlier versions did not keep it
+        first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
+        title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
+        self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
+        for epoch in range(first_epoch, epochs):
+            where, began = (phase.task.index, number, epoch), time.perf_counter()
+            meter = Meter(f"{title}, epoch {epoch + 1}", 1 if self.machine.device.type == "cpu" else 20, kept)
+            before = meter.images
+            order = rows_of(epoch)
+            seed_everything(self.seed, "epoch", *where)
+            self.method.begin_epoch(phase, epoch)
+            for step in range(first_step, steps):
+                rate = schedule(epoch + step / steps, epochs, optimizer.param_groups[0]["initial_lr"])
+                rows = order[step * size : (step + 1) * size]
+                last = (epoch + 1, step + 1) == (epochs, steps)
+                asked = Step(phase, rows, optimizer, rate, (*where, step), last)
+                yield asked
+                meter.add(step, phase.data.rows[rows], asked.losses)
+                self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), asked.losses)
+                if asked.stop:
+                    self._save_inside(phase, number, epoch, step + 1, meter, optimizer)
+                    raise Stopped(self.stop.name)
+            first_step, kept = 0, None
+            means, seconds = meter.means(), time.perf_counter() - began
+            rate = (meter.images - before) / seconds
+            names = dict(task=phase.task.index, phase=phase.name, epoch=epoch)
+            self.run.event(**names, losses=means, images=meter.images, seconds=round(seconds, 3))
+            self.log.end_epoch(f"{title}  epoch {epoch + 1}/{epochs}", means, rate)
+            if self.shared.any(time.perf_counter() - self._saved_at >= self.machine.checkpoint_seconds):
+                self._save_inside(phase, number, epoch + 1, 0, None, optimizer)
+        self.log.end_phase()
+        if (taken := epochs * steps) < FEW_STEPS:
+            self.doubts.add(few_steps(phase.name, taken), phase.task.index)
+        if self.still:
+            self.doubts.add(f"the parameters of phase {phase.name} did not move", phase.task.index)
+
+    def _prepare(self, phase: Phase, inside: dict | None) -> torch.optim.Optimizer:
+        """Only the phase's parameters may learn; optimizer and schedule are fresh."""
+        listed = list(phase.parameters)
+        flat = [p for entry in listed for p in (entry["params"] if isinstance(entry, dict) else [entry])]
+        chosen = {id(p) for p in flat}
+        self.trained_parameters = max(self.trained_parameters, sum(p.numel() for p in flat))
+        self.method.train()
+        self.method.requires_grad_(False)
+        for parameter in flat:
+            parameter.requires_grad_(True)
+        trained = {name for name, p in self.method.named_parameters() if id(p) in chosen and name.startswith("backbone.")}
+        self.method.backbone.train(bool(trained))  # a frozen backbone keeps its statistics
+        self.trained |= trained
+        optimizer = (phase.optimizer or self.recipe.of(phase.task).optimizer)(listed)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        if inside:
+            optimizer.load_state_dict(inside["optimizer"])
+        return optimizer
+
+    def batch(self, step: Step) -> Batch | Known:
+        """Of a phase whose frozen stage gives all that is learned from, images are encoded once, or once and mirrored."""
+        data, random = step.phase.data, generator(self.seed, "augment", *step.where)
+        if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
+            with torch.no_grad(), self.precision():
+                return self.frozen.batch(data, step.rows, random, step.where[-1])
+        return self.beside.make(lambda: data.batch(step.rows, self.machine.device, random, step.where[-1]))
+
+    def learn(self, step: Step) -> None:
+        batch, self.part = self.shared.part(self.batch(step))
+        self.learn_from(step, batch)
+
+    def learn_from(self, step: Step, batch: Batch | Known) -> None:
+        seed_everything(self.seed, "step", *step.where)
+        for group in step.optimizer.param_groups:
+            group["lr"] = step.rate * group["initial_lr"]
+        divided = parts(batch, self.recipe.accumulate)
+        asked, taken = [(self.method.training_steps(part, step.phase), weight) for part, weight in divided], []
+        while losses := self._gradient(asked, step.optimizer):
+            means, step.stop = self.shared.averaged(step.optimizer, losses, self.part, self.stop)
+            if self.recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
+            for modifier in self.modifiers:
+                modifier.before_step(self.method, step.phase)
+            step.optimizer.step()
+            for modifier in self.modifiers:
+                modifier.after_step(self.method, step.phase)
+            taken.append(means)
+        step.losses = mean_of(taken)
+
+    def _gradient(self, asked: list[tuple[Iterator[Losses], float]], optimizer: torch.optim.Optimizer) -> Losses:
+        """Of the next step: that of the whole batch, which may come in weighted parts. Its losses; none after the last step."""
+        whole: Losses = {}
+        for part, weight in asked:
+            if not (losses := self._next(part)):
+                return {}
+            if not whole:
+                optimizer.zero_grad()
+            if len(asked) == 1:
+                sum(losses.values()).backward()
+                return losses
+            (weight * sum(losses.values())).backward()
+            for name, loss in losses.items():
+                whole[name] = whole.get(name, 0.0) + weight * loss.detach()
+        return whole
+
+    def _next(self, asked: Iterator[Losses]) -> Losses | None:
+        with self.precision():
+            return next(asked, None)
+
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save_inside(self, phase: Phase, number: int, epoch: int, step: int, meter: Meter | None, optimizer) -> None:
+        place = {"phase": number, "epoch": epoch, "step": step, "still": self.still.before}
+        self._save(phase.task, {**place, "meter": meter and meter.state(), "optimizer": optimizer.state_dict()})
+
+    def _save(self, task: Task, inside: dict | None) -> None:
+        self.seconds += time.perf_counter() - self._since
+        self._since = time.perf_counter()
+        self.encodes.before, self.encodes.since = self.encodes.before + self.shared.total(self.encodes.since), 0
+        state = {"task": task.index, "inside": inside, **checkpoint.of(self)}
+        self.run.save(state, task=task.index, inside=inside is not None, keep_all=self.machine.keep_checkpoints == "all")
+        self._saved_at = time.perf_counter()
+
+    def restore(self) -> tuple[int, dict | None]:
+        """The task to begin or go on with, and where inside it."""
+        file = self.run.newest
+        if file is None:
+            self.run.cut_events(0)
+            return 0, None
+        state = self.run.load(file)
+        for task in self.scenario[: state["task"] + 1]:
+            self.begin(task)
+        checkpoint.into(self, state, file)
+        self.run.cut_events(state["events"])
+        inside = state["inside"]
+        if self.matrix.learned:
+            self.run.write_matrices(self.matrices)  # the file may be gone, or a task ahead of the checkpoint
+        if not inside:
+            self.run.keep_only(file, keep_all=self.machine.keep_checkpoints == "all")
+        self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
+        return (state["task"], inside) if inside else (state["task"] + 1, None)
+
+
+def in_half(part: torch.nn.Module) -> None:
+    """Weights that no phase trains are rounded once, and not in every pass; norms keep theirs."""
+    for module in part.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(torch.bfloat16)

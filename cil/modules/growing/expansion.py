@@ -1,0 +1,86 @@
+"""A network that grows with its tasks: extractors that are kept, and a gate that says which of them matter."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.data.images import LabelledImages
+from cil.data.memory import Kept
+from cil.data.transforms.views import View
+from cil.modules.rehearsal.exemplars import IMAGES
+from cil.modules.rehearsal.frozen_copy import FrozenCopy
+from cil.modules.statistics.centroids import attraction, matched, weights
+
+
+class Extractor(FrozenCopy):
+    """That of an earlier task."""
+
+    def answer(self, images: Tensor) -> Tensor:
+        return self.backbone(images)
+
+
+class Gate(Kept):
+    """A network of its own whose embedding of an image lies near one of the centroids of the image's task."""
+
+    growing = ("centroid_of",)
+
+    def __init__(self, body: nn.Module, width: int, each: int, temperature: float, *, learns: bool) -> None:
+        """`each`: centroids of a task. `learns`: the body too, and not the two layers on it alone."""
+        super().__init__()
+        self.body, self.each, self.temperature, self.learns = body, each, temperature, learns
+        self.head = nn.Sequential(nn.Linear(body.width, width), nn.ReLU(), nn.Linear(width, width))
+        self.centroids = nn.Parameter(torch.empty(0, width))  # (tasks · each, width)
+        self.register_buffer("centroid_of", torch.empty(0, dtype=torch.long))  # (classes,)
+        self.register_buffer("matched_at", torch.full((2,), -1))  # task and epoch
+
+    def train(self, mode: bool = True) -> "Gate":
+        super().train(mode)
+        self.body.train(mode and self.learns)
+        return self
+
+    def grow(self, classes: int) -> None:
+        new = torch.randn(self.each, self.centroids.shape[1]).to(self.centroids)
+        self.centroids = nn.Parameter(torch.cat([self.centroids.data, new]))
+        self.centroid_of = torch.cat([self.centroid_of, self.centroid_of.new_zeros(classes)])
+
+    def learning(self) -> list[nn.Parameter]:
+        body = self.body.image_parameters() if self.learns else ()
+        return [*body, *self.head.parameters(), self.centroids]
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """(batch, width), of length 1."""
+        return F.normalize(self.head(self.body(images)).float(), dim=1)
+
+    def unit(self) -> Tensor:
+        return F.normalize(self.centroids, dim=1)
+
+    def loss(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
+        """`first`: of the tasks whose centroids compete."""
+        start = first * self.each
+        return attraction(self.embedded(images), self.unit()[start:], self.centroid_of[labels] - start, self.temperature)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, tasks), of sum 1."""
+        return weights(self.embedded(images), self.unit(), self.each, self.temperature)
+
+    @torch.no_grad()
+    def match(self, images: LabelledImages, view: View, tasks: Sequence[range], now: tuple[int, int]) -> None:
+        """Each class of a task with one of its centroids, by the mean embedding of its images; once an epoch, also where a
+        run goes on in the middle of one."""
+        if self.matched_at.tolist() == list(now):
+            return
+        learned, device = self.training, self.centroids.device
+        self.eval()
+        shown = (view(images.pixels[rows], None, device) for rows in images.rows.split(IMAGES))
+        found, centroids = torch.cat([self.embedded(some) for some in shown]), self.unit()
+        for number, classes in enumerate(tasks):
+            known = [label for label in classes if (images.labels == label).any()]
+            if known:
+                means = torch.stack([found[(images.labels == label).to(device)].mean(0) for label in known])
+                own = slice(number * self.each, (number + 1) * self.each)
+                places = matched(F.normalize(means, dim=1), centroids[own]) + own.start
+                self.centroid_of[torch.tensor(known, device=device)] = places.to(device)
+        self.matched_at.copy_(torch.tensor(now))
+        self.train(learned)

@@ -1,0 +1,57 @@
+"""A memory of images that stand for their class."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cil.common.errors import UserError
+from cil.data.images import LabelledImages
+from cil.data.memory import Memory
+from cil.data.scenario import Scenario, Task
+from cil.modules.rehearsal.herding import nearest_sums
+
+Selection = Literal["herding", "random", "first"]
+IMAGES = 128  # at a time, for herding
+
+
+class Exemplars(Memory):
+    """`herding`: those whose mean is nearest to that of the class (iCaRL); `random`: any (L2P's buffer); `first`: those that
+    the data set has first (iTAML, ARI)."""
+
+    def __init__(self, total: int, per_class: int | None, selection: str) -> None:
+        super().__init__(total, per_class)
+        self.selection = selection
+        self.register_buffer("device_of", torch.empty(0), persistent=False)  # images are looked at where this lies
+
+    def check(self, scenario: Scenario) -> None:
+        """Stop where classes will be more than there is room for."""
+        classes = max(max(len(task.dataset), len(task.remembered)) for task in scenario)
+        if self.per_class is None and 0 < self.total < classes:
+            raise UserError(f"method.memory={self.total} holds no image of each of {classes} classes; type "
+                            f"method.memory={20 * classes}, or 0 for none")  # fmt: skip
+
+    @torch.no_grad()
+    def choose(self, task: Task, features: Callable[[Tensor], Tensor]) -> None:
+        """When a task has been learned: its classes come in, the best image first, and old classes give of their last."""
+        self.keep(self.after(task, self._in_order(task, features)))
+
+    def _in_order(self, task: Task, features: Callable[[Tensor], Tensor]) -> LabelledImages:
+        each = self.each(task)
+        if self.selection == "first" or not each:
+            return task.train
+        if self.selection == "random":
+            return task.train.take(torch.randperm(len(task.train)))
+        return task.train.take(by_herding(task.train_plain, features, each, self.device_of.device))
+
+
+def by_herding(
+    images: LabelledImages, features: Callable[[Tensor], Tensor], each: int, device: torch.device,
+    order: Callable[[Tensor, int], Tensor] = nearest_sums,
+) -> Tensor:  # fmt: skip
+    """Places of the images, class by class, at most `each` of one, the best first; as their view shows them."""
+    seen = (images.batch(places, device, torch.default_generator).images for places in torch.arange(len(images)).split(IMAGES))
+    found = torch.cat([features(some).flatten(1).float().cpu() for some in seen])
+    classes = ((images.labels == label).nonzero()[:, 0] for label in images.labels.unique())
+    return torch.cat([own[order(found[own], each)] for own in classes])

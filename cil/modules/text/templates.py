@@ -1,0 +1,26 @@
+"""Texts around a class name, by name: the sets of CLIP's release, or whatever is listed."""
+
+from collections.abc import Sequence
+
+from cil.common.errors import UserError, nearest
+
+LOOKS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
+NAMED = ("imagenet80", "cifar18")
+
+
+def templates(wanted: str | Sequence[str]) -> tuple[str, ...]:
+    """`imagenet80` and `cifar18` (of CIFAR10 and CIFAR100) are those that CLIP's authors chose; or the texts in a list."""
+    if isinstance(wanted, str) and wanted not in NAMED:
+        raise UserError(f"method.templates={wanted} is not known; {nearest(wanted, NAMED)}; or list texts: "
+                        "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
+    if wanted == "imagenet80":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    if wanted == "cifar18":
+        sizes = [f"a photo of {article} {size} {{}}." for article in ("a", "the") for size in ("small", "big")]
+        return (*(f"a {look}photo of {article} {{}}." for article in ("a", "the") for look in LOOKS), *sizes)
+    if not wanted or any(not isinstance(text, str) or text.count("{}") != 1 for text in wanted):
+        raise UserError("method.templates wants at least one text with one {} where the name goes, as in "
+                        "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
+    return tuple(wanted)

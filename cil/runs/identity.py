@@ -1,0 +1,74 @@
+"""What decides a number, written down with it."""
+
+import platform
+import resource
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from cil.data.scenario import Scenario
+
+PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow", "hydra-core", "omegaconf")
+
+
+def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
+    """What a checkpoint must find unchanged when the run goes on."""
+    train, test = scenario.views
+    return {
+        "weights": backbone.identity["weights"],
+        "weights_sha256": str(backbone.identity["sha256"]),
+        **{key: backbone.identity[key] for key in ("weights_tag", "weights_expect") if key in backbone.identity},
+        "data_digest": scenario.images.digest,
+        "order_digest": scenario.order_digest(),
+        "split_digest": scenario.split_digest(),
+        "train_transform": train.words(),
+        "test_transform": test.words(),
+    }
+
+
+def of_machine(
+    device: torch.device, precision: str, processes: int = 1, *, tf32: bool = False, compiled: bool = False
+) -> dict[str, object]:
+    """What may move the last bits."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "precision": precision,
+        **({"tf32": tf32} if device.type == "cuda" else {}),
+        **({"compile": True} if compiled else {}),
+        "threads": torch.get_num_threads(),
+        **({"processes": processes} if processes > 1 else {}),
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "git_commit": git_commit(),
+    }
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, int]:
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device) // 2**20
+    return peak
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with a plus where files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

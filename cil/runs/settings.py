@@ -1,0 +1,84 @@
+"""The settings that no constructor checks, looked at before anything is loaded."""
+
+import re
+from typing import Any, Literal
+
+from cil.common.errors import UserError, nearest
+from cil.common.ranges import Count, NonNegative, Positive, Seed, fits
+from cil.runs.precision import settled
+
+GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
+TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
+KEYS = {
+    "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
+    "train.first": ("epochs", "optim", "schedule"),
+    "data": ("root", "weights", "features"),
+    "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
+}
+READINGS = ("paper", "released")
+DECLARED = {
+    "seed": Seed,
+    "reading": Literal[READINGS],
+    "outputs": str,
+    "train.epochs": Count,
+    "train.batch_size": Count,
+    "train.clip": Positive | None,
+    "train.accumulate": Count | None,
+    "train.first.epochs": Count | None,
+    "data.root": str,
+    "data.weights": str,
+    "data.features": str | None,
+    "machine.device": str,
+    "machine.precision": Literal["fp32", "bf16", "auto"],
+    "machine.tf32": Literal["auto", "on", "off"],
+    "machine.compile": Literal["off", "on"],
+    "machine.eval_batch_size": Count,
+    "machine.checkpoint_seconds": NonNegative,
+    "machine.keep_checkpoints": Literal["newest", "all"],
+}
+LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate")  # where they do nothing
+
+
+def checked(config: dict) -> dict:
+    """The configuration with what the machine decides in it, or one line about what is wrong with it."""
+    for key in TOP:
+        if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
+            raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
+    _known("", config, TOP)
+    for group, keys in KEYS.items():
+        _known(f"{group}.", _value(config, group) or {}, keys)
+    for key, annotation in DECLARED.items():
+        value = _value(config, key)
+        if value is not None or key not in LEFT_OUT:
+            fits(key, value, annotation)
+        if value == "":
+            raise UserError(f"{key} is empty; leave it as it was or type another")
+    name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))
+    if not re.fullmatch(r"[\w.-]*[\w-][\w.-]*", name):
+        raise UserError(
+            f"scenario.name={name} becomes a folder; use letters, digits, dashes, underscores, and dots between them"
+        )
+    if "." not in target:
+        raise UserError(
+            f"method._target_={target} is not a class of a method's file; choose one by name, as in method=finetune"
+        )
+    return settled(config)
+
+
+def of_reading(reading: str, paper: Any, released: Any) -> Any:
+    """What a switch is set to: a paper's text and its released code may differ."""
+    if reading not in READINGS:
+        raise UserError(f"reading={reading} is not known; {nearest(str(reading), READINGS)}")
+    return released if reading == "released" else paper
+
+
+def _known(place: str, node: dict, keys: tuple[str, ...]) -> None:
+    for key in node:
+        if key not in keys:
+            raise UserError(f"there is no setting {place}{key}; {nearest(key, keys)}")
+
+
+def _value(config: dict, key: str) -> Any:
+    for word in key.split("."):
+        config = config[word] if isinstance(config, dict) and word in config else None
+    return config

@@ -1,0 +1,46 @@
+"""The experiments on photographs: what they are, and that each runs, on a few images and with untrained weights."""
+
+import pytest
+
+from tests.data.datasets import miniature
+from tests.harness import CONF, compose, execute
+
+NAMES = sorted(file.stem for file in (CONF / "experiment" / "photographs").glob("*.yaml"))
+OTHERS = ("class_mean", "ranpac", "finetune", "joint", "aper", "ease", "slca", "coda_prompt")
+SMALL = [f"+backbone.changes.{key}" for key in ("depth=6", "embed_dim=24", "num_heads=3")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_view_has_a_crop_in_it(name):
+    """So that the feature cache has what a run asks the frozen network."""
+    config = compose(f"experiment=photographs/{name}", "method=l2p")
+    assert config["augment"]["train"]["crop"] == config["augment"]["test"]["crop"] == "whole"
+    assert config["backbone"]["weights"] == "vit_s14_photographs_selfsup" and config["backbone"]["image"]["size"] == 98
+    other = compose(f"experiment=photographs/{name}", "method=l2p", "backbone=vit_s14_photographs")
+    assert {key for key in config if config[key] != other[key]} == {"backbone"}
+
+
+def rows():
+    for name in NAMES:
+        if name.endswith("_others"):
+            yield from ((name, f"method={method}") for method in OTHERS)
+        else:
+            yield from ((name, f"method={host}", f"modifier={modifier}", f"reading={reading}") for host, modifier, reading in
+                        (("l2p", "none", "paper"), ("l2p", "pgp", "released"), ("dualprompt", "pgp", "paper")))  # fmt: skip
+
+
+@pytest.mark.parametrize("words", rows(), ids=" ".join)
+def test_each_runs_on_a_few_images(tmp_path, words):
+    name, *row = words
+    half = not name.startswith("all")
+    train = 24 if "reading=released" in row else 3  # that reading takes as many images a task as the network is wide
+    own = ["method.components=24"] if "method=coda_prompt" in row else []  # at right angles in that many dimensions
+    own += ["method.features=100"] if "method=ranpac" in row else []
+    miniature.zipped(miniature.tinyimagenet(train), tmp_path / "tiny-imagenet-200.zip")
+    few = ["dataset.md5=null", f"dataset.train_per_class={train}", *(["dataset.test_per_class=2"] if half else [])]
+    run = execute(compose(
+        f"experiment=photographs/{name}", *row, *few, f"scenario.tasks={2 if half else 3}", "backbone.weights=null",
+        *SMALL, *own, f"outputs={tmp_path / 'outputs'}", f"data.root={tmp_path}", "data.features=null",
+        "machine=cpu", "log.live=false",
+    ))  # fmt: skip
+    assert 0 <= run.summary()["class_il"]["acc"] <= 100

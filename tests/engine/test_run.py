@@ -1,0 +1,130 @@
+"""run.py end to end: second call exits at DONE; killed anywhere, it goes on to the same bits; two processes do not mix."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import run as front_door
+from cil.common.errors import UserError
+from cil.common.signals import EXIT_CODE
+from tests import harness
+
+WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=5", "train.epochs=2", "optim.lr=0.01",
+         "train.batch_size=64", "machine.checkpoint_seconds=0")  # fmt: skip
+
+
+def in_child(config: dict, *, keep: bool = False) -> int:
+    """A process that runs `config`; forked, so that it does not pay for the imports again."""
+    child = os.fork()
+    if child:
+        return child
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to Ctrl-C
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        harness.execute(config)
+    except front_door.Stopped:
+        os._exit(EXIT_CODE)
+    except (UserError, KeyboardInterrupt):
+        os._exit(2)
+    os._exit(0)
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, data_root):
+    """One uninterrupted run, and how long it took."""
+    config = harness.compose(f"outputs={tmp_path_factory.mktemp('straight')}", f"data.root={data_root}", *harness.SMALL, *WORDS)
+    began = time.perf_counter()
+    assert wait(in_child(config)) == 0
+    return harness.run_of(config), time.perf_counter() - began
+
+
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(compose, straight):
+    reference, seconds = straight
+    config, chance, kills = compose(*WORDS), random.Random(0), 0
+    while kills < 20:
+        child = in_child(config)
+        time.sleep(chance.uniform(0.02, 0.3) * seconds)
+        os.kill(child, signal.SIGKILL)
+        if wait(child) == 0:  # it finished first: begin another run
+            harness.assert_same_bits(reference, harness.run_of(config))
+            for file in harness.run_of(config).path.glob("*.*"):
+                file.unlink() if file.is_file() else None
+            (harness.run_of(config).path / "DONE").unlink()
+        else:
+            kills += 1
+    assert wait(in_child(config)) == 0
+    harness.assert_same_bits(reference, harness.run_of(config))
+    assert not list(harness.run_of(config).path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
+def test_a_polite_signal_writes_a_checkpoint_and_says_so_by_its_exit_code(compose, straight, name):
+    reference, _ = straight
+    config = compose(*WORDS, "machine.checkpoint_seconds=1000")
+    child, events = in_child(config), harness.run_of(config).events
+    while not (events.exists() and events.stat().st_size):  # the first of ten epochs is over
+        time.sleep(0.001)
+    os.kill(child, signal.Signals[name])
+    assert wait(child) == EXIT_CODE
+    assert harness.run_of(config).newest is not None and not harness.run_of(config).is_done
+    assert wait(in_child(config)) == 0
+    harness.assert_same_bits(reference, harness.run_of(config))
+
+
+def test_the_second_process_on_an_address_refuses_and_says_who_has_it(compose):
+    config = compose(*WORDS)
+    with harness.run_of(config).open(config), pytest.raises(UserError, match=r"is being run by process \d+ on .*; wait for it"):
+        harness.run_of(config).open(config)
+
+
+def shell(*words: str, code: int = 0) -> str:
+    ended = subprocess.run([sys.executable, harness.ROOT / "run.py", *words], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def test_a_sweep_runs_once_and_is_skipped_when_repeated(data_root, outputs):
+    words = ["-m", "method=finetune,class_mean,joint", "backbone=resnet_tiny", "seed=0,1", "train.epochs=1"]
+    words += ["scenario.tasks=2", "dataset.train_per_class=9", "dataset.test_per_class=3"]
+    words += [f"outputs={outputs}", f"data.root={data_root}"]
+    first = shell(*words)
+    assert len(list(outputs.glob("glyphs_10tasks/*/*/seed*/DONE"))) == 6
+    assert "done already" not in first and len(re.findall(r"^ACC ", first, re.M)) == 6
+    stamps = {file: file.stat().st_mtime_ns for file in outputs.rglob("*.*") if file.name != "multirun.yaml" and file.is_file()}
+    second = shell(*words)
+    assert second.count("done already") == 6
+    assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
+
+
+def test_a_run_folder_holds_what_the_map_says(straight):
+    run, _ = straight
+    have = {file.name for file in run.path.iterdir()}
+    assert {"config.yaml", "run.log", "events.jsonl", "accuracy.csv", "summary.json", "pictures", "DONE", "task_04.pt"} <= have
+    assert {file.name for file in (run.path / "pictures").iterdir()} == {"accuracy.png", "matrix.png"}
+    summary = run.summary()
+    identity = summary["identity"]
+    for key in ("weights_sha256", "data_digest", "split_digest", "order_digest", "train_transform", "precision", "packages",
+                "git_commit", "device"):  # fmt: skip
+        assert identity[key], key
+    for key in ("config", "digest", "seed", "definitions", "seconds", "peak_memory_mib", "image_encodes", "command"):
+        assert summary[key] is not None, key
+    train, test = 900, 300
+    assert summary["image_encodes"] == 2 * train + test * (1 + 2 + 3 + 4 + 5) // 5
+
+
+def test_help_and_config_errors_do_not_wait_for_torch():
+    code = "import sys; import run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=harness.ROOT).returncode == 0

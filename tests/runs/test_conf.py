@@ -1,0 +1,90 @@
+"""Every option of every group composes, and YAML keys and signatures agree both ways."""
+
+import inspect
+
+import pytest
+import yaml
+
+from cil.common.errors import UserError
+from cil.engine.build import find
+from tests.harness import CONF, ROOT, compose, options
+
+GROUPS = ("scenario", "dataset", "augment", "backbone", "method", "modifier", "optim", "schedule", "machine", "log")
+EVERY = [(group, name) for group in GROUPS for name in options(group)]
+NEEDS = {("optim", name): ["optim.lr=0.1"] for name in options("optim") if name != "none"}
+NEEDS["schedule", "milestones"] = ["schedule.at=[1]"]
+FROM_THE_RUNNER = {  # arguments that no file names
+    "backbone": {"root"}, "dataset": {"root"}, "augment": {"image"}, "scenario": {"images", "views"}, "method": {"backbone"},
+    "schedule": {"done", "epochs", "rate"}, "optim": {"params"}, "log": set(), "modifier": set(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY)
+def test_every_option_composes(group, name):
+    assert compose(f"{group}={name}", *NEEDS.get((group, name), []))
+
+
+@pytest.mark.parametrize("scenario", options("scenario"))
+@pytest.mark.parametrize("method", options("method"))
+def test_every_method_composes_with_every_scenario(method, scenario):
+    config = compose(f"method={method}", f"scenario={scenario}")
+    assert config["method"]["_target_"].split(".")[-2] == method
+    assert config["scenario"]["name"] == scenario
+
+
+def targets():
+    for group, name in EVERY:
+        node = compose(f"{group}={name}", *NEEDS.get((group, name), []))[group]
+        for part, inner in node.items() if group == "modifier" else [(None, node)]:
+            if inner.get("_target_"):
+                yield pytest.param(group, inner, id="-".join(filter(None, (group, name, part))))
+
+
+@pytest.mark.parametrize(("group", "node"), targets())
+def test_keys_and_signatures_agree_both_ways(group, node):
+    signature = inspect.signature(find(node["_target_"], group)).parameters
+    keys = {key for key in node if key not in ("_target_", "_partial_")}
+    own = signature.keys() - FROM_THE_RUNNER[group]
+    assert keys <= own, f"no such argument: {keys - own}"
+    if group != "optim":  # torch's optimizers have many arguments with good defaults
+        assert own <= keys, f"not in the file: {own - keys}"
+        for key in own:
+            assert signature[key].default is inspect.Parameter.empty, f"{key} has a default in code as well as in the file"
+
+
+def test_methods_are_listed_by_their_folder():
+    modules = {file.stem for file in (ROOT / "cil" / "methods").glob("*.py")} - {"__init__"}
+    assert modules == set(options("method"))
+    modifiers = {file.stem for file in (ROOT / "cil" / "modifiers").glob("*.py")} - {"__init__"}
+    assert modifiers == set(options("modifier")) - {"none"}
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_whoever_names_an_optimizer_names_its_rate(file):
+    text = file.read_text()
+    node = yaml.safe_load(text) or {}
+    chosen = [
+        v for entry in node.get("defaults", []) if isinstance(entry, dict) for k, v in entry.items() if k == "override /optim"
+    ]
+    if chosen and chosen[0] != "none":
+        assert "lr" in node.get("optim", {}), f"{file.name} chooses {chosen[0]} but not its learning rate"
+    assert text.startswith("#"), f"{file.name} does not say what it is"
+
+
+def test_a_family_has_a_member_of_each_size():
+    for size in options("size"):
+        assert sorted(file.stem for file in (CONF / "backbone" / size).glob("*.yaml")) == options("family")
+
+
+def test_precedence_from_weakest_to_strongest():
+    assert compose("method=finetune", "scenario=glyphs_10tasks")["optim"]["lr"] != 0.5
+    assert compose("method=finetune", "optim.lr=0.5")["optim"]["lr"] == 0.5
+    assert compose("method=finetune", "backbone=resnet_tiny")["backbone"]["_target_"] == "cil.backbones.resnet.resnet"
+    assert compose("method=finetune", "size=paper")["backbone"]["architecture"] == "vit_base_patch16_224"
+
+
+def test_only_the_projects_own_code_is_called():
+    with pytest.raises(UserError, match=r"method._target_=os.system is refused: a target starts with cil. or torch.optim."):
+        find("os.system", "method")
+    with pytest.raises(UserError, match="did you mean Finetune"):
+        find("cil.methods.finetune.Finetun", "method")

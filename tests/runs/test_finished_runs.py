@@ -1,0 +1,140 @@
+"""A finished run answers only for what it wrote, and an unfinished one writes again what it lacks."""
+
+import json
+import subprocess
+
+import pytest
+import torch
+
+from cil.common.errors import UserError, explain
+from cil.report.collect import collect
+from cil.runs.run_folder import RunDir
+from scripts.move_runs import moved
+from tests import harness
+
+WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.epochs=1", "train.batch_size=64")
+
+
+@pytest.fixture
+def finished(compose) -> tuple[dict, RunDir]:
+    config = compose(*WORDS)
+    return config, harness.execute(config)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: "", lambda text: text[: len(text) // 2], lambda text: "[]", lambda text: '{"acc": 99}', lambda text: "\0\1",
+    lambda text: text.replace('"seed": 0', '"seed": 1', 1),
+])  # fmt: skip
+def test_a_summary_that_changed_is_told_in_one_sentence(finished, damage):
+    config, run = finished
+    file = run.path / "summary.json"
+    text = file.read_text()
+    assert run.summary()["seed"] == 0 and damage(text) != text
+    file.write_text(damage(text))
+    sentence = rf"summary.json is not as the run wrote it; delete {run.path / 'DONE'} and type the run's command again"
+    with pytest.raises(UserError, match=sentence):
+        run.summary()
+    runs, passed_over = collect(run.path.parents[3])
+    assert not runs and "is not as the run wrote it" in passed_over[0]
+    (run.path / "DONE").unlink()
+    harness.execute(config)
+    again = run.summary()
+    assert again["class_il"] == json.loads(text)["class_il"] and again["seed"] == 0
+
+
+def test_accuracies_and_settings_that_changed_are_told_too(finished):
+    _, run = finished
+    for name in ("accuracy.csv", "config.yaml"):
+        text = (run.path / name).read_text()
+        (run.path / name).write_text(text.replace("1", "2", 1))
+        with pytest.raises(UserError, match=f"{name} is not as the run wrote it"):
+            run.summary()
+        (run.path / name).write_text(text)
+    (run.path / "accuracy.csv").unlink()
+    with pytest.raises(UserError, match=r"accuracy.csv is not as the run wrote it"):
+        run.summary()
+
+
+def test_runs_of_earlier_versions_have_an_empty_done_and_still_answer(finished):
+    _, run = finished
+    (run.path / "DONE").write_text("")
+    assert run.summary()["seed"] == 0
+    (run.path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match="is not as the run wrote it"):
+        run.summary()
+
+
+def test_what_an_unfinished_run_lacks_is_written_again(finished):
+    config, run = finished
+    wanted = (run.path / "accuracy.csv").read_text()
+    for name in ("DONE", "accuracy.csv", "summary.json"):
+        (run.path / name).unlink()
+    (run.path / "task_00.pt").write_bytes((run.path / "task_01.pt").read_bytes())  # of a process that was killed right then
+    harness.execute(config)
+    assert (run.path / "accuracy.csv").read_text() == wanted and run.summary()["tasks"] == 2
+    assert [file.name for file in run.path.glob("*.pt")] == ["task_01.pt"]
+
+
+def test_a_run_that_is_moved_is_sealed_again(finished):
+    _, run = finished
+    outputs = run.path.parents[3]
+    old = run.path.parent.with_name("0123456789")
+    run.path.parent.rename(old)
+    assert next(iter(moved(outputs, dry=False))).endswith(str(run.path.relative_to(outputs)))
+    assert run.summary()["seed"] == 0
+    run.path.parent.rename(old)
+    summary = old / "seed0" / "summary.json"
+    summary.write_text(summary.read_text().replace('"seed": 0', '"seed": 1'))
+    assert "left; " in (line := next(iter(moved(outputs, dry=False)))) and "is not as the run wrote it" in line
+
+
+@pytest.mark.parametrize("damage", [
+    lambda b: b[:40] + bytes([b[40] ^ 255]) + b[41:],
+    lambda b: b[:-30] + bytes([b[-30] ^ 255]) + b[-29:],
+    lambda b: b.replace(b"/data.pkl", b"/\xffata.pkl"),
+    lambda b: b[:-1], lambda b: b"", lambda b: b"PK\x03\x04", lambda b: b"PK\x05\x06" + bytes(18),
+])  # fmt: skip
+def test_a_damaged_checkpoint_is_told_in_one_sentence(tmp_path, damage):
+    run = RunDir(tmp_path)
+    file = tmp_path / "task_00.pt"
+    torch.save({"method": {"a": torch.arange(9.0)}, "task": 0}, file)
+    whole = file.read_bytes()
+    assert run.load(file)["task"] == 0
+    file.write_bytes(damage(whole))
+    with pytest.raises(UserError, match="is damaged and was not used; delete it and type the same command again"):
+        run.load(file)
+
+
+def mounted(folder, kilobytes: int, how: str = "") -> bool:
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"{how}size={kilobytes}k", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kilobytes", [20, 60, 100, 140])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(compose, tmp_path, kilobytes, finished):
+    """On a file system of its own that is too small for the run, which then gets room."""
+    if not mounted(tmp_path / "small", kilobytes):
+        pytest.skip("only root may mount a small file system here")
+    config = compose(*WORDS, f"outputs={tmp_path / 'small'}")
+    try:
+        with pytest.raises(OSError) as error:
+            harness.execute(config)
+        assert "is full; free some space and type the same command" in explain(error.value)
+        assert mounted(tmp_path / "small", 50_000, "remount,")
+        harness.execute(config)
+        harness.assert_same_bits(finished[1], harness.run_of(config))
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "small")], check=False)
+
+
+def test_a_checkpoint_that_torch_cannot_write_is_a_full_disk(tmp_path, monkeypatch):
+    """torch hides the system's word behind its own."""
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 3392 vs 3284")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError) as error:
+        RunDir(tmp_path).save({}, task=0, inside=False, keep_all=False)
+    assert f"the disk of {tmp_path / 'task_00.pt'} is full" in explain(error.value)
