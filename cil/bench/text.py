@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cil.backbones.clip import CLIP, clip
 from cil.bench.harness import figures, interleaved
+from cil.common.switches import grouped
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.methods.attriclip import AttriCLIP
@@ -53,7 +54,7 @@ def text(rounds: int) -> Iterator[dict]:
 
 def example(shapes: dict) -> AttriCLIP:
     backbone = clip(weights=None, sha256=None, **shapes).eval().requires_grad_(False)
-    method = AttriCLIP(backbone, **SETTINGS)
+    method = AttriCLIP(backbone, **grouped(AttriCLIP, SETTINGS))
     method.names = [NAMES[n % len(NAMES)] for n in range(TESTED)]
     method.choose = lambda features: torch.arange(SETTINGS["top_k"]) + torch.arange(len(features))[:, None] % SETS
     return method

@@ -5,7 +5,6 @@
 A number that has no range must be finite all the same, and `true` is no number.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cil.common.errors import UserError, nearest
+from cil.common.switches import settings_of
 
 MANY, LARGE = 2**31 - 1, 1e12  # of anything: what is no mistyped number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
@@ -118,7 +118,7 @@ def check(target: Callable, where: str, settings: Mapping[str, Any], declared: M
 
     `declared`: annotations that stand for those of the signature, for code that is not ours.
     """
-    parameters = inspect.signature(target).parameters.values()
+    parameters = settings_of(target).values()
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     annotations = {p.name: p.annotation for p in parameters} | dict(declared or {})
     for key, value in settings.items():

@@ -17,6 +17,7 @@ from cil.common.errors import SHOW, UserError, nearest, sentence
 from cil.common.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
 from cil.common.seeding import seed_everything
 from cil.common.signals import StopRequest
+from cil.common.switches import grouped
 from cil.data.feature_cache import Shelf
 from cil.data.frozen_features import BLOCK, FrozenResults
 from cil.data.image_store import Size
@@ -192,6 +193,7 @@ def make(node: dict, where: str, *given: Any, **context: Any) -> Any:
     fits(f"{where}._partial_", later, bool)
     check(target, where, arguments, OPTIMIZERS if target.__module__.startswith("torch.optim.") else None)
     try:
+        arguments = grouped(target, arguments)
         signature = inspect.signature(target)
         (signature.bind_partial if later else signature.bind)(*given, **context, **arguments)
     except TypeError as error:

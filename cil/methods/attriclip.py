@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cil.capabilities import HasText, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Weight
+from cil.common.switches import switches
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.data.scenario import Scenario, Task
@@ -19,25 +20,43 @@ from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
 
 
+@switches
+class Deviations:
+    """Where the released code differs from the text:
+
+    - `cosine_choice`: Keys are normalised before they are compared with an image.
+    - `train_text`: The text encoder is trained too. Each task starts from its pre-trained weights.
+    - `pristine_tests`: Test images are scored with the pre-trained weights of the text encoder.
+    - `sum_keys`: The key loss is the sum over the chosen keys instead of their mean.
+    - `ordered_pairs`: The diversity loss averages over ordered pairs, which gives twice the printed value.
+    - `placeholders`: For the diversity loss a prompt is encoded in front of placeholder words instead of alone.
+    - `underscores`: Class names contain underscores instead of spaces.
+    - `half_bank`: Keys and prompts are float16 numbers, in which small updates round to zero.
+    """
+
+    cosine_choice: bool
+    train_text: bool
+    pristine_tests: bool
+    sum_keys: bool
+    ordered_pairs: bool
+    placeholders: bool
+    underscores: bool
+    half_bank: bool
+
+
 class AttriCLIP(FrozenImages, Method):
-    """An image's classifier is the text "prompt prompt prompt name." of the `top_k` keys nearest to its feature."""
+    """Scores an image with the text "prompt prompt prompt name.", whose prompts belong to the `top_k` keys nearest to its
+    feature. The image encoder is frozen; keys and prompts are trained."""
 
     def __init__(
         self, backbone: nn.Module, *, bank: Count, length: Count, phrase: str | None, top_k: Count,
         key_loss: Literal["cosine", "triplet", "mse"], margin: NonNegative, key_weight: Weight, diversity_weight: Weight,
-        cosine_choice: bool, train_text: bool, pristine_tests: bool, sum_keys: bool, ordered_pairs: bool, placeholders: bool,
-        underscores: bool, half_bank: bool,
+        deviations: Deviations,
     ) -> None:  # fmt: skip
-        """`bank` prompts of `length` words each, random or, with a `phrase`, near its words.
+        """The bank holds `bank` prompts of `length` words each. They start at random or, with a `phrase`, near its words.
 
-        `key_loss` pulls the chosen keys towards the image: `cosine` distance, `triplet` (with `margin`, against the keys
-        that were not chosen) or `mse`; `key_weight` and `diversity_weight` are λ_k and λ_p.
-
-        `cosine_choice`: keys are normalised before they are compared; `train_text`: the text tower learns, from its initial
-        weights in each task; `pristine_tests`: tests are scored by those initial weights; `sum_keys`: over the chosen keys,
-        not their mean; `ordered_pairs`: diversity is the mean over ordered pairs, twice the printed one; `placeholders`: a
-        prompt is encoded alone before the words that held the others' places; `underscores`: stand in names instead of
-        spaces; `half_bank`: keys and prompts are half-precision numbers, so that small steps round to nothing.
+        `key_loss` pulls the chosen keys towards the image feature: `cosine` distance, `triplet` (with `margin`, against the
+        keys that were not chosen) or `mse`. `key_weight` and `diversity_weight` are λ_k and λ_p.
         """
         super().__init__()
         require(backbone, HasText, "attriclip")
@@ -46,32 +65,29 @@ class AttriCLIP(FrozenImages, Method):
         if key_loss == "triplet" and top_k == bank:
             raise UserError("method.key_loss=triplet needs keys that are not chosen; type a method.bank above method.top_k")
         self.backbone, self.top_k, self.length, self.key_loss, self.margin = backbone, top_k, length, key_loss, margin
-        self.key_weight, self.diversity_weight, self.cosine_choice = key_weight, diversity_weight, cosine_choice
-        self.train_text, self.pristine_tests = train_text, pristine_tests
-        self.sum_keys, self.ordered_pairs = sum_keys, ordered_pairs
-        self.placeholders, self.underscores = placeholders, underscores
-        kind = torch.float16 if half_bank else torch.float32
+        self.key_weight, self.diversity_weight, self.deviations = key_weight, diversity_weight, deviations
+        kind = torch.float16 if deviations.half_bank else torch.float32
         self.keys = nn.Parameter((0.02 * torch.randn(bank, backbone.width)).to(kind))
         self.prompts = nn.Parameter(backbone.context(bank, length, phrase).to(kind))
-        self.register_buffer("picks", torch.zeros(bank, dtype=torch.long))  # of each key in this task's training
+        self.register_buffer("picks", torch.zeros(bank, dtype=torch.long))  # how often this task's training chose each key
         self.names: list[str] = []
-        self._initial = [p.detach().clone() for p in backbone.text_parameters()] if train_text else []
-        self._texts: dict[tuple[int, ...], Tensor] = {}  # of the names seen, by the prompts before them; for a test
+        self._initial = [p.detach().clone() for p in backbone.text_parameters()] if deviations.train_text else []
+        self._texts: dict[tuple[int, ...], Tensor] = {}  # cache for tests: encoded names, by the prompts before them
 
     def suits(self, scenario: Scenario) -> None:
-        self.backbone.room_for(written(scenario.class_names, self.underscores), self.top_k * self.length)
+        self.backbone.room_for(written(scenario.class_names, self.deviations.underscores), self.top_k * self.length)
 
     def begin_task(self, task: Task) -> None:
-        self.names += written(task.names, self.underscores)
+        self.names += written(task.names, self.deviations.underscores)
         self.picks.zero_()
         self.reset_text()
 
     def phases(self, task: Task) -> list[Phase]:
-        text = self.backbone.text_parameters() if self.train_text else ()
+        text = self.backbone.text_parameters() if self.deviations.train_text else ()
         return [Phase("train", task, task.train, [self.keys, self.prompts, *text])]
 
     def end_task(self, task: Task) -> None:
-        if self.pristine_tests:
+        if self.deviations.pristine_tests:
             self.reset_text()
 
     def reset_text(self) -> None:
@@ -81,12 +97,12 @@ class AttriCLIP(FrozenImages, Method):
 
     @property
     def frozen_part(self) -> nn.Module:
-        return self.backbone.image_tower if self.train_text else self.backbone
+        return self.backbone.image_tower if self.deviations.train_text else self.backbone
 
     def facts(self) -> dict:
-        """Percent of the images of this task's training that chose each key, and the mean cosine between the chosen keys.
+        """The percentage of this task's training images that chose each key, and the mean cosine between the chosen keys.
 
-        The bank can fall to `top_k` keys, which every image then chooses.
+        They show whether the bank has collapsed to `top_k` keys that every image chooses.
         """
         used = F.normalize(self.keys[self.picks > 0].detach().float(), dim=1)
         cosine = (used @ used.T).triu(1).sum() / max(1, len(used) * (len(used) - 1) / 2)
@@ -113,16 +129,16 @@ class AttriCLIP(FrozenImages, Method):
         }
 
     def choose(self, features: Tensor) -> Tensor:
-        """(batch, top_k) numbers of keys, the nearest first."""
-        keys = F.normalize(self.keys.float(), dim=1) if self.cosine_choice else self.keys.float()
+        """Return the (batch, top_k) indices of the nearest keys, the nearest first."""
+        keys = F.normalize(self.keys.float(), dim=1) if self.deviations.cosine_choice else self.keys.float()
         return scores(keys.new_ones(()), features, keys).detach().topk(self.top_k, 1).indices
 
     def texts(self, tuples: Tensor, names: list[str]) -> Tensor:
-        """(sets, top_k) numbers of prompts and names → (sets, names, width), normalised."""
+        """Encode each set of prompts in front of each name: (sets, top_k) → (sets, names, width), normalised."""
         return F.normalize(self.backbone.encode_contexts(self.prompts[tuples].flatten(1, 2).float(), names).float(), dim=2)
 
     def distance(self, features: Tensor, chosen: Tensor) -> Tensor:
-        """L_k (Eq. 9): between each image and its keys, the mean over images."""
+        """L_k (Eq. 9): the distance between each image and its keys, averaged over images."""
         keys = self.keys.float()
         near = keys[chosen]  # (batch, top_k, width)
         if self.key_loss == "mse":
@@ -133,19 +149,19 @@ class AttriCLIP(FrozenImages, Method):
             far = 1 - features @ F.normalize(keys, dim=1).T  # (batch, bank)
             others = torch.ones_like(far).scatter(1, chosen, 0)
             each = (each - (far * others).sum(1, keepdim=True) / others.sum(1, keepdim=True) + self.margin).clamp_min(0)
-        return (each.sum(1) if self.sum_keys else each.mean(1)).mean()
+        return (each.sum(1) if self.deviations.sum_keys else each.mean(1)).mean()
 
     def likeness(self) -> Tensor:
         """L_p (Eq. 10): the mean absolute cosine between the prompts, each encoded alone."""
         bank, alone = len(self.prompts), self.alone()
         cosines = scores(alone.new_ones(()), alone, alone)
         pairs = cosines.abs().triu(1).sum() / max(1, bank * (bank - 1))
-        return 2 * pairs if self.ordered_pairs else pairs
+        return 2 * pairs if self.deviations.ordered_pairs else pairs
 
     def alone(self) -> Tensor:
-        """g(P_i): (bank, width) encodings of the prompts without a name, normalised."""
+        """g(P_i): the (bank, width) normalised encodings of the prompts without a class name."""
         contexts = self.prompts.float()
-        if self.placeholders:
+        if self.deviations.placeholders:
             rest = self.backbone.embed("x")[None].expand(len(contexts), (self.top_k - 1) * contexts.shape[1], -1)
             contexts = torch.cat([contexts, rest], 1)
         return F.normalize(self.backbone.encode_contexts(contexts, [""])[:, 0].float(), dim=1)
@@ -159,7 +175,7 @@ class AttriCLIP(FrozenImages, Method):
         return scores(self.backbone.logit_scale, features, texts[which])
 
     def known(self, chosen: tuple[int, ...]) -> Tensor:
-        """(names seen, width): encoded once for each prompt set and name between two steps of training."""
+        """Return the (names seen, width) texts of a prompt set. Each is encoded once between two training steps."""
         before = self._texts.get(chosen)
         have = 0 if before is None else len(before)
         if have < len(self.names):

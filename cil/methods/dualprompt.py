@@ -9,42 +9,53 @@ from torch import Tensor, nn
 from cil.capabilities import ProjectionSite, TakesPrompts, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Weight, Whole
+from cil.common.switches import switches
 from cil.data.images import Batch
 from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import match, needs_test_batch, pull, similarity, uniform
+from cil.modules.prompts.pool import Choice, match, needs_test_batch, pull, similarity, uniform
 
 KEY, VALUE = 0, 1
 
 
+@switches
+class ExpertChoice(Choice):
+    """How experts are chosen where the released code differs from the text:
+
+    - `vote_train`, `vote_test`: All images of a batch take the expert that most of them choose.
+    - `scrambled`: Keys and values of the images of a batch are mixed up, as in the PyTorch port.
+    - `future_experts`, `future_classes`: Experts and classes of later tasks compete in a test.
+
+    With `vote_test` or `scrambled` the answers depend on the test batch, whose size is `test_batch`.
+    """
+
+    scrambled: bool
+    future_experts: bool
+
+
 class DualPrompt(Method):
-    """Training knows the task and so its expert; a test image takes the expert whose key is nearest to its query."""
+    """Puts prefixes before the keys and values of attention: general ones in the first blocks, and an expert per task in
+    later blocks. Training uses the task's own expert; a test image takes the expert whose key is nearest to its query."""
 
     def __init__(
         self, backbone: nn.Module, *, general_blocks: Sequence[Whole], general_length: Count, expert_blocks: Sequence[Whole],
-        expert_length: Count, pool: Count, pull: Weight, copy_last: bool, vote_train: bool, vote_test: bool, scrambled: bool,
-        future_experts: bool, future_classes: bool, test_batch: Count | None,
+        expert_length: Count, pool: Count, pull: Weight, copy_last: bool, choice: ExpertChoice,
     ) -> None:  # fmt: skip
-        """`pool` experts; a task beyond it trains the old expert that its images choose. `copy_last`: an expert starts as
-        a copy of the one before.
-
-        `vote_train`, `vote_test`: the images of a batch choose together; `scrambled`: the port's mix-up of keys and values;
-        a test's answers then depend on its batch, which is `test_batch`. `future_experts`, `future_classes`: untrained
-        experts may be chosen in a test, and classes that are yet to come compete.
+        """There are `pool` experts. A task beyond them trains the old expert that its images choose. `copy_last`: an expert
+        starts as a copy of the one before. `pull` weighs the loss that draws an expert's key to the queries.
         """
         super().__init__()
         require(backbone, TakesPrompts, "dualprompt")
-        needs_test_batch(test_batch, vote_test=vote_test, scrambled=scrambled)
+        needs_test_batch(choice.test_batch, vote_test=choice.vote_test, scrambled=choice.scrambled)
         blocks = [*general_blocks, *expert_blocks]
         if len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
             raise UserError(f"method.general_blocks and expert_blocks name {blocks}; name each of 0…{backbone.depth - 1} at "
                             "most once, as in method.general_blocks=[0,1] method.expert_blocks=[2,3,4]")  # fmt: skip
-        self.backbone, self.pull, self.copy_last, self.scrambled = backbone, pull, copy_last, scrambled
+        self.backbone, self.pull, self.copy_last, self.choice = backbone, pull, copy_last, choice
         self.general_blocks, self.expert_blocks = list(general_blocks), list(expert_blocks)
-        self.divisible, self.votes = not (scrambled or vote_train), vote_train
-        self.vote_train, self.vote_test, self.test_batch = vote_train, vote_test, test_batch
-        self.future_experts, self.future_classes = future_experts, future_classes
+        self.divisible, self.votes = not (choice.scrambled or choice.vote_train), choice.vote_train
+        self.test_batch = choice.test_batch
         row = (backbone.heads, backbone.width // backbone.heads)
         self.general = uniform(len(general_blocks), 2, general_length, *row)  # axis 1: key, value
         self.expert = uniform(len(expert_blocks), 2, pool, expert_length, *row)
@@ -53,7 +64,7 @@ class DualPrompt(Method):
         self.tasks = 0
 
     def begin_task(self, task: Task) -> None:
-        self.head.grow(task.total if self.future_classes else len(task.seen))
+        self.head.grow(task.total if self.choice.future_classes else len(task.seen))
         self.tasks = task.index + 1
         if self.copy_last and 0 < task.index < len(self.keys):
             self.expert.data[:, :, task.index] = self.expert.data[:, :, task.index - 1]
@@ -68,18 +79,21 @@ class DualPrompt(Method):
         tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
         likeness = similarity(self.backbone(tokens), self.keys)
         chosen = self.of_task(likeness, phase.task.index)
-        features = self.backbone(tokens, prefixes=self.prefixes(chosen, len(tokens), scrambled=self.scrambled))
+        features = self.backbone(tokens, prefixes=self.prefixes(chosen, len(tokens), scrambled=self.choice.scrambled))
         logits = self.head(features, slice(classes.start, classes.stop))
         return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}
 
     def of_task(self, likeness: Tensor, task: int) -> Tensor:
-        """The expert that images of a task are trained with, (batch or 1, 1): its own, or an old one beyond the pool."""
+        """Return the (batch or 1, 1) index of the expert that a task trains: its own or, beyond the pool, an old one."""
         if task < len(self.keys):
             return torch.full((1, 1), task, device=likeness.device)
-        return match(likeness, 1, vote=self.vote_train)
+        return match(likeness, 1, vote=self.choice.vote_train)
 
     def prefixes(self, chosen: Tensor, batch: int, *, scrambled: bool) -> dict[int, tuple[Tensor, Tensor]]:
-        """Of each prompted block for experts (batch or 1, 1): keys and values, (batch or 1, heads, length, width)."""
+        """Return keys and values, each (batch or 1, heads, length, width), for every prompted block.
+
+        `chosen` is the (batch or 1, 1) index of the expert.
+        """
         chosen = chosen[:, 0]
         if scrambled:
             # The port reshapes (half, image) to (image, half) where it should transpose: image b gets slots 2b and 2b + 1 of
@@ -109,23 +123,23 @@ class DualPrompt(Method):
         return self.prompted(self.frozen_stage(images), images)
 
     def prompted(self, queries: Tensor, images: Tensor) -> Tensor:
-        keys = self.keys if self.future_experts else self.keys[: self.tasks]
-        chosen = match(similarity(queries, keys), 1, vote=self.vote_test)
-        return self.backbone(images, prefixes=self.prefixes(chosen, len(images), scrambled=self.scrambled))
+        keys = self.keys if self.choice.future_experts else self.keys[: self.tasks]
+        chosen = match(similarity(queries, keys), 1, vote=self.choice.vote_test)
+        return self.backbone(images, prefixes=self.prefixes(chosen, len(images), scrambled=self.choice.scrambled))
 
     # --- gradient projection ------------------------------------------------------------------------------------------
 
     def projection_sites(self) -> list[ProjectionSite]:
-        """Keys of prefixes meet the queries of attention, head by head; their values meet none."""
+        """Only the keys of prefixes are projected: they are multiplied with the queries of attention, head by head."""
         heads = self.backbone.heads
         general = [(f"g_prefix.{block}", self.general, (n, KEY)) for n, block in enumerate(self.general_blocks)]
         expert = [(f"e_prefix.{block}", self.expert, (n, KEY)) for n, block in enumerate(self.expert_blocks)]
         return [ProjectionSite(name, "prefix", p, index, heads=heads) for name, p, index in general + expert]
 
     def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
-        """Attention's queries under the prefixes that the task was trained with.
+        """The queries of attention, under the prefixes that the task was trained with.
 
-        The released code asks without a query and falls back on the largest value over the tokens, and its task is unknown.
+        The released code does not know the task here, and takes the maximum over the tokens in place of the query.
         """
         tokens = self.backbone.tokens(images)
         likeness = similarity(tokens.amax(1) if released else self.backbone(tokens), self.keys)

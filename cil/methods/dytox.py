@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from cil.capabilities import ReadsWithTokens, require
-from cil.common.ranges import Count, Fraction, Rate, Weight, Whole
+from cil.common.ranges import Count, Fraction, Weight, Whole
 from cil.data.images import Batch
 from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
+from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, LaterTasks, MixUp
 from cil.modules.growing.task_reader import head
 from cil.modules.rehearsal.loss import diverging
 
@@ -21,15 +21,13 @@ class DyTox(GrowingTransformer, Method):
 
     def __init__(
         self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, divergence: Weight, mixup: MixUp,
-        smoothing: Fraction, repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole,
-        tune_lr: Rate, tune_order: TuneOrder, tune_taught: bool,
+        smoothing: Fraction, repeats: Count, later: LaterTasks,
     ) -> None:  # fmt: skip
         """`divergence`: the weight of a head that tells the new classes from each other and from all old ones as one, made
         anew in each task and used in its training alone. The others: see GrowingTransformer."""
         require(backbone, ReadsWithTokens, "dytox")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
-                         repeats=repeats, later_epochs=later_epochs, later_lr=later_lr, tune_epochs=tune_epochs,
-                         tune_lr=tune_lr, tune_order=tune_order, tune_taught=tune_taught)  # fmt: skip
+                         repeats=repeats, later=later)  # fmt: skip
         self.divergence, self.apart = divergence, None
 
     def begin_task(self, task: Task) -> None:

@@ -13,36 +13,34 @@ from cil.data.images import Batch
 from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import match, needs_test_batch, pull, similarity, uniform
+from cil.modules.prompts.pool import Choice, match, needs_test_batch, pull, similarity, uniform
 
 
 class L2P(Method):
-    """The query of an image is the class token of the backbone without prompts; the `top_k` nearest keys give its prompts."""
+    """Puts prompts from a pool before the image tokens. The query of an image is its class token from the backbone without
+    prompts; the `top_k` keys nearest to the query choose the prompts."""
 
     def __init__(
-        self, backbone: nn.Module, *, pool: Count, length: Count, top_k: Count, pull: Weight,
-        read: Literal["prompts", "class"], vote_train: bool, vote_test: bool, future_classes: bool, test_batch: Count | None,
+        self, backbone: nn.Module, *, pool: Count, length: Count, top_k: Count, pull: Weight, read: Literal["prompts", "class"],
+        choice: Choice,
     ) -> None:  # fmt: skip
-        """`read`: the head sees the mean over the `prompts`' places, or the `class` token.
-
-        `vote_train`, `vote_test`: the images of a batch choose their prompts together; a test's answers then depend on its
-        batch, which is `test_batch`. `future_classes`: classes that are yet to come compete in a test.
+        """The pool holds `pool` prompts of `length` tokens. `pull` weighs the loss that draws the chosen keys to the query.
+        `read`: the head sees the mean of the tokens in the `prompts`' places, or the `class` token.
         """
         super().__init__()
         require(backbone, TakesPrompts, "l2p")
-        needs_test_batch(test_batch, vote_test=vote_test)
+        needs_test_batch(choice.test_batch, vote_test=choice.vote_test)
         if top_k > pool:
             raise UserError(f"method.top_k={top_k} prompts of a pool of {pool} cannot be chosen; type method.top_k=1 to {pool}")
         self.backbone, self.top_k, self.pull, self.read = backbone, top_k, pull, read
-        self.divisible, self.votes = not vote_train, vote_train
-        self.vote_train, self.vote_test, self.future_classes = vote_train, vote_test, future_classes
-        self.test_batch = test_batch
+        self.choice, self.test_batch = choice, choice.test_batch
+        self.divisible, self.votes = not choice.vote_train, choice.vote_train
         self.prompts = uniform(pool, length, backbone.width)
         self.keys = uniform(pool, backbone.width)
         self.head = GrowingLinear(backbone.width)
 
     def begin_task(self, task: Task) -> None:
-        self.head.grow(task.total if self.future_classes else len(task.seen))
+        self.head.grow(task.total if self.choice.future_classes else len(task.seen))
 
     def scored(self, task: Task) -> int:
         return len(self.head.weight)
@@ -53,12 +51,12 @@ class L2P(Method):
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
         likeness = similarity(self.backbone(tokens), self.keys)
-        chosen = match(likeness, self.top_k, vote=self.vote_train)
+        chosen = match(likeness, self.top_k, vote=self.choice.vote_train)
         logits = self.head(self.prompted(tokens, chosen), slice(classes.start, classes.stop))
         return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}
 
     def prompted(self, tokens: Tensor, chosen: Tensor) -> Tensor:
-        """(batch, tokens, width) and the prompts' numbers (batch or 1, top_k) → (batch, width)."""
+        """Return (batch, width) features of (batch, tokens, width) under the (batch or 1, top_k) chosen prompts."""
         return self.backbone(tokens, prompts=self.prompts[chosen].flatten(1, 2), read=self.read)
 
     # --- tests --------------------------------------------------------------------------------------------------------
@@ -71,11 +69,11 @@ class L2P(Method):
         return self.backbone(images)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        chosen = match(similarity(frozen, self.keys), self.top_k, vote=self.vote_test)
+        chosen = match(similarity(frozen, self.keys), self.top_k, vote=self.choice.vote_test)
         return self.head(self.prompted(self.backbone.tokens(images()), chosen))
 
     def features(self, images: Tensor) -> Tensor:
-        chosen = match(similarity(self.frozen_stage(images), self.keys), self.top_k, vote=self.vote_test)
+        chosen = match(similarity(self.frozen_stage(images), self.keys), self.top_k, vote=self.choice.vote_test)
         return self.prompted(self.backbone.tokens(images), chosen)
 
     # --- gradient projection ------------------------------------------------------------------------------------------
@@ -87,7 +85,8 @@ class L2P(Method):
         ]
 
     def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
-        """Prompts meet the tokens that enter the first block; the released code takes patches without their positions."""
+        """Prompts are combined with the tokens that enter the first block. The released code takes patch embeddings without
+        their positions."""
         tokens = self.backbone.tokens(images)
         met = self.backbone.patches(images) if released else tokens
         return {"prompts": met[:, :, None], "keys": self.backbone(tokens)[:, None, None]}

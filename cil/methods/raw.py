@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from cil.capabilities import ReadsWithTokens, require
-from cil.common.ranges import Count, Fraction, Rate, Whole
+from cil.common.ranges import Count, Fraction, Whole
 from cil.data.images import Batch
 from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
-from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, MixUp, TuneOrder
+from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, LaterTasks, MixUp
 
 
 class Raw(GrowingTransformer, Method):
@@ -19,14 +19,12 @@ class Raw(GrowingTransformer, Method):
 
     def __init__(
         self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, mixup: MixUp, smoothing: Fraction,
-        repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole, tune_lr: Rate,
-        tune_order: TuneOrder, tune_taught: bool,
+        repeats: Count, later: LaterTasks,
     ) -> None:  # fmt: skip
         """See GrowingTransformer."""
         require(backbone, ReadsWithTokens, "raw")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
-                         repeats=repeats, later_epochs=later_epochs, later_lr=later_lr, tune_epochs=tune_epochs,
-                         tune_lr=tune_lr, tune_order=tune_order, tune_taught=tune_taught)  # fmt: skip
+                         repeats=repeats, later=later)  # fmt: skip
 
     def phases(self, task: Task) -> Iterator[Phase]:
         return (Phase(**stretch) for stretch in self.stretches(task))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cil.backbones.clip import CLIP, Trunk
 from cil.backbones.packed_text import encode
+from cil.common.switches import grouped
 from cil.data.images import Batch
 from cil.data.transforms.views import ImageSpec
 from cil.methods.attriclip import AttriCLIP
@@ -55,9 +56,10 @@ def clip() -> CLIP:
 
 
 def method(clip, train_text: bool = False, pristine_tests: bool = False, **switches) -> AttriCLIP:
-    made = AttriCLIP(clip, bank=5, length=4, phrase=None, top_k=2, key_loss="cosine", margin=0.2, key_weight=0.7,
-                     diversity_weight=0.3, train_text=train_text, pristine_tests=pristine_tests,
-                     underscores=False, half_bank=False, **RELEASED | switches)  # fmt: skip
+    settings = dict(bank=5, length=4, phrase=None, top_k=2, key_loss="cosine", margin=0.2, key_weight=0.7,
+                    diversity_weight=0.3, train_text=train_text, pristine_tests=pristine_tests,
+                    underscores=False, half_bank=False, **RELEASED | switches)  # fmt: skip
+    made = AttriCLIP(clip, **grouped(AttriCLIP, settings))
     made.keys.data, made.prompts.data = 0.03 * u(29, 5, 64), 0.03 * u(30, 5, 4, 64)
     made.names = list(NAMES)
     return made

@@ -117,7 +117,7 @@ def test_losses_of_a_step(small, tmp_path, method, words, only_new, name):  # no
         logits, teacher = own.predict(images), learner.teacher(images)
     taught = list(range(len(rows))) if "method.distil=all" in words or (method == "dytox" and "distil" not in str(words)) else \
         [b for b, label in enumerate(batch.labels) if label < 4]  # fmt: skip
-    if name == "tune" and not learner.tune_taught:
+    if name == "tune" and not learner.later.tune_taught:
         taught = []
     wanted = slow_loss(logits, teacher, targets, taught, 4)
     assert losses["bce"] + losses.get("distil", 0) == pytest.approx(wanted, rel=1e-5)

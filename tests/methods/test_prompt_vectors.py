@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from cil.common.switches import grouped
 from cil.data.images import Batch
 from cil.methods.dualprompt import DualPrompt
 from cil.methods.l2p import L2P
-from cil.modules.prompts.pool import match, pull, similarity
+from cil.modules.prompts.pool import Choice, match, pull, similarity
 from tests.reference import WIDTH, close, fill, head, images, transformer
 
 DUAL = dict(general_blocks=[0, 1], general_length=2, expert_blocks=[2, 3, 4], expert_length=3, pool=4, pull=1.0,
@@ -28,14 +29,14 @@ def with_head(method):
 
 
 def l2p(backbone, read="prompts") -> L2P:
-    made = with_head(L2P(backbone, pool=4, length=2, top_k=2, pull=0.1, read=read, vote_train=True, vote_test=True,
-                         future_classes=True, test_batch=4))  # fmt: skip
+    choice = Choice(vote_train=True, vote_test=True, future_classes=True, test_batch=4)
+    made = with_head(L2P(backbone, pool=4, length=2, top_k=2, pull=0.1, read=read, choice=choice))
     made.prompts.data, made.keys.data = fill(101, 4, 2, WIDTH), fill(102, 4, WIDTH)
     return made
 
 
 def dualprompt(backbone, **switches) -> DualPrompt:
-    made = with_head(DualPrompt(backbone, **DUAL | dict(scrambled=True) | switches))
+    made = with_head(DualPrompt(backbone, **grouped(DualPrompt, DUAL | dict(scrambled=True) | switches)))
     made.keys.data = fill(102, 4, WIDTH)
     made.general.data, made.expert.data = fill(103, 2, 2, 2, 3, 8), fill(104, 3, 2, 4, 3, 3, 8)
     made.tasks = 2

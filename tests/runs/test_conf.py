@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cil.common.errors import UserError
+from cil.common.switches import settings_of
 from cil.engine.build import find
 from tests.harness import CONF, ROOT, compose, options
 
@@ -42,7 +43,7 @@ def targets():
 
 @pytest.mark.parametrize(("group", "node"), targets())
 def test_keys_and_signatures_agree_both_ways(group, node):
-    signature = inspect.signature(find(node["_target_"], group)).parameters
+    signature = settings_of(find(node["_target_"], group))
     keys = {key for key in node if key not in ("_target_", "_partial_")}
     own = signature.keys() - FROM_THE_RUNNER[group]
     assert keys <= own, f"no such argument: {keys - own}"

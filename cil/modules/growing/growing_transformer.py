@@ -1,6 +1,7 @@
 """A transformer learned from scratch, task after task, with a memory and a teacher (Douillard et al., CVPR 2022).
 
-DyTox and LPA's baseline Raw train it alike; they differ in their tokens, and DyTox has a head that tells new from old.
+DyTox and Raw, the baseline of LPA, share this training. They differ in their tokens, and DyTox has a head that separates new
+classes from old ones.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Fraction, Range, Rate, Whole
+from cil.common.switches import switches
 from cil.common.transfer import sent
 from cil.data.images import Batch, LabelledImages
 from cil.data.memory import Memory
@@ -32,41 +34,55 @@ TuneOrder = Literal["stored", "repeated", "shuffled"]
 MixUp = Annotated[float, Range(0, 100, open="least", example=0.8)] | None
 
 
+@switches
+class LaterTasks:
+    """What differs in every task but the first:
+
+    - `later_epochs`, `later_lr`: epochs and learning rate; null: as in the first task.
+    - `tune_epochs`, `tune_lr`: of the finetuning on the balanced memory after each task.
+    - `tune_order`: Finetuning sees the memory `stored` (as it lies, each image twice), `repeated` as in training, or
+      `shuffled`.
+    - `tune_taught`: The distillation loss counts in finetuning too.
+    """
+
+    later_epochs: Count | None
+    later_lr: Rate | None
+    tune_epochs: Whole
+    tune_lr: Rate
+    tune_order: TuneOrder
+    tune_taught: bool
+
+
 class Teacher(FrozenCopy):
-    """The network as it was."""
+    """The network as it was before the current task."""
 
     def answer(self, images: Tensor) -> Tensor:
         return self.reader.classify(self.reader.read(self.backbone, images))
 
 
 class GrowingTransformer(nn.Module):
-    """A method makes phases of the `stretches`."""
+    """The base of DyTox and Raw. They make their phases from `stretches`."""
 
     token_a_task: bool
 
     def __init__(
         self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, mixup: MixUp, smoothing: Fraction,
-        repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole, tune_lr: Rate,
-        tune_order: TuneOrder, tune_taught: bool,
+        repeats: Count, later: LaterTasks,
     ) -> None:  # fmt: skip
-        """`memory`: images in all; `herding`: chosen by features of `plain` images, `cropped` or fully `augmented` ones.
+        """`memory` is the number of images kept in all. `herding` chooses them by the features of `plain` images, of
+        `cropped` ones or of fully `augmented` ones.
 
-        `distil`: the teacher's answers count for `all` images, or for those of the `memory` alone, and the other loss is
-        as it was where a batch has none of them (LPA's code). `mixup`: Beta(a, a) draws how a batch is mixed with itself in
-        reverse order. `repeats`: how often an image comes in an epoch that shows so many fewer of them.
-
-        `later_…`: of all tasks but the first; null: as in the first. `tune_…`: of the finetuning on the balanced memory,
-        which sees it `stored` (as it lies, each image twice), `repeated` as in training, or `shuffled`; `tune_taught`:
-        with the teacher.
+        `distil`: the distillation loss counts for `all` images, or only for those from the `memory` (LPA's code). `mixup` is
+        the a of Beta(a, a), which draws how a batch is mixed with itself in reverse order. `repeats`: an epoch shows each
+        image this many times, and so many fewer images.
         """
         super().__init__()
         self.backbone, self.reader = backbone, TaskReader(backbone.width, token_a_task=self.token_a_task, std=backbone.std)
         self.memory, self.herding, self.distil = Memory(memory), herding, distil
         self.mixup = None if mixup is None else torch.distributions.Beta(mixup, mixup)
         self.smoothing, self.repeats = smoothing, partial(repeated, times=repeats) if repeats > 1 else shuffled
-        self.later_epochs, self.later_lr = later_epochs, later_lr
-        self.tune_epochs, self.tune_lr, self.tune_taught = tune_epochs, tune_lr, tune_taught
-        self.tune_order = {"stored": stored, "repeated": self.repeats, "shuffled": shuffled}[tune_order]
+        self.later = later
+        self.tune_order = {"stored": stored, "repeated": self.repeats, "shuffled": shuffled}[later.tune_order]
         self.teacher: Teacher | None = None  # of all tasks but the first
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -84,29 +100,29 @@ class GrowingTransformer(nn.Module):
         self.reader.grow(len(task.classes))
 
     def stretches(self, task: Task) -> Iterator[dict]:
-        """What a phase is made of: all images with a growing network, then the balanced memory with its upper part."""
+        """Yield the arguments of each phase: training on all images, then finetuning of the upper part on the memory."""
         later = bool(task.index)
-        rate = {"lr": self.later_lr} if later and self.later_lr is not None else {}
+        rate = {"lr": self.later.later_lr} if later and self.later.later_lr is not None else {}
         yield dict(name="train", task=task, data=self.memory.joined(task), parameters=[{"params": self.learning(), **rate}],
-                   epochs=self.later_epochs if later else None, order=self.repeats)  # fmt: skip
+                   epochs=self.later.later_epochs if later else None, order=self.repeats)  # fmt: skip
         kept = self.memory.of(task)
-        if later and self.tune_epochs and len(kept):
-            yield dict(name="tune", task=task, data=kept, parameters=[{"params": self.tuned(), "lr": self.tune_lr}],
-                       epochs=self.tune_epochs, schedule=constant, order=self.tune_order)  # fmt: skip
+        if later and self.later.tune_epochs and len(kept):
+            yield dict(name="tune", task=task, data=kept, parameters=[{"params": self.tuned(), "lr": self.later.tune_lr}],
+                       epochs=self.later.tune_epochs, schedule=constant, order=self.tune_order)  # fmt: skip
 
     def learning(self) -> list[nn.Parameter]:
-        """Of the network: all but the heads of old tasks, and their tokens where they have their own."""
+        """Everything but the heads of old tasks and, where each task has a token, the tokens of old tasks."""
         heads, old = self.reader.heads, [self.backbone.token, *self.reader.tokens][:-1] if self.token_a_task else []
         fixed = {id(p) for p in [*heads[:-1].parameters(), *old]}
         return [p for part in (self.backbone, self.reader) for p in part.parameters() if id(p) not in fixed]
 
     def tuned(self) -> list[nn.Parameter]:
-        """Tokens and heads of all tasks; where tokens differ, also the block that reads with them."""
+        """Tokens and heads of all tasks and, where each task has a token, the block that reads with them."""
         last = self.backbone.last.parameters() if self.token_a_task else ()
         return [*last, self.backbone.token, *self.reader.parameters()]
 
     def mix(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Images, and the classes that they are to be told as."""
+        """Return the mixed images and their (batch, classes) soft targets."""
         targets = soft(batch.labels, sum(head[1].out_features for head in self.reader.heads), self.smoothing)
         if self.mixup is None:
             return batch.images, targets
@@ -114,9 +130,9 @@ class GrowingTransformer(nn.Module):
         return mixed(batch.images, share), mixed(targets, share)
 
     def losses(self, logits: Tensor, targets: Tensor, images: Tensor, batch: Batch, phase) -> dict[str, Tensor]:
-        """Each class by itself and, from the second task on, the teacher's answers among its own."""
+        """Binary cross-entropy of each class and, from the second task on, distillation from the teacher."""
         loss, old = binary(logits, targets), phase.task.classes.start
-        if not old or (phase.name == "tune" and not self.tune_taught):
+        if not old or (phase.name == "tune" and not self.later.tune_taught):
             return {"bce": loss}
         taught = slice(None)
         if self.distil == "memory":
@@ -131,18 +147,18 @@ class GrowingTransformer(nn.Module):
 
     @torch.no_grad()
     def end_phase(self, phase) -> None:
-        """Between training and finetuning the memory takes the new classes in, in herding order, and gives of the old."""
+        """Update the memory between training and finetuning: add new classes by herding, shorten old ones."""
         if phase.name == "train":
             self.memory.keep(self.memory.after(phase.task, self.chosen(phase.task)))
 
     def chosen(self, task: Task) -> LabelledImages:
-        """The task's images class by class, the best first, as many as will be kept."""
+        """The images of the task that will be kept: class by class, the best first."""
         seen = replace(task.train, view=self.herding_view(task.train.view, task.train_plain.view))
         read = lambda images: self.reader.read(self.backbone, images)  # noqa: E731
         return task.train.take(by_herding(seen, read, self.memory.each(task), self.backbone.token.device, herded))
 
     def herding_view(self, train: View, test: View) -> View:
-        """Plain photographs are brought to the size of the crop, so that hardly anything is cut off."""
+        """The transform whose features decide. Plain photographs are resized to the crop, so that hardly anything is cut off."""
         plain = replace(test, resize=test.image.size) if test.crop == "centre" else test
         return {"plain": plain, "cropped": replace(train, flip=0.0, randaugment=False), "augmented": train}[self.herding]
 

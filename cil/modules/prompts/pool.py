@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.errors import UserError
+from cil.common.ranges import Count
+from cil.common.switches import switches
 
 
 def uniform(*shape: int) -> nn.Parameter:
@@ -38,6 +40,21 @@ def match(likeness: Tensor, count: int, *, vote: bool) -> Tensor:
 def pull(likeness: Tensor, chosen: Tensor) -> Tensor:
     """The mean over images of the summed likeness of their prompts; its gradient reaches the keys of those alone."""
     return likeness.gather(1, chosen.expand(len(likeness), -1)).sum(1).mean()
+
+
+@switches
+class Choice:
+    """How prompts are chosen where the released code differs from the text:
+
+    - `vote_train`, `vote_test`: All images of a batch take the prompts that most of them choose. The answers in a test
+      then depend on the batch, whose size is `test_batch`.
+    - `future_classes`: Classes of later tasks compete in a test.
+    """
+
+    vote_train: bool
+    vote_test: bool
+    future_classes: bool
+    test_batch: Count | None
 
 
 def needs_test_batch(test_batch: int | None, **batchwise: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 import yaml
 
+from cil.common import switches
 from cil.common.tables import fill
 from cil.engine.build import find
 from cil.report.documents.project import Project
@@ -133,8 +134,11 @@ def about(at: Project, method: str) -> str:
 def settings_of(at: Project, method: str) -> str:
     """Each setting: its value in YAML with the comment there, its type in the constructor's signature; then what the
     constructor's docstring says of them."""
-    told = constructor(class_of(at.root, *target(at, method)))
-    kinds = inspect.signature(find(".".join(target(at, method)), "method")).parameters
+    method_class = find(".".join(target(at, method)), "method")
+    groups = [some.annotation for some in inspect.signature(method_class).parameters.values()]
+    docs = [constructor(class_of(at.root, *target(at, method))), *map(inspect.getdoc, filter(switches.is_group, groups))]
+    told = "\n\n".join(filter(None, docs))
+    kinds = switches.settings_of(method_class)
     text = (at.root / "conf" / "method" / f"{method}.yaml").read_text().partition("\nmethod:")[2]
     lines = []
     for line in text.splitlines()[1:]:
