@@ -36,9 +36,10 @@ fuzz: setup ## random tests at ten times their size: docs/reliability.md
 	FUZZ=10 FUZZ_RECORD=outputs/fuzz.jsonl OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/fuzz
 	$(PYTHON) scripts/fill_docs.py fuzz
 
-lint: setup ## style of the code
+lint: setup ## style and types of the code
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 docs: setup ## the documentation as a website in site/
 	$(PYTHON) scripts/fill_docs.py generated
