@@ -158,7 +158,7 @@ class GrowingTransformer(nn.Module):
         return task.train.take(by_herding(seen, read, self.memory.each(task), self.backbone.token.device, herded))
 
     def herding_view(self, train: View, test: View) -> View:
-        """Update the memory before finetuning: add new classes by herding, shorten old ones."""
+        """The transform whose features decide. Photographs are resized to the crop first, so that little is cut off."""
         plain = replace(test, resize=test.image.size) if test.crop == "centre" else test
         return {"plain": plain, "cropped": replace(train, flip=0.0, randaugment=False), "augmented": train}[self.herding]
 
