@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
         if run.is_done:
             from cil.common.tables import one_line
 
-            line = f"done already: {one_line(still_true(run, wanted))}\n{run.path}"
+            line = f"done already: {one_line(verified(run, wanted))}\n{run.path}"
             print(line, flush=True) if not follows() else None
         else:
             execute(wanted, run)
@@ -63,8 +63,8 @@ def main(config: DictConfig) -> None:
             raise
 
 
-def still_true(run: RunDir, config: dict) -> dict:
-    """The summary of a finished run, unless the weights under the same name have become others."""
+def verified(run: RunDir, config: dict) -> dict:
+    """The summary of a finished run, unless the weights or the images that it was made with have changed."""
     from cil.backbones.weights import at_hand, releases
 
     summary = run.summary()
@@ -73,6 +73,17 @@ def still_true(run: RunDir, config: dict) -> dict:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != summary["identity"]["weights_sha256"] and found not in releases(config["backbone"]["weights"]):
             raise UserError(f"{file} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
+    if listing := summary.get("data_listing"):
+        from cil.engine.build import data_digest, listing_of
+
+        try:
+            same = listing_of(config) == listing or data_digest(config) == summary["identity"]["data_digest"]
+        except UserError as error:  # for example, they are no longer there
+            print(f"the images of this run were not compared with those on the disk: {error}", flush=True)
+            same = True
+        if not same:
+            raise UserError(f"the images have changed since {run.path} was made; type outputs=DIR to keep both results, or "
+                            "delete that folder")  # fmt: skip
     return summary
 
 

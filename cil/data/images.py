@@ -96,6 +96,7 @@ class Images:
     test_labels: Tensor
     class_names: tuple[str, ...]
     parts: tuple[tuple[str, int], ...] = ()  # names of data sets that are learned one after another, and their classes
+    listing: str = ""  # digest of the names, sizes, times and labels of the files, without reading them; "": not from files
 
     def decoded(self, needed: Size) -> "Images":
         """With pixels where there were photographs; `needed` is the size at which the transform is exact."""

@@ -160,6 +160,16 @@ def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
     return make(config["scenario"], "scenario", images, pair)
 
 
+def listing_of(config: dict) -> str:
+    """The digest of the dataset's files as they are listed now; no image is read."""
+    return make(config["dataset"], "dataset", root=config["data"]["root"]).listing
+
+
+def data_digest(config: dict) -> str:
+    """The digest of all pixels, labels and names, as a run of this configuration would record it."""
+    return build_scenario(config, make(config["backbone"], "backbone", root=config["data"]["weights"])).images.digest
+
+
 def device_of(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

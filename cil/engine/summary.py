@@ -32,6 +32,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "warnings": warnings,
         "identity": {**trainer.identity, **trainer.processes[-1], **({"feature_blocks": found} if found else {})},
+        "data_listing": trainer.scenario.images.listing,
         "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
         "trained_parameters": trainer.trained_parameters,
         "image_encodes": trainer.encodes.total,

@@ -16,6 +16,7 @@ COLUMNS = {
     "avg inc": ("class_il", "incremental_average"),
     "task-IL": ("task_il", "acc"),
 }
+INPUTS = {"data_digest": "images", "split_digest": "split", "order_digest": "class order"}
 NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine"}  # make no other configuration
 NEEDED = ("scenario", "method", "digest", "seed", "config", "trained_parameters", "seconds")
 ROOM = 45  # characters, before a digest tells more
@@ -48,12 +49,20 @@ def collect(outputs: Path) -> tuple[list[dict], list[str]]:
 
 
 def rows(summaries: Iterable[dict], addresses: Container[str] | None = None) -> list[list[dict]]:
-    """Runs of one configuration, that differ in the seed alone, grouped; the worst ACC first. `addresses`: only these."""
+    """Group runs that differ in the seed alone; the worst ACC first. Runs on other images are another group.
+
+    `addresses`: only the runs at these.
+    """
     groups = defaultdict(list)
     for summary in summaries:
         if addresses is None or summary["address"] in addresses:
-            groups[summary["scenario"], summary["method"], summary["digest"]].append(summary)
+            groups[summary["scenario"], summary["method"], summary["digest"], inputs(summary)].append(summary)
     return sorted(groups.values(), key=lambda group: sum(s["class_il"]["acc"] for s in group) / len(group))
+
+
+def inputs(summary: dict) -> tuple[str, ...]:
+    """The digests of the images, the split and the class order that a run saw."""
+    return tuple(str(summary.get("identity", {}).get(key)) for key in INPUTS)
 
 
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
@@ -78,7 +87,7 @@ def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
         readings[group[0]["method"]].add(_reading(group))
     named = [(g[0]["method"], f" ({_reading(g)})" if len(readings[g[0]["method"]]) > 1 else "") for g in groups]
     many = len({(g[0]["scenario"], *name) for g, name in zip(groups, named)}) < len(groups)
-    apart = told_apart(groups) if many else []
+    apart = list(map(" ".join, zip(told_apart(groups), other_inputs(groups)))) if many else []
     return ["method", *(["settings"] * many)], [["".join(name), *apart[n : n + 1]] for n, name in enumerate(named)]
 
 
@@ -97,8 +106,24 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
         if len(words) > ROOM:
             words = " ".join(word for word in typed(group) if not all(word in other for other in words_of[_kind(group)]))
         told.append(words if len(words) <= ROOM else group[0]["digest"])
-    same = Counter((*_kind(group), words) for group, words in zip(groups, told))
-    return [words if same[(*_kind(group), words)] == 1 else group[0]["digest"] for group, words in zip(groups, told)]
+    digests = defaultdict(set)
+    for group, words in zip(groups, told):
+        digests[(*_kind(group), words)].add(group[0]["digest"])
+    return [w if len(digests[(*_kind(group), w)]) == 1 else group[0]["digest"] for group, w in zip(groups, told)]
+
+
+def other_inputs(groups: Sequence[list[dict]]) -> list[str]:
+    """Of configurations that were run on different images, which of them each group saw; "" where there is one kind."""
+    kin = defaultdict(list)
+    for group in groups:
+        kin[group[0]["scenario"], group[0]["method"], group[0]["digest"]].append(inputs(group[0]))
+    told = []
+    for group in groups:
+        columns = zip(*kin[group[0]["scenario"], group[0]["method"], group[0]["digest"]])
+        apart = [len(set(column)) > 1 for column in columns]
+        own = zip(INPUTS.values(), inputs(group[0]), apart)
+        told.append(" ".join(f"{word} {digest[:6]}" for word, digest, differs in own if differs))
+    return told
 
 
 def _most(values: list[str]) -> str | None:

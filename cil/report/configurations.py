@@ -15,7 +15,7 @@ import yaml
 from cil.common.tables import mean_and_spread, number
 from cil.metrics import COUNTS
 from cil.report import svg
-from cil.report.collect import titled
+from cil.report.collect import inputs, titled
 from cil.report.numbers import Numbers
 
 PICTURES = 4 << 20  # bytes of those pictures whose numbers the page draws itself
@@ -49,7 +49,7 @@ def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:
         curves = np.array([[m.after(task) for task in range(m.learned)] for m in known] or [[math.nan]])
         spread = curves.std(0, ddof=1) if len(known) > 1 else np.full(curves.shape[1], math.nan)
         percent = np.mean([m.percent for m in known], 0) if known else None
-        anchor = slug("-".join((group[0]["scenario"], group[0]["method"], group[0]["digest"])))
+        anchor = slug("-".join((group[0]["scenario"], group[0]["method"], group[0]["digest"], inputs(group[0])[0][:6])))
         found.append(Entry(group, name, "".join(settings), anchor, percent, curves.mean(0).tolist(), spread.tolist(), numbers))
     return found
 

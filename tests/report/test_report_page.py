@@ -44,7 +44,7 @@ def finish(outputs, method, digest, seed, scenario="glyphs_10tasks", tasks=5, qu
         (run.path / "pictures" / name).write_bytes(PNG)
     identity = {
         "weights": "shipped:vit_tiny.safetensors", "weights_sha256": "ab" * 32, "data_digest": "da7a",
-        "order_digest": f"{seed}", "split_digest": "5p1i7", "git_commit": "c0ffee", "device": "cpu (x86_64)",
+        "order_digest": "0rde2", "split_digest": "5p1i7", "git_commit": "c0ffee", "device": "cpu (x86_64)",
         "packages": {"torch": "2.15.0"},
     }  # fmt: skip
     run.finish({

@@ -1,14 +1,20 @@
 """A finished run answers only for what it wrote, and an unfinished one writes again what it lacks."""
 
 import json
+import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cil.common.errors import UserError, explain
-from cil.report.collect import collect
+from cil.report.collect import collect, rows, table
 from cil.runs.run_folder import RunDir
+from run import verified
 from scripts.move_runs import moved
 from tests import harness
 
@@ -138,3 +144,61 @@ def test_a_checkpoint_that_torch_cannot_write_is_a_full_disk(tmp_path, monkeypat
     with pytest.raises(OSError) as error:
         RunDir(tmp_path).save({}, task=0, inside=False, keep_all=False)
     assert f"the disk of {tmp_path / 'task_00.pt'} is full" in explain(error.value)
+
+
+# --- other images under the same name ---------------------------------------------------------------------------------
+
+
+def draw(folder: Path, seed: int) -> None:
+    """Two classes of photographs below `folder`/birds."""
+    random = np.random.RandomState(seed)
+    for row in range(8):
+        file = folder / "birds" / ("train" if row < 6 else "test") / f"class{row % 2}" / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.randint(0, 255, (32, 32, 3), np.uint8)).save(file)
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Callable[..., dict]:
+    def config(root: str, seed: int = 0) -> dict:
+        return harness.compose(
+            "scenario=folder", "dataset.path=birds", "method=class_mean", "backbone=vit_tiny", "scenario.tasks=2", "machine=cpu",
+            "log.live=false", "backbone.weights=null", "backbone.sha256=null", f"data.root={tmp_path / root}", f"seed={seed}",
+            f"outputs={tmp_path / 'outputs'}", "data.features=null", "augment=none",
+        )  # fmt: skip
+
+    return config
+
+
+def test_a_finished_run_does_not_answer_for_other_images(photographs, tmp_path):
+    draw(tmp_path / "one", 1)
+    draw(tmp_path / "two", 2)
+    run = harness.execute(photographs("one"))
+    assert verified(run, photographs("one")) == run.summary()
+    with pytest.raises(UserError, match=r"the images have changed since .* was made; type outputs=DIR"):
+        verified(run, photographs("two"))
+    shutil.rmtree(tmp_path / "one" / "birds" / "train" / "class0")
+    draw(tmp_path / "one", 3)
+    with pytest.raises(UserError, match=r"the images have changed"):
+        verified(run, photographs("one"))
+
+
+def test_images_that_were_copied_or_removed_are_no_others(photographs, tmp_path, capsys):
+    draw(tmp_path / "one", 1)
+    run = harness.execute(photographs("one"))
+    shutil.copytree(tmp_path / "one", tmp_path / "copy", copy_function=shutil.copy)  # with new times
+    assert verified(run, photographs("copy")) == run.summary()
+    shutil.rmtree(tmp_path / "copy" / "birds")
+    assert verified(run, photographs("copy")) == run.summary()
+    assert "the images of this run were not compared with those on the disk" in capsys.readouterr().out
+
+
+def test_tables_never_average_over_other_images(photographs, tmp_path):
+    draw(tmp_path / "one", 1)
+    draw(tmp_path / "two", 2)
+    first, second = (harness.execute(photographs(name, seed)) for seed, name in enumerate(("one", "two")))
+    groups = rows(collect(first.path.parents[3])[0])
+    assert [len(group) for group in groups] == [1, 1]
+    wanted = {f"images {run.summary()['identity']['data_digest'][:6]}" for run in (first, second)}
+    lines = table(groups).splitlines()[2:]
+    assert all(any(words in line for line in lines) for words in wanted)

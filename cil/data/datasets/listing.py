@@ -29,8 +29,17 @@ def listed(
     photos = Photos(Path(root) / "decoded" / (stored or name), paths, members, size, torch.arange(len(paths)), groups)
     every = torch.as_tensor(labels, dtype=torch.long)
     split = [torch.as_tensor(rows, dtype=torch.long) for rows in (train, test)]
-    images = Images(name, photos.take(split[0]), every[split[0]], photos.take(split[1]), every[split[1]], tuple(class_names))
+    images = Images(name, photos.take(split[0]), every[split[0]], photos.take(split[1]), every[split[1]], tuple(class_names),
+                    listing=_listing(paths, members, labels, train, test, class_names))  # fmt: skip
     return complete(images)
+
+
+def _listing(paths: Sequence[str], members: Sequence[Member], labels: Sequence[int], *others: Sequence) -> str:
+    times = {file: Path(file).stat().st_mtime_ns for file in {member.file for member in members}}
+    sha = hashlib.sha256(repr([list(other) for other in others]).encode())
+    for path, member, label in zip(paths, members, labels, strict=True):
+        sha.update(f"{path} {member.size} {times[member.file]} {label}\n".encode())
+    return sha.hexdigest()[:16]
 
 
 def complete(images: Images, *, train: int | None = None, test: int | None = None, remedy: str = "") -> Images:
