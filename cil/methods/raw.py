@@ -1,4 +1,4 @@
-"""One token for all tasks and a head a task: what locality-preserved attention is measured on (Zheng et al., ICME 2023)."""
+"""Raw: a transformer with one token for all tasks and a head per task, the baseline of LPA (Zheng et al., ICME 2023)."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, 
 
 
 class Raw(GrowingTransformer, Method):
-    """ "Raw" in the released code of LPA."""
+    """The released code of LPA (locality-preserved attention) calls this baseline "Raw"."""
 
     token_a_task = False
 
@@ -22,7 +22,7 @@ class Raw(GrowingTransformer, Method):
         repeats: Count, later_epochs: Count | None, later_lr: Rate | None, tune_epochs: Whole, tune_lr: Rate,
         tune_order: TuneOrder, tune_taught: bool,
     ) -> None:  # fmt: skip
-        """See GrowingTransformer."""
+        """Settings: see GrowingTransformer."""
         require(backbone, ReadsWithTokens, "raw")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
                          repeats=repeats, later_epochs=later_epochs, later_lr=later_lr, tune_epochs=tune_epochs,
