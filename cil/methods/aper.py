@@ -1,4 +1,4 @@
-"""APER, once ADAM: adapters tuned on the first task, and class means of plain and adapted features (Zhou et al., IJCV 2024)."""
+"""APER (first named ADAM): tunes adapters on the first task, then uses class means of features (Zhou et al., IJCV 2024)."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,12 @@ from cil.modules.heads.cosine import scores
 
 
 class APER(FirstTaskTuned, Method):
-    """Score of a class: cosine between [plain; adapted] of the image and its mean over the class's training images."""
+    """Concatenates the features of the frozen backbone with and without adapters, and predicts the nearest class mean.
+
+    The score of a class is the cosine between the image's feature and the mean feature of the class's training images.
+    """
+
+    means: Tensor  # (classes seen, 2 * width)
 
     def __init__(self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction) -> None:
         require(backbone, TakesAdapters, "aper")

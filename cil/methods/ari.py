@@ -1,4 +1,4 @@
-"""ARI: each task of a batch learns alone, on disturbed backgrounds too, and the updates are fused (Wang et al., ECCV 2022)."""
+"""ARI: updates the weights for each task of a batch in turn and fuses the updates (Wang et al., ECCV 2022)."""
 
 import copy
 import math
@@ -15,6 +15,7 @@ from cil.capabilities import HasForeground, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Positive, Rate, Whole
 from cil.common.transfer import sent
+from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
@@ -26,39 +27,46 @@ from cil.optim.schedules import constant
 
 
 class ARI(Method):
-    """An image has the task of its highest score; a copy of the network, adapted to the task's exemplars, answers inside it."""
+    """Predicts the task from the highest score, then the class with a copy of the network adapted to that task's exemplars.
+
+    Training also uses images whose background is disturbed by an adversarial attack.
+    """
 
     def __init__(
         self, backbone: nn.Module, *, memory: Whole, beta: NonNegative, least: Positive, fusion: Literal["adaptive", "last"],
         reset: bool, attack: NonNegative, attack_norm: Literal["data", "imagenet"], attack_future: bool, look_first: bool,
         adapt_epochs: Whole, adapt_lr: Rate, adapt_batch: Count, copies: Literal["all", "chosen"], leaky_chunk: Count | None,
     ) -> None:  # fmt: skip
-        """After a batch the weights go exp(-`beta` · share of the classes that are old) of the way from where they were to the
-        `fusion` of the tasks' updates: `adaptive`, weights d² + `least` for the distances d of a tensor, or the `last` task's.
-        `reset`: each task starts from where the weights were, not from where the task before it left them.
+        """After a batch the weights move the fraction exp(-`beta` · old classes / all classes) of the way to the fused update.
+        `fusion`: the mean of the tasks' updates with weights d² + `least`, where d is the distance that a tensor moved
+        (`adaptive`), or the `last` task's update. `reset`: each task starts from the weights before the batch, not from those
+        that the previous task left.
 
-        `attack`: grey levels by which a background is moved, 0 for none; `attack_norm`: of the `data`, or `imagenet`'s mean
-        and std whatever the data have; `attack_future`: classes that are yet to come compete in the attack's loss.
-        `look_first`: a batch passes once more, which norms remember.
+        `attack`: strength of the attack on the background in grey levels; 0: none. `attack_norm`: whose mean and std convert
+        grey levels, those of the `data` or of `imagenet`. `attack_future`: classes of future tasks compete in the attack's
+        loss. `look_first`: an extra forward pass of the whole batch updates the running averages of batch normalization.
 
-        `adapt_…`: of the copies; 0 epochs for none. `copies`: `all` answer, each inside its task, or only the `chosen` task's,
-        which spares time and makes what is counted among a task's own classes the plain network's where the choice was wrong.
-        `leaky_chunk`: test images of one task that the released evaluation gives one task together; counted beside.
+        `adapt_…`: training of the adapted copies; 0 epochs: no copies. `copies`: `all` copies score an image, each for the
+        classes of its task, or only the copy of the `chosen` (predicted) task. The latter is faster, but the accuracy within
+        a known task is that of the plain network where the prediction was wrong. `leaky_chunk`: number of test images of
+        one task that the released evaluation assigns to a task together; this accuracy is reported separately.
         """
         super().__init__()
         require(backbone, HasForeground, "ari")
         if leaky_chunk and adapt_epochs and copies == "chosen":
-            raise UserError("method.leaky_chunk asks every task's copy; type method.copies=all, or method.leaky_chunk=null")
-        self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # its bias stays zero
+            raise UserError(
+                "method.leaky_chunk needs the copies of all tasks; type method.copies=all, or method.leaky_chunk=null"
+            )
+        self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # the bias is not trained and stays zero
         self.memory = Exemplars(memory, None, "first")
         self.beta, self.least, self.fusion, self.reset = beta, least, fusion, reset
         self.attack, self.attack_future, self.look_first = attack, attack_future, look_first
-        norm = NORMS["imagenet"] if attack_norm == "imagenet" else (backbone.image.mean, backbone.image.std)
-        self.limits = partial(limits, attack, *norm)
+        mean, std = NORMS["imagenet"] if attack_norm == "imagenet" else (backbone.image.mean, backbone.image.std)
+        self.limits = partial(limits, attack, mean, std)
         self.adapt_epochs, self.adapt_batch, self.copies, self.leaky_chunk = adapt_epochs, adapt_batch, copies, leaky_chunk
         self.adam = partial(torch.optim.Adam, lr=adapt_lr)
-        self.tasks: list[slice] = []  # classes of each
-        self.adapted = nn.ModuleDict()  # by their phases
+        self.tasks: list[slice] = []  # the classes of each task
+        self.adapted = nn.ModuleDict()  # copies of the network by the name of their phase
 
     def begin_task(self, task: Task) -> None:
         self.tasks.append(slice(task.classes.start, task.classes.stop))
@@ -87,8 +95,9 @@ class ARI(Method):
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def training_steps(self, batch: Batch, phase: Phase) -> Iterator[Losses]:
-        """Two for each task of the batch, the clean and the attacked one; what they led to is fused at the end."""
+    def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
+        """Takes a clean and an attacked step for each task of the batch, then fuses the resulting weights."""
+        assert isinstance(batch, Batch)  # ARI has no frozen stage, so no features are given
         if phase.name in self.adapted:
             network, classes = self.adapted[phase.name], self.tasks[list(self.adapted).index(phase.name)]
             yield {"adapt": own_loss(network[1], network[0](batch.images), batch.labels, classes)}
@@ -96,30 +105,34 @@ class ARI(Method):
         if self.look_first:
             with torch.no_grad():
                 self.backbone(batch.images)
-        learning, found = self.learning(), []
+        learning = self.learning()
+        updated: list[list[Tensor]] = []  # the weights after each task's steps
         base = [parameter.detach().clone() for parameter in learning]
         for classes in self.tasks:
             rows = ((batch.cpu_labels >= classes.start) & (batch.cpu_labels < classes.stop)).nonzero()[:, 0]
             if not len(rows):
                 continue
             rows = sent(rows, batch.labels.device)
-            if found and self.reset:
+            if updated and self.reset:
                 put(learning, base)
             yield from self.steps_of_a_task(batch.images[rows], batch.labels[rows], classes, phase.task)
-            found.append([parameter.detach().clone() for parameter in learning])
+            updated.append([parameter.detach().clone() for parameter in learning])
         share = math.exp(-self.beta * len(phase.task.old) / phase.task.total)
-        found = found[-1:] if self.fusion == "last" else found
-        put(learning, [fused(old, new, share, self.least) for old, new in zip(base, zip(*found))])
+        updated = updated[-1:] if self.fusion == "last" else updated
+        put(learning, [fused(old, new, share, self.least) for old, new in zip(base, zip(*updated))])
 
     def steps_of_a_task(self, images: Tensor, labels: Tensor, classes: slice, task: Task) -> Iterator[Losses]:
-        features, looked = self.backbone.attended(images)
+        features, foreground = self.backbone.attended(images)
         yield {"clean": own_loss(self.head, features, labels, classes)}
         if self.attack:
-            moved = self.attacked(images, labels, 1 - looked.detach().to(images.dtype).square(), task)
+            moved = self.attacked(images, labels, 1 - foreground.detach().to(images.dtype).square(), task)
             yield {"attacked": own_loss(self.head, self.backbone(moved), labels, classes)}
 
     def attacked(self, images: Tensor, labels: Tensor, background: Tensor, task: Task) -> Tensor:
-        """The images, moved from a random start to where their classes are told apart less well."""
+        """Returns the images with a perturbed `background`: one step of gradient ascent on the loss from a random start.
+
+        `images`: (batch, 3, height, width); `background`: (batch, 1, height, width), between 0 and 1.
+        """
         most = self.limits(images)
         noise = ((2 * torch.rand_like(images) - 1) * most[0]).requires_grad_()
         among = slice(task.rivals.start, None if self.attack_future else task.rivals.stop)
@@ -132,15 +145,15 @@ class ARI(Method):
         return self.backbone(images)
 
     def predict(self, images: Tensor) -> Tensor:
-        """The best score of each task is the plain network's; the others of the task are as far below it as its copy says."""
+        """Takes the best score of each task from the plain network, and the differences within a task from the task's copy."""
         logits = self.head(self.features(images), slice(self.tasks[-1].stop))
         best = torch.stack([logits[:, classes].amax(1) for classes in self.tasks], 1)  # (batch, tasks)
         kept = set(self.memory.labels.tolist())
-        among = best.argmax(1).cpu() if self.copies == "chosen" else None
+        chosen = best.argmax(1).cpu() if self.copies == "chosen" else None
         for number, (network, classes) in enumerate(zip(self.adapted.values(), self.tasks)):
             if not kept.intersection(range(classes.start, classes.stop)):
                 continue
-            rows = torch.arange(len(images)) if self.copies == "all" else (among == number).nonzero()[:, 0]
+            rows = torch.arange(len(images)) if chosen is None else (chosen == number).nonzero()[:, 0]
             if len(rows):
                 rows = sent(rows, images.device)
                 own = network[1](network[0](images[rows]), classes)
@@ -148,13 +161,13 @@ class ARI(Method):
         return logits
 
     def together(self, scores: Tensor) -> Tensor:
-        """All images get the task whose best scores are highest on average."""
+        """Assigns all images to the task whose best scores are highest on average."""
         task = self.tasks[int(torch.stack([scores[:, classes].amax(1).mean() for classes in self.tasks]).argmax())]
-        answers = torch.full_like(scores, -torch.inf)
-        answers[:, task] = scores[:, task]
-        return answers
+        masked = torch.full_like(scores, -torch.inf)
+        masked[:, task] = scores[:, task]
+        return masked
 
 
 def own_loss(head: GrowingLinear, features: Tensor, labels: Tensor, classes: slice) -> Tensor:
-    """Each class by itself, among those of the labels' task."""
+    """Returns the binary cross-entropy over the classes of the labels' task."""
     return binary(head(features, classes), soft(labels - classes.start, classes.stop - classes.start, 0.0))

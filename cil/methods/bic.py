@@ -1,4 +1,4 @@
-"""BiC: two numbers a task take the bias towards new classes away (Wu et al., CVPR 2019)."""
+"""BiC: corrects the bias towards new classes with two numbers per task (Wu et al., CVPR 2019)."""
 
 from typing import Literal
 
@@ -18,33 +18,35 @@ from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
 
 
 class BiC(Kept, LinearHost, Method):
-    """Images are trained on but for a few of each class, as many of old and new ones, on which a factor and a shift of the
-    new logits are fitted. Logits are corrected wherever they are used, the teacher's too."""
+    """Trains on all images but a small validation set with equally many images per class. On that set it then fits a factor
+    and a shift for the logits of the new classes. The corrected logits are used everywhere, also those of the teacher."""
 
     growing = ("pairs", "task_of")
-
     divisible = True
+    pairs: Tensor  # (tasks, 2): factor and shift
+    task_of: Tensor  # (classes,)
 
     def __init__(
         self, backbone: nn.Module, *, temperature: Positive, share: Literal["classes", "tasks"], validation: Part,
         double_softmax: bool, factor_pull: Weight, shift_pull: Weight, memory: Whole, per_class: Whole | None,
         selection: Selection,
     ) -> None:  # fmt: skip
-        """`share` of the teacher in the loss: of the old `classes` among those seen, or of the old `tasks` the inverse
-        (mammoth: 1/2 in the second task, then less where it should be more).
+        """`share`: weight of the distillation loss, old over seen `classes`, or one over the number of `tasks` so far (mammoth;
+        it falls from 1/2 on where it should grow).
 
-        `validation`: share of an old class's exemplars that is fitted on, and no fewer than one.
-        `double_softmax`: PyCIL's fit. `factor_pull`, `shift_pull` towards 1 and 0: a few images can often be told apart
-        without a mistake, and then the best factor is infinite; FACIL pulls the shift by 0.1.
+        `validation`: share of an old class's exemplars in the validation set, at least one image. `double_softmax`: fit with
+        a softmax of a softmax, as PyCIL does. `factor_pull`, `shift_pull`: weights of the penalties that pull the factor
+        towards 1 and the shift towards 0. Without them the best factor is infinite if the validation set is classified
+        without error. FACIL uses 0.1 for the shift.
         """
         super().__init__(backbone)
         self.temperature, self.share, self.validation = temperature, share, validation
         self.double_softmax, self.pull = double_softmax, (factor_pull, shift_pull)
         self.memory = Exemplars(memory, per_class, selection)
-        self.teacher: Teacher | None = None  # of all tasks but the first
-        self.register_buffer("pairs", torch.empty(0, 2))  # (tasks, 2)
-        self.register_buffer("task_of", torch.empty(0, dtype=torch.long))  # (classes,)
-        self.register_buffer("draw", torch.zeros((), dtype=torch.long))  # of the images that are fitted on
+        self.teacher: Teacher | None = None  # from the second task on
+        self.register_buffer("pairs", torch.empty(0, 2))
+        self.register_buffer("task_of", torch.empty(0, dtype=torch.long))
+        self.register_buffer("draw", torch.zeros((), dtype=torch.long))  # seed that selects the validation set
 
     def suits(self, scenario: Scenario) -> None:
         self.memory.check(scenario)
@@ -63,16 +65,17 @@ class BiC(Kept, LinearHost, Method):
         return [Phase("train", task, self.parted(task)[0], self.everything())]
 
     def parted(self, task: Task) -> tuple[LabelledImages, LabelledImages]:
-        """What is trained on, and what is fitted on: as many images of each class, old or new; one is left to train on."""
+        """Returns the training and the validation images. The latter are equally many of each class, old or new; at least one
+        image of each class stays in training."""
         both, old = self.memory.joined(task), len(self.memory.of(task).labels.unique())
         fewest = int(both.labels.unique(return_counts=True)[1].min())
         each = min(max(1, int(self.validation * len(self.memory.of(task)) / max(old, 1))), fewest - 1)
         if not old or not each:
             return both, both.take(torch.arange(0))
         order = torch.randperm(len(both), generator=torch.Generator().manual_seed(int(self.draw)))
-        fitted_on = torch.cat([order[both.labels[order] == label][:each] for label in both.labels.unique()])
-        trained_on = torch.ones(len(both), dtype=torch.bool).index_fill_(0, fitted_on, False).nonzero()[:, 0]
-        return both.take(trained_on), both.take(fitted_on)
+        held_out = torch.cat([order[both.labels[order] == label][:each] for label in both.labels.unique()])
+        trained_on = torch.ones(len(both), dtype=torch.bool).index_fill_(0, held_out, False).nonzero()[:, 0]
+        return both.take(trained_on), both.take(held_out)
 
     def teachers_share(self, task: Task) -> float:
         first = task.rivals.start
@@ -83,23 +86,23 @@ class BiC(Kept, LinearHost, Method):
         first, old = task.rivals.start, slice(task.rivals.start, task.classes.start)
         logits = self.predict(batch.images)
         loss = F.cross_entropy(logits[:, first:], batch.labels - first)
-        if old.start == old.stop:
+        if self.teacher is None or old.start == old.stop:
             return {"ce": loss}
         share = self.teachers_share(task)
         taught = corrected(self.teacher(batch.images), self.pairs, self.task_of[: task.classes.start])[:, old]
         return {"ce": (1 - share) * loss, "distil": share * softened(logits[:, old], taught, self.temperature)}
 
-    # --- second stage: two numbers ------------------------------------------------------------------------------------
+    # --- second stage: factor and shift -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def end_phase(self, phase: Phase) -> None:
-        """Nothing of the network learns any more, so the images are seen once, and the best pair is found to the end."""
+        """Fits the factor and shift to convergence. The network is fixed now, so its logits are computed once."""
         task, images = phase.task, self.parted(phase.task)[1]
         if not len(images):
             return
-        plain, first = task.train_plain.view, task.rivals.start
-        seen = (plain(images.pixels[rows], None, self.pairs.device) for rows in images.rows.split(IMAGES))
-        logits = torch.cat([self.predict(some).float() for some in seen])[:, first:]
+        view, first = task.train_plain.view, task.rivals.start
+        batches = (view(images.pixels[rows], None, self.pairs.device) for rows in images.rows.split(IMAGES))
+        logits = torch.cat([self.predict(batch).float() for batch in batches])[:, first:]
         new = slice(task.classes.start - first, task.classes.stop - first)
         labels = (images.labels - first).to(logits.device)
         self.pairs[task.index] = fitted(logits, labels, new, twice=self.double_softmax, pull=self.pull)

@@ -1,4 +1,4 @@
-"""Nearest class mean on a frozen backbone, without any training (the SimpleCIL row; RanPAC's NCM)."""
+"""Nearest class mean on a frozen backbone, without any training (SimpleCIL; the NCM baseline of RanPAC)."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,10 @@ from cil.modules.heads.frozen_images import FrozenImages
 
 
 class ClassMean(FrozenImages, Method):
-    """Score of a class: cosine between the image's feature and the mean feature of the class's training images."""
+    """Scores a class by the cosine between the image's feature and the mean feature of the class's training images."""
 
     divisible = True
+    means: Tensor  # (classes seen, width)
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

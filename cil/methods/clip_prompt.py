@@ -1,4 +1,4 @@
-"""Prompts on both towers of CLIP: one image prompt for all tasks, a text context a task (the CLIP of PGP, ICLR 2024)."""
+"""Prompts in both encoders of CLIP: one image prompt for all tasks, one text context per task (PGP's CLIP, ICLR 2024)."""
 
 import math
 
@@ -16,18 +16,20 @@ from cil.modules.text.names import written
 
 
 class CLIPPrompt(Method):
-    """A class is read as "context name." with the context of its task; images pass with the image prompt before the patches."""
+    """Describes a class by the text "context name." with its task's context, and prepends the image prompt to the patches."""
 
     divisible = True
+    texts: Tensor  # (classes seen, width), normalized
 
     def __init__(
         self, backbone: nn.Module, *, text_length: Count, phrase: str | None, image_length: Count,
         first: dict[str, NonNegative] | None, leaky_batch: Count | None,
     ) -> None:  # fmt: skip
-        """A text context starts at random or, with a `phrase`, near its words.
+        """`phrase`: words whose embeddings initialize a text context; null: random initialization.
 
-        `first`: settings of the optimizer that differ in the first task. `leaky_batch`: test images a batch in the released
-        evaluation, which lets an image compete with no class past the last task in its batch; counted beside the genuine."""
+        `first`: optimizer settings that differ in the first task. `leaky_batch`: batch size of the released evaluation. There
+        an image competes only with classes up to the last task in its batch, which leaks the task id; this accuracy is
+        reported separately."""
         super().__init__()
         require(backbone, HasText, "clip_prompt")
         self.backbone, self.text_length, self.phrase, self.first, self.leaky_batch = (
@@ -37,10 +39,10 @@ class CLIPPrompt(Method):
             first or {},
             leaky_batch,
         )
-        bound = 1 / math.sqrt(backbone.image_width)  # Kaiming's, of a linear layer
+        bound = 1 / math.sqrt(backbone.image_width)  # as torch initializes a linear layer
         self.image_prompt = nn.Parameter(torch.empty(image_length, backbone.image_width).uniform_(-bound, bound))
         self.contexts = nn.ParameterList()
-        self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
+        self.register_buffer("texts", torch.empty(0, backbone.width))
 
     def suits(self, scenario: Scenario) -> None:
         self.backbone.room_for(written(scenario.class_names, False), self.text_length)
@@ -59,7 +61,7 @@ class CLIPPrompt(Method):
         return {"ce": F.cross_entropy(logits, batch.labels - phase.task.classes.start)}
 
     def encoded(self, task: Task) -> Tensor:
-        """(classes of the task, width), normalised."""
+        """Returns the text features of the task's classes, (classes, width), normalized."""
         return F.normalize(
             self.backbone.encode_contexts(self.contexts[task.index][None], written(task.names, False))[0].float(), dim=1
         )
@@ -80,5 +82,6 @@ class CLIPPrompt(Method):
         return [ProjectionSite("image_prompt", "image", self.image_prompt, own=True)]
 
     def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
-        """Class token and patches with their positions, before the first norm, in both readings."""
+        """Returns the class and patch tokens with positions, before the first norm, (batch, tokens, 1, width). `released` has
+        no effect."""
         return {"image_prompt": self.backbone.tokens(images)[:, :, None]}

@@ -1,4 +1,4 @@
-"""CODA-Prompt: prefixes mixed of components, whose weights an image decides (Smith et al., CVPR 2023)."""
+"""CODA-Prompt: builds the prompts of an image as a weighted sum of learned components (Smith et al., CVPR 2023)."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,24 +16,25 @@ from cil.modules.prompts.components import Components
 
 
 class CodaPrompt(Method):
-    """The query of an image is the class token of the backbone without prompts; each task adds components, old ones stay."""
+    """Weights the components by a query, the class token of the backbone without prompts. Each task adds components and
+    freezes the older ones."""
 
     divisible = True
 
     def __init__(
         self, backbone: nn.Module, *, components: Count, length: Count, blocks: Sequence[Whole], orthogonality: Weight
     ) -> None:  # fmt: skip
-        """`components` in all in each of the `blocks`. A task owns the share of them that its classes are of all classes: a
-        T-th of them with T equal tasks. The first half of a prompt's `length` are keys, the second values.
+        """`components`: their number in each of the `blocks`, for all tasks together. A task adds a share of them equal to its
+        share of all classes. `length`: tokens of a prompt; the first half are keys, the second half values.
 
-        `orthogonality`: weight of the loss that keeps components at right angles.
+        `orthogonality`: weight of the loss that keeps the components orthogonal.
         """
         super().__init__()
         require(backbone, TakesPrompts, "coda_prompt")
         if length % 2:
             raise UserError(f"method.length={length} does not split into keys and values; type method.length={length + 1}")
         if components > backbone.width:
-            raise UserError(f"method.components={components} cannot be at right angles in {backbone.width} dimensions; type "
+            raise UserError(f"method.components={components} cannot be orthogonal in {backbone.width} dimensions; type "
                             f"method.components={backbone.width} or less")  # fmt: skip
         if not blocks or len(set(blocks)) < len(blocks) or not set(blocks) <= set(range(backbone.depth)):
             raise UserError(f"method.blocks={list(blocks)} must name some of 0…{backbone.depth - 1}, each once; type "
@@ -46,12 +47,12 @@ class CodaPrompt(Method):
         for task in scenario:
             first, stop = self.share_of(task)
             if first == stop:
-                raise UserError(f"method.components={self.components} leave task {task.index + 1} without one; type "
+                raise UserError(f"method.components={self.components} leaves task {task.index + 1} without a component; type "
                                 f"method.components={task.total}")  # fmt: skip
 
     def share_of(self, task: Task) -> tuple[int, int]:
-        """The components that are the task's, by its share of the classes."""
-        return tuple(self.components * end // task.total for end in (task.classes.start, task.classes.stop))
+        """Returns the first component of the task and the one after its last, in proportion to its classes."""
+        return self.components * task.classes.start // task.total, self.components * task.classes.stop // task.total
 
     def begin_task(self, task: Task) -> None:
         self.head.grow(len(task.seen))
@@ -71,7 +72,7 @@ class CodaPrompt(Method):
         return losses
 
     def prefixes(self, queries: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """Of each prompted block: keys and values, (batch, heads, length / 2, width of a head)."""
+        """Returns the keys and values of each prompted block, (batch, heads, length / 2, head width) each."""
         mixed = self.pool(queries).unflatten(3, (self.backbone.heads, -1)).transpose(2, 3)
         return {block: pair.chunk(2, 2) for block, pair in zip(self.blocks, mixed)}
 
@@ -81,7 +82,7 @@ class CodaPrompt(Method):
         return self.head(self.features(images))
 
     def frozen_stage(self, images: Tensor) -> Tensor:
-        """The queries."""
+        """Returns the queries, (batch, width)."""
         return self.backbone(images)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:

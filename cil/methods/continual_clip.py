@@ -1,4 +1,4 @@
-"""Continual-CLIP: zero-shot classification over the names seen so far (Thengane et al. 2022). Nothing is trained."""
+"""Continual-CLIP: zero-shot classification with frozen CLIP over the classes seen so far (Thengane et al. 2022)."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,20 +16,22 @@ from cil.modules.text.templates import templates as named
 
 
 class ContinualCLIP(FrozenImages, Method):
-    """logits = exp(logit_scale) · cos(image, text of the class).
+    """Computes logits = exp(logit_scale) · cos(image feature, text feature of the class). Nothing is trained.
 
-    With several templates the text of a class is the mean of the normalised encodings, normalised again (CLIP's ensembling,
-    also AttriCLIP's zero-shot class); with one it is that encoding.
+    With one template, the text feature is the encoding of that text. With several, their normalized encodings are averaged
+    and normalized again, as in CLIP's prompt ensembling.
     """
 
     divisible = True
+    texts: Tensor  # (classes seen, width), normalized
 
     def __init__(self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool) -> None:
-        """`templates`: texts with {} where the name goes, or the name of a set; `underscores`: in names, instead of spaces."""
+        """`templates`: texts in which {} stands for the class name, or the name of a predefined set. `underscores`: write class
+        names with underscores instead of spaces."""
         super().__init__()
         require(backbone, HasText, "continual_clip")
         self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
-        self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised
+        self.register_buffer("texts", torch.empty(0, backbone.width))
 
     def begin_task(self, task: Task) -> None:
         self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])

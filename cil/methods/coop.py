@@ -1,4 +1,4 @@
-"""CoOp: the words around a class name are learned (Zhou et al., IJCV 2022), here with an exemplar memory."""
+"""CoOp: learns the context words around a class name (Zhou et al., IJCV 2022), here with an exemplar memory."""
 
 from collections.abc import Callable
 
@@ -20,19 +20,21 @@ from cil.optim.schedules import constant
 
 
 class CoOp(FrozenImages, Method):
-    """One context for all classes seen: a class is the text "context name."."""
+    """Describes each class by the text "context name." with one learned context for all classes seen."""
 
     divisible = True
+    texts: Tensor  # (classes seen, width), normalized; used for prediction
 
     def __init__(
         self, backbone: nn.Module, *, length: Count, phrase: str | None, fresh: bool, memory: Whole, tune_epochs: Whole,
         tune_batch: Count, underscores: bool,
     ) -> None:  # fmt: skip
-        """`length` words, random or, with a `phrase`, near its words.
+        """`length`: number of context words. `phrase`: words that initialize the context; null: random initialization.
 
-        `fresh`: a new random context in each task, so that nothing but the `memory` (images in all) is carried over.
+        `fresh`: start each task from a new context, so that only the `memory` (total number of images) is carried over.
 
-        After a later task the context is tuned on the memory alone, `tune_epochs` for each task so far, at a constant rate.
+        From the second task on, the context is then tuned on the memory alone at a constant learning rate, for `tune_epochs`
+        times the number of tasks so far, with batches of `tune_batch`. `underscores`: in class names, instead of spaces.
         """
         super().__init__()
         require(backbone, HasText, "coop")
@@ -42,7 +44,7 @@ class CoOp(FrozenImages, Method):
         self.context = nn.Parameter(backbone.context(1, length, phrase)[0])
         self.memory = Memory(memory)
         self.names: list[str] = []
-        self.register_buffer("texts", torch.empty(0, backbone.width))  # (classes seen, width), normalised, for tests
+        self.register_buffer("texts", torch.empty(0, backbone.width))
 
     def suits(self, scenario: Scenario) -> None:
         self.backbone.room_for(written(scenario.class_names, self.underscores), self.length)
@@ -70,7 +72,7 @@ class CoOp(FrozenImages, Method):
         return {"ce": F.cross_entropy(logits, known.labels - among.start)}
 
     def encoded(self, names: list[str]) -> Tensor:
-        """(names, width), normalised."""
+        """Returns the text features of the classes, (names, width), normalized."""
         return F.normalize(self.backbone.encode_contexts(self.context[None], names)[0].float(), dim=1)
 
     @torch.no_grad()

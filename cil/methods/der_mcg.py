@@ -1,6 +1,6 @@
-"""DER, an extractor a task (Yan et al., CVPR 2021), and a gate that guesses the task (MCG; Cai et al., CVPR 2023).
+"""DER: one extractor per task (Yan et al., CVPR 2021), and a gate that predicts the task (MCG; Cai et al., CVPR 2023).
 
-The gate is a reconstruction from its abstract: no code is public, and its constants are in the paper alone.
+The gate is reconstructed from the abstract: its code is not public, and its constants are only in the paper.
 """
 
 import copy
@@ -24,21 +24,24 @@ from cil.modules.rehearsal.exemplars import Exemplars, Selection
 
 
 class DERMCG(Method):
-    """Old extractors are fixed; the newest starts as a copy of the last. The head reads all of them side by side."""
+    """Freezes the extractors of old tasks and starts the new one as a copy of the last. One linear head reads the concatenated
+    features of all extractors."""
 
     def __init__(
         self, backbone: nn.Module, *, auxiliary: Weight, align: bool, gate: Literal["none", "features", "logits"],
         gate_learns: Literal["all", "head"], gate_width: Count, centroids: Count, temperature: Positive,
         gate_epochs: Count | None, memory: Whole, per_class: Whole | None, selection: Selection,
     ) -> None:  # fmt: skip
-        """`auxiliary`: of a head on the newest extractor that tells new classes from one another and from all old ones.
-        `align`: new rows of the head become as long as old ones (PyCIL; the paper trains the head again).
+        """`auxiliary`: weight of the loss of an auxiliary head on the newest extractor, which classifies the new classes and
+        treats all old classes as one. `align`: after training rescale the head's new rows to the mean length of the old rows
+        (PyCIL; the paper trains the head again).
 
-        `gate`: `none` (DER), or it weighs each extractor's `features` or each task's `logits`. Of its network `all` learns,
-        or the `head`. A task has as many `centroids`; `temperature` is that of their cosines.
+        `gate`: `none` (DER), or the gate weights each extractor's `features` or each task's `logits`. `gate_learns`: train
+        `all` of the gate's network, or only its `head`. `gate_width`: size of its embedding. `centroids`: their number per
+        task. `temperature`: divides the cosines to the centroids. `gate_epochs`: null trains it as long as the extractor.
         """
         super().__init__()
-        self.backbone, self.older = backbone, nn.ModuleList()  # of tasks before: fixed
+        self.backbone, self.older = backbone, nn.ModuleList()  # extractors of earlier tasks, frozen
         self.head, self.auxiliary_head = GrowingLinear(backbone.width), GrowingLinear(backbone.width)
         self.auxiliary, self.align, self.gate_epochs = auxiliary, align, gate_epochs
         self.gating = gate
@@ -47,7 +50,7 @@ class DERMCG(Method):
         )  # fmt: skip
         self.memory = Exemplars(memory, per_class, selection)
         self.tasks: list[range] = []
-        self.results: list[FrozenResults] = []  # of each extractor, for images that are asked about again
+        self.results: list[FrozenResults] = []  # cached features of each extractor
 
     def suits(self, scenario: Scenario) -> None:
         self.memory.check(scenario)
@@ -66,7 +69,7 @@ class DERMCG(Method):
         else:
             self.head.grow(len(task.seen))
             if self.gate is not None:
-                self.gate.body = copy.deepcopy(self.backbone)  # the same weights, whose images are counted by now
+                self.gate.body = copy.deepcopy(self.backbone)  # again, since the trainer now counts the images that pass
         self.tasks.append(task.classes)
         if self.gate is not None:
             self.gate.grow(len(task.classes))
@@ -79,21 +82,20 @@ class DERMCG(Method):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         task = phase.task
-        if phase.name == "gate":
+        if self.gate is not None and phase.name == "gate":
             rivals = next(number for number, classes in enumerate(self.tasks) if classes.start in task.rivals)
             return {"gate": self.gate.loss(batch.images, batch.labels, rivals)}
         parts = self.parts(batch.images)
         first, old = task.rivals.start, task.classes.start
         losses = {"ce": F.cross_entropy(self.head(torch.cat(parts, 1))[:, first:], batch.labels - first)}
         if self.auxiliary and task.index:
-            told = (batch.labels - old + 1).clamp_min(0)  # 0: any old class
-            losses["auxiliary"] = self.auxiliary * F.cross_entropy(self.auxiliary_head(parts[-1]), told)
+            targets = (batch.labels - old + 1).clamp_min(0)  # 0: any old class
+            losses["auxiliary"] = self.auxiliary * F.cross_entropy(self.auxiliary_head(parts[-1]), targets)
         return losses
 
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
-        if phase.name == "gate":
-            plain = phase.task.train_plain.view
-            self.gate.match(phase.data, plain, self.tasks, (phase.task.index, epoch))
+        if self.gate is not None and phase.name == "gate":
+            self.gate.match(phase.data, phase.task.train_plain.view, self.tasks, (phase.task.index, epoch))
 
     @torch.no_grad()
     def end_phase(self, phase: Phase) -> None:
@@ -108,7 +110,7 @@ class DERMCG(Method):
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def parts(self, images: Tensor) -> list[Tensor]:
-        """Of each extractor, that of the first task first: (batch, width)."""
+        """Returns the features of each extractor in the order of tasks, (batch, width) each."""
         return [*(extractor(images) for extractor in self.older), self.backbone(images)]
 
     def features(self, images: Tensor) -> Tensor:
@@ -118,7 +120,10 @@ class DERMCG(Method):
         return self.predict_from(self.features(images), lambda: images)
 
     def known(self, images: LabelledImages) -> Tensor:
-        """The features of images that are asked about after every task: an extractor stays as it was after its own."""
+        """Returns the features of `images`, (len(images), tasks · width), from the cache where possible.
+
+        An extractor does not change after its own task, so its features of the test images are computed once.
+        """
         for number in range(len(self.results), len(self.tasks)):
             self.results.append(FrozenResults(partial(self.part, number), self.head.weight.device))
         return torch.cat([each.of(images) for each in self.results], 1)
@@ -127,7 +132,7 @@ class DERMCG(Method):
         return self.older[number](images) if number < len(self.older) else self.backbone(images)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        """(batch, tasks · width) → (batch, classes)"""
+        """Returns the logits, (batch, classes), from the concatenated features, (batch, tasks · width)."""
         if self.gate is None:
             return self.head(frozen)
         weights = self.gate(images())

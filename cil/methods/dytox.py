@@ -1,4 +1,4 @@
-"""A token and a head for each task in front of one task-attention block (DyTox; Douillard et al., CVPR 2022)."""
+"""DyTox: a transformer with a learned token and a classifier head for each task (Douillard et al., CVPR 2022)."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,8 @@ from cil.modules.rehearsal.loss import diverging
 
 
 class DyTox(GrowingTransformer, Method):
-    """With `mixup` and `smoothing` it is DyTox+."""
+    """Each task token attends to the patches in a shared last block, and the task's head classifies the result. With `mixup`
+    and `smoothing` this is DyTox+."""
 
     token_a_task = True
 
@@ -23,8 +24,8 @@ class DyTox(GrowingTransformer, Method):
         self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, divergence: Weight, mixup: MixUp,
         smoothing: Fraction, repeats: Count, later: LaterTasks,
     ) -> None:  # fmt: skip
-        """`divergence`: the weight of a head that tells the new classes from each other and from all old ones as one, made
-        anew in each task and used in its training alone. The others: see GrowingTransformer."""
+        """`divergence`: weight of the loss of an auxiliary head, which classifies the new classes and treats all old classes as
+        one. Each task creates a new one and uses it in training only. Other settings: see GrowingTransformer."""
         require(backbone, ReadsWithTokens, "dytox")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
                          repeats=repeats, later=later)  # fmt: skip

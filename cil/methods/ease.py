@@ -1,4 +1,4 @@
-"""EASE: a set of adapters a task, and class prototypes in the subspaces of all sets (Zhou et al., CVPR 2024)."""
+"""EASE: one set of adapters per task, and class prototypes in the feature subspaces of all sets (Zhou et al., CVPR 2024)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,29 +18,37 @@ from cil.modules.adapters.prototypes import scores, synthesised
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import CosineHead
 
-ROOM = 250  # images that pass the blocks at a time, counted once a subspace
+CHUNK = 250  # images times subspaces that pass the backbone at a time
 
 
 class EASE(Method):
-    """Subspaces are numbered by their tasks; where the backbone as it is counts as one, it stands before them."""
+    """Trains a new set of adapters on each task and predicts the nearest class prototype over all subspaces.
+
+    Each set of adapters defines a subspace, in the order of tasks. With `plain` above 0 the backbone without adapters is one
+    more subspace, before the others.
+    """
+
+    head: CosineHead  # of the newest task, for training only
+    prototypes: Tensor  # (subspaces, classes, width)
+    task_of: Tensor  # (classes,)
 
     def __init__(
         self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction, others: Weight, plain: Weight
     ) -> None:
-        """`others`: the weight of the mean cosine in the subspaces that are not a class's own; `plain`: that of the cosine
-        in the backbone's own, 0 leaves it out."""
+        """`others`: weight of the mean cosine in the subspaces other than that of the class's own task. `plain`: weight of the
+        cosine in the subspace of the backbone without adapters; 0 leaves it out."""
         super().__init__()
         require(backbone, TakesAdapters, "ease")
         self.divisible = not dropout
         self.backbone, self.others, self.plain = backbone, others, plain
-        self.first = int(plain > 0)  # subspace of an adapter set
+        self.first = int(plain > 0)  # index of the first subspace with adapters
         self.new = partial(Adapters, backbone.depth, backbone.width, bottleneck=bottleneck, scale=scale, dropout=dropout)
-        self.new()  # a wrong size is told before anything is learned
-        self.sets, self.head = nn.ModuleList(), None
-        self.register_buffer("prototypes", torch.empty(self.first, 0, backbone.width))  # (subspaces, classes, width)
-        self.register_buffer("task_of", torch.empty(0, dtype=torch.long), persistent=False)  # (classes,)
-        self.tasks: list[range] = []  # the classes of each task met
-        self.results: list[FrozenResults] = []  # of each subspace, for images that are asked about again
+        self.new()  # raises an error for a wrong size before any training
+        self.sets = nn.ModuleList()
+        self.register_buffer("prototypes", torch.empty(self.first, 0, backbone.width))
+        self.register_buffer("task_of", torch.empty(0, dtype=torch.long), persistent=False)
+        self.tasks: list[range] = []  # the classes of each task so far
+        self.results: list[FrozenResults] = []  # cached features of each subspace
 
     def begin_task(self, task: Task) -> None:
         self.sets.append(self.new())
@@ -60,13 +68,13 @@ class EASE(Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        """New classes are measured in all subspaces, old ones made up in those that they never saw."""
+        """Computes the prototypes of new classes in all subspaces, and synthesizes those of old classes in newer subspaces."""
         images, device = task.train_plain, self.prototypes.device
-        size = max(1, ROOM // len(self.prototypes))
-        found = torch.cat([self.everywhere(batch.images).float() for batch in images.batches(size, device)])
+        size = max(1, CHUNK // len(self.prototypes))
+        features = torch.cat([self.everywhere(batch.images).float() for batch in images.batches(size, device)])
         labels = images.labels.to(device)
         for label in task.classes:
-            self.prototypes[:, label] = found[labels == label].mean(0)
+            self.prototypes[:, label] = features[labels == label].mean(0)
         measured = self.prototypes[self.first :]
         with exact(measured):
             for own, old in enumerate(self.tasks[:-1]):
@@ -84,7 +92,7 @@ class EASE(Method):
         return self.everywhere(images).flatten(1)
 
     def everywhere(self, images: Tensor) -> Tensor:
-        """(batch, subspaces, width), all sets of adapters in one pass."""
+        """Returns the features in all subspaces, (batch, subspaces, width). All sets of adapters run in one pass."""
         tokens, found = self.backbone.tokens(images), []
         if self.first:
             found.append(self.backbone(tokens)[None])
@@ -94,18 +102,18 @@ class EASE(Method):
         return torch.cat(found).transpose(0, 1)
 
     def known(self, images: LabelledImages) -> Tensor:
-        """The same of images that are asked about after every task: a set that has been trained stays as it is."""
+        """Returns the same features from the cache where possible: adapters of earlier tasks do not change."""
         for number in range(len(self.results), len(self.prototypes)):
             self.results.append(FrozenResults(partial(self.feature, number), self.prototypes.device))
         return torch.stack([each.of(images) for each in self.results], 1)
 
     def feature(self, number: int, images: Tensor) -> Tensor:
-        """(batch, width) in one subspace."""
+        """Returns the features in one subspace, (batch, width)."""
         adapters = None if number < self.first else self.sets[number - self.first]
         return self.backbone(images, adapters=adapters).float()
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        """(batch, subspaces, width) → (batch, classes)"""
+        """Returns the scores, (batch, classes), from the features in all subspaces, (batch, subspaces, width)."""
         with exact(frozen):
             spaces, prototypes = frozen.float().unbind(1), self.prototypes.unbind()
             found = scores(spaces[self.first :], prototypes[self.first :], self.task_of, self.others)

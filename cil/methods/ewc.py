@@ -1,4 +1,4 @@
-"""EWC: what mattered for old tasks is held by springs (Kirkpatrick et al., PNAS 2017)."""
+"""EWC: penalizes changes of weights that are important for old tasks (Kirkpatrick et al., PNAS 2017)."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -17,7 +17,7 @@ from cil.modules.statistics.fisher import drift, per_batch, per_sample
 
 
 class Springs(Kept):
-    """Where each parameter was, and how much it matters that it stays there."""
+    """Stores for each parameter an anchor (its value after the last task) and a weight (its importance)."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
@@ -34,7 +34,8 @@ class Springs(Kept):
 
 
 class EWC(LinearHost, Method):
-    """A quadratic penalty on the way from the weights after the last task, by the diagonal of the Fisher information."""
+    """Adds a quadratic penalty on the distance of each weight from its value after the last task. The importance of a weight is
+    the diagonal of the Fisher information."""
 
     divisible = True
 
@@ -42,12 +43,12 @@ class EWC(LinearHost, Method):
         self, backbone: nn.Module, *, strength: Weight, fisher: Literal["sample", "batch"], images: Count | None, batch: Count,
         cap: Positive | None, combine: Literal["sum", "mean"], decay: Share, columns: Literal["seen", "new"],
     ) -> None:  # fmt: skip
-        """`fisher`: squared gradients of each `sample`, or of the mean of a `batch` of that many (about 1/batch of it).
+        """`strength`: weight of the penalty. `fisher`: squares the gradient of each `sample`, or of the mean loss of a `batch`,
+        which gives values about 1/`batch` as large.
 
-        `images`: how many of a task's are looked at, drawn by chance; null: all. `cap`: the most that a weight may
-        matter, in one task and in all.
-        `combine`: old and new are added, the old times `decay` (`sum`), or averaged by the numbers of classes (`mean`).
-        `columns`: the cross-entropy's, as in finetune.
+        `images`: size of the random subset of a task's images that the estimate uses; null: all. `cap`: upper bound of an
+        importance, for one task and in total. `combine`: add new importances to `decay` times the old ones (`sum`), or
+        average them by the numbers of classes (`mean`). `columns`: classes in the cross-entropy, as in finetune.
         """
         super().__init__(backbone)
         self.strength, self.fisher, self.images, self.batch, self.cap = strength, fisher, images, batch, cap
@@ -73,9 +74,9 @@ class EWC(LinearHost, Method):
 
     def end_task(self, task: Task) -> None:
         if task.last:
-            return  # nothing will be learned that could drift
+            return  # no later task needs the penalty
         estimate = per_sample if self.fisher == "sample" else per_batch
-        found = estimate(self.network, self.springs.names, self.looked_at(task), task.rivals.start)
+        found = estimate(self.network, self.springs.names, self.estimation_batches(task), task.rivals.start)
         share, most = task.classes.start / len(task.seen), torch.inf if self.cap is None else self.cap
         for name, old in self.springs.all("weight").items():
             new, kept = found[name].clamp_max(most), len(old)
@@ -85,8 +86,8 @@ class EWC(LinearHost, Method):
             self.springs.put("weight", name, new.clamp_max(most))
             self.springs.put("anchor", name, self.network.get_parameter(name))
 
-    def looked_at(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-        """The task's images as tests see them, in an order by chance."""
+    def estimation_batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images and labels of the task in random order, with the evaluation transform."""
         order = torch.randperm(len(task.train_plain))[: self.images]
         for places in order.split(self.batch):
             batch = task.train_plain.batch(places, self.head.weight.device)

@@ -1,4 +1,4 @@
-"""Sequential fine-tuning: the lower bound."""
+"""Sequential fine-tuning, the lower bound."""
 
 from typing import Literal
 
@@ -12,14 +12,14 @@ from cil.modules.heads.linear_host import LinearHost
 
 
 class Finetune(LinearHost, Method):
-    """Go on training on each task's images alone; no memory, no regulariser."""
+    """Trains on each task in turn without any protection against forgetting."""
 
     divisible = True
 
     def __init__(self, backbone: nn.Module, *, columns: Literal["seen", "new"], learn: Literal["all", "head"]) -> None:
-        """`columns`: the loss sees all `seen` classes, so old ones get only negative evidence (the FT row of the prompt
-        papers), or only the `new` ones (FT++ of CODA-Prompt, "finetune" of PyCIL: forgets far less).
-        `learn`: `all` weights, or the `head` alone (L2P's "FT-frozen")."""
+        """`columns`: the loss covers all `seen` classes, which pushes the scores of old classes down (FT in the prompt papers),
+        or only the `new` ones, which forgets far less (FT++ in CODA-Prompt, "finetune" in PyCIL).
+        `learn`: train `all` weights, or only the `head` (FT-frozen in L2P)."""
         super().__init__(backbone)
         self.columns, self.learn = columns, learn
 

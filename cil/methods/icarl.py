@@ -1,4 +1,4 @@
-"""iCaRL: exemplars, a teacher, and the nearest mean of exemplars as answer (Rebuffi et al., CVPR 2017)."""
+"""iCaRL: exemplars, distillation, and classification by the nearest exemplar mean (Rebuffi et al., CVPR 2017)."""
 
 from typing import Literal
 
@@ -18,32 +18,35 @@ from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
 
 
 class ICaRL(Kept, LinearHost, Method):
-    """Trained on the task's images and the memory's; old classes are told by the network before the task."""
+    """Trains on the images of the task and of the memory. The network before the task teaches the outputs for old classes."""
 
     growing = ("means",)
-
     divisible = True
+    means: Tensor  # (classes seen, width), normalized
 
     def __init__(
         self, backbone: nn.Module, *, loss: Literal["sigmoids", "softmax"], strength: Weight, temperature: Positive,
         answer: Literal["means", "head"], mirror: bool, memory: Whole, per_class: Whole | None, selection: Selection,
     ) -> None:  # fmt: skip
-        """`loss`: each class by itself (`sigmoids`, the paper), or cross-entropy and `strength` times the teacher's softmax
-        at a `temperature` (`softmax`, PyCIL and PILOT).
+        """`loss`: binary cross-entropy per class (`sigmoids`, the paper), or cross-entropy plus `strength` times a distillation
+        loss at a `temperature` (`softmax`, PyCIL and PILOT).
 
-        `answer`: the nearest of the `means` of exemplars, with `mirror` of each and its mirror image, or the `head`'s.
-        `memory`: images in all, or `per_class` of each; see cil/modules/rehearsal/exemplars.py for the `selection`.
+        `answer`: predict the nearest of the `means` of exemplars, or by the `head`. `mirror`: each exemplar's mirror image
+        counts in the means. `memory`: total number of images. `per_class`: a fixed number per class instead. `selection`:
+        see cil/modules/rehearsal/exemplars.py.
         """
         super().__init__(backbone)
         self.loss, self.strength, self.temperature = loss, strength, temperature
         self.answer, self.mirror = answer, mirror
         self.memory = Exemplars(memory, per_class, selection)
-        self.teacher: Teacher | None = None  # of all tasks but the first
-        self.register_buffer("means", torch.empty(0, backbone.width))  # (classes, width), of length 1
+        self.teacher: Teacher | None = None  # from the second task on
+        self.register_buffer("means", torch.empty(0, backbone.width))
 
     def suits(self, scenario: Scenario) -> None:
         if self.answer == "means" and not self.memory.total and self.memory.per_class is None:
-            raise UserError("method.memory=0 leaves no means to answer by; type method.answer=head, or method.memory=1000")
+            raise UserError(
+                "method.memory=0 leaves no exemplars for method.answer=means; type method.answer=head, or method.memory=1000"
+            )
         self.memory.check(scenario)
 
     def begin_task(self, task: Task) -> None:
@@ -58,7 +61,7 @@ class ICaRL(Kept, LinearHost, Method):
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         first, old = phase.task.rivals.start, phase.task.classes.start
         logits, labels = self.predict_by_head(batch.images)[:, first:], batch.labels - first
-        taught = self.teacher(batch.images)[:, first:] if old > first else logits[:, :0].detach()
+        taught = self.teacher(batch.images)[:, first:] if self.teacher and old > first else logits[:, :0].detach()
         if self.loss == "sigmoids":
             return {"bce": sigmoids(logits, taught, F.one_hot(labels, logits.shape[1]).to(logits.dtype))}
         losses = {"ce": F.cross_entropy(logits, labels)}
@@ -72,12 +75,12 @@ class ICaRL(Kept, LinearHost, Method):
     def end_task(self, task: Task) -> None:
         self.memory.choose(task, self.features)
         kept = self.memory.of(task)
-        plain = task.train_plain.view
+        view = task.train_plain.view
         features = []
         for places in torch.arange(len(kept)).split(IMAGES):
-            images = plain(kept.pixels[kept.rows[places]], None, self.means.device)
+            images = view(kept.pixels[kept.rows[places]], None, self.means.device)
             both = [images, images.flip(3)] if self.mirror else [images]
-            features.append(sum(F.normalize(self.features(some).float(), dim=1) for some in both))
+            features.append(sum(F.normalize(self.features(each).float(), dim=1) for each in both))
         for label in kept.labels.unique().tolist():
             own = torch.cat(features)[(kept.labels == label).to(self.means.device)]
             self.means[label] = F.normalize(F.normalize(own, dim=1).mean(0), dim=0)

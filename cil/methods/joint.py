@@ -1,4 +1,4 @@
-"""Joint training: the upper bound."""
+"""Joint training on the images of all tasks: the upper bound."""
 
 import copy
 
@@ -13,10 +13,10 @@ from cil.modules.heads.linear_host import LinearHost
 
 
 class Joint(LinearHost, Method):
-    """One run over the images of all tasks, after the last of them has arrived.
+    """Trains once on the images of all tasks, after the last task has arrived.
 
-    `curve: true` does the same after every task, from the initial weights each time: the bound for each point of the curve,
-    at (T + 1) / 2 times the cost. The last row is the same in both.
+    With `curve: true` it also trains after every earlier task, each time from the initial weights. This gives an upper bound
+    for each point of the accuracy curve, at (T + 1) / 2 times the cost for T equal tasks. The final accuracy is the same.
     """
 
     divisible = True
@@ -24,7 +24,7 @@ class Joint(LinearHost, Method):
     def __init__(self, backbone: nn.Module, *, curve: bool) -> None:
         super().__init__(backbone)
         self.curve = curve
-        self._initial = copy.deepcopy(backbone.state_dict())  # rebuilt from the weights' file, so not in a checkpoint
+        self._initial = copy.deepcopy(backbone.state_dict())  # not in the checkpoint: a resumed run loads it again
         self._met: list[LabelledImages] = []
 
     def begin_task(self, task: Task) -> None:

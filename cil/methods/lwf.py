@@ -1,4 +1,4 @@
-"""LwF: the network teaches itself what it knew (Li and Hoiem, TPAMI 2018)."""
+"""LwF: distills the outputs for old classes from the network before the task (Li and Hoiem, TPAMI 2018)."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -15,7 +15,7 @@ from cil.modules.rehearsal.distillation import softened
 
 
 class LwF(LinearHost, Method):
-    """On the images of the new task, old classes should be answered as before it."""
+    """Trains on the images of the new task only, and keeps the outputs for old classes close to those before the task."""
 
     divisible = True
 
@@ -23,15 +23,15 @@ class LwF(LinearHost, Method):
         self, backbone: nn.Module, *, strength: Weight, temperature: Positive, squared: bool, columns: Literal["seen", "new"],
         warm_epochs: Whole,
     ) -> None:  # fmt: skip
-        """`columns`: the new classes compete with the `seen` ones in the cross-entropy, or only with one another (`new`).
+        """`columns`: the cross-entropy covers all `seen` classes, or only the `new` ones.
 
-        `squared`: the teacher's loss times the square of the temperature, as Hinton has it and none of LwF's codes.
-        `warm_epochs`: the head learns alone before each later task.
+        `strength`: weight of the distillation loss. `squared`: multiply it by the squared `temperature`, as Hinton et al. do
+        and implementations of LwF do not. `warm_epochs`: train the head alone first, from the second task on.
         """
         super().__init__(backbone)
         self.factor = strength * (temperature**2 if squared else 1.0)
         self.temperature, self.columns, self.warm_epochs = temperature, columns, warm_epochs
-        self.teacher: Teacher | None = None  # of all tasks but the first
+        self.teacher: Teacher | None = None  # from the second task on
 
     def begin_task(self, task: Task) -> None:
         if task.index:
@@ -48,7 +48,7 @@ class LwF(LinearHost, Method):
         first = (task.classes if self.columns == "new" else task.rivals).start
         losses = {"ce": F.cross_entropy(logits[:, first:], batch.labels - first)}
         old = slice(task.rivals.start, task.classes.start)
-        if old.start < old.stop:
+        if self.teacher and old.start < old.stop:
             taught = self.teacher(batch.images)[:, old]
             losses["distil"] = self.factor * softened(logits[:, old], taught, self.temperature)
         return losses

@@ -1,4 +1,4 @@
-"""RanPAC: a ridge regression on random features of a backbone tuned on the first task (McDonnell et al., NeurIPS 2023)."""
+"""RanPAC: ridge regression on random features of a backbone tuned on the first task (McDonnell et al., NeurIPS 2023)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -16,15 +16,15 @@ from cil.modules.statistics.random_ridge import RandomRidge
 
 
 class RanPAC(FirstTaskTuned, Method):
-    """Sums over all images met decide the classifier, whatever the order of the tasks, but for the shrinkage."""
+    """Solves the classifier from sums over all images so far. Apart from the shrinkage it does not depend on the task order."""
 
     def __init__(
         self, backbone: nn.Module, *, tune: bool, bottleneck: Count, scale: Rate, dropout: Fraction, features: Whole,
         shrinkage: Positive | None, chosen_on: Literal["all", "task"],
     ) -> None:  # fmt: skip
-        """`features` random ones, 0: those of the backbone as they are; `shrinkage`: null takes the power of ten with which
-        80 % of a task's images explain the others best, in squares. `chosen_on`: together with all images met before (all), or
-        alone (task), which the classifier that is then solved from all images may not bear."""
+        """`features`: number of random features; 0: use the backbone's features. `shrinkage`: ridge parameter; null chooses the
+        power of ten with the least squared error on 20 % of a task's images. `chosen_on`: fit for that choice on `all` images
+        so far or only on those of the `task`, which may be too small for the classifier solved from all images."""
         if tune:
             require(backbone, TakesAdapters, "ranpac")
         super().__init__(backbone, tune=tune, bottleneck=bottleneck, scale=scale, dropout=dropout)
@@ -43,9 +43,10 @@ class RanPAC(FirstTaskTuned, Method):
     def end_task(self, task: Task) -> None:
         features = self.frozen.of(task.train_plain)
         labels = task.train_plain.labels.to(features.device)
-        order = torch.randperm(len(labels)).to(labels.device)  # not class by class, as the released code shuffles
+        order = torch.randperm(len(labels)).to(labels.device)  # mixes the classes, as the released code does
         with exact(features):
-            if self.shrinkage is None:
+            self.chosen = self.shrinkage
+            if self.chosen is None:
                 self.chosen = self.ridge.best(features[order], labels[order], alone=self.chosen_on == "task")
             self.ridge.see(features, labels)
             self.used = self.ridge.solve(self.chosen)
@@ -61,9 +62,9 @@ class RanPAC(FirstTaskTuned, Method):
     def doubts(self) -> list[str]:
         if not self.unstable:
             return []
-        return [f"about as many images as the {len(self.ridge.gram)} features, and a shrinkage of {self.used:g}: such a "
-                "classifier follows the noise; type method.chosen_on=all, or another method.features"]  # fmt: skip
+        return [f"there are about as many images as the {len(self.ridge.gram)} features, and a shrinkage of {self.used:g} is "
+                "too small, so the classifier overfits; type method.chosen_on=all, or another method.features"]  # fmt: skip
 
     def facts(self) -> dict:
-        """`used` is more than `chosen` where the sums have no factor with it."""
+        """Reports both values if a larger shrinkage had to be used because the factorization failed with the chosen one."""
         return {"shrinkage": self.used} | ({} if self.used == self.chosen else {"chosen shrinkage": self.chosen})

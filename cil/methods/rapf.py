@@ -1,4 +1,4 @@
-"""RAPF: near classes held apart by their texts, and decomposed parameter fusion (Huang et al., ECCV 2024)."""
+"""RAPF: separates similar classes with a hinge loss, and fuses adapters after each task (Huang et al., ECCV 2024)."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,8 @@ from cil.modules.adapters.fusion import decomposed
 
 
 class RAPF(FusedAdapter, Method):
-    """After each task every coordinate of the adapter keeps at least `bias` of its change, the largest all of it."""
+    """Trains a linear adapter on frozen CLIP features. After each task each coordinate of the adapter keeps at least the share
+    `bias` of its change, and the coordinate that changed most keeps all of it."""
 
     after_training = ("bias",)
 
@@ -21,7 +22,7 @@ class RAPF(FusedAdapter, Method):
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: Count, beta: Positive,
         shrinkage: bool, hinge: Weight, margin: Cosine, threshold: Cosine, bias: Share,
     ) -> None:  # fmt: skip
-        """All but `bias`: see FusedAdapter."""
+        """`bias`: least share of its change that a coordinate keeps. Other settings: see FusedAdapter."""
         require(backbone, HasText, "rapf")
         super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
                          shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip

@@ -1,4 +1,4 @@
-"""One token for all tasks and a head a task: what locality-preserved attention is measured on (Zheng et al., ICME 2023)."""
+"""Raw: a transformer with one token for all tasks and a head per task, the baseline of LPA (Zheng et al., ICME 2023)."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, 
 
 
 class Raw(GrowingTransformer, Method):
-    """ "Raw" in the released code of LPA."""
+    """The released code of LPA (locality-preserved attention) calls this baseline "Raw"."""
 
     token_a_task = False
 
@@ -21,7 +21,7 @@ class Raw(GrowingTransformer, Method):
         self, backbone: nn.Module, *, memory: Whole, herding: Herding, distil: Distil, mixup: MixUp, smoothing: Fraction,
         repeats: Count, later: LaterTasks,
     ) -> None:  # fmt: skip
-        """See GrowingTransformer."""
+        """Settings: see GrowingTransformer."""
         require(backbone, ReadsWithTokens, "raw")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
                          repeats=repeats, later=later)  # fmt: skip

@@ -1,4 +1,4 @@
-"""SLCA: a slowly learning backbone, and a head aligned on pseudo-features of all classes (Zhang et al., ICCV 2023)."""
+"""SLCA: a low learning rate for the backbone, and a head aligned on pseudo-features (Zhang et al., ICCV 2023)."""
 
 from functools import partial
 
@@ -19,29 +19,34 @@ from cil.modules.statistics.gaussians import Gaussians
 from cil.modules.statistics.pseudo_features import PseudoFeatures
 from cil.optim.schedules import cosine
 
-FEATURES = 250  # images at a time, for statistics
+FEATURES = 250  # images per batch when features are computed
 
 
 class SLCA(LinearHost, Method):
-    """`learned` are the heads of tasks as each was learned. After a task `head` becomes a copy of them, is aligned and answers,
-    so that what alignment did is forgotten before the next task."""
+    """Trains the whole network, then aligns the head on features sampled from a Gaussian per class.
+
+    `learned` holds the head of each task as trained. After a task `head` starts as a copy of it, is aligned and predicts, so
+    that an alignment does not influence later tasks.
+    """
+
+    task_of: Tensor  # (classes,), counted from 1
 
     def __init__(
         self, backbone: nn.Module, *, backbone_lr: NonNegative, align_epochs: Whole, align_lr: NonNegative, align_batch: Count,
         samples: Count,
     ) -> None:  # fmt: skip
-        """`backbone_lr`: what the backbone learns with where the head has the recipe's rate.
+        """`backbone_lr`: learning rate of the backbone; that of the head is optim.lr.
 
-        `align_…`: of the second phase, from the second task on; an epoch draws `samples` of each class.
+        `align_…`: training of the alignment phase, from the second task on. `samples`: pseudo-features per class and epoch.
         """
         super().__init__(backbone)
         self.backbone_lr, self.samples = backbone_lr, samples
         self.align_epochs, self.align_lr, self.align_batch = align_epochs, align_lr, align_batch
         self.learned, self.head = TaskHeads(), TaskHeads()
         self.gaussians = Gaussians(backbone.width, shrinkage=False)
-        self.tasks: list[range] = []  # the classes of each task met
-        self.drawn = torch.empty(0)  # (samples, width): what an epoch of the second phase learns from
-        self.register_buffer("task_of", torch.empty(0, dtype=torch.long))  # of each class, counted from 1
+        self.tasks: list[range] = []  # the classes of each task so far
+        self.drawn = torch.empty(0)  # (samples, width): the pseudo-features of an alignment epoch
+        self.register_buffer("task_of", torch.empty(0, dtype=torch.long))
 
     def begin_task(self, task: Task) -> None:
         for heads in (self.learned, self.head):
@@ -51,7 +56,7 @@ class SLCA(LinearHost, Method):
         self.task_of = torch.cat([self.task_of, self.task_of.new_full((len(task.classes),), len(self.tasks))])
 
     def rivals(self, task: Task) -> int:
-        """The first task whose classes compete; with heads apart, the first of the data set."""
+        """Returns the first task whose classes compete; with separate heads per dataset, the first of the dataset."""
         return next(number for number, classes in enumerate(self.tasks) if classes.start in task.rivals)
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -64,7 +69,8 @@ class SLCA(LinearHost, Method):
         drawn = PseudoFeatures(torch.tensor(task.rivals).repeat_interleave(self.samples), lambda places: self.drawn[places])
         heads = {"params": [*self.head[self.rivals(task) :].parameters()], "lr": self.align_lr}
         schedule = partial(cosine, every="epoch")
-        return [train, Phase("align", task, drawn, [heads], self.align_epochs, self.align_batch, schedule)]
+        align = Phase("align", task, drawn, [heads], self.align_epochs, self.align_batch, schedule)  # type: ignore[arg-type]
+        return [train, align]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         logits = self.learned[-1](self.features(batch.images))
@@ -72,7 +78,10 @@ class SLCA(LinearHost, Method):
 
     @torch.no_grad()
     def end_phase(self, phase: Phase) -> None:
-        """Statistics of the task's classes under the backbone as it is now, never looked at again; then a head to align."""
+        """After training, stores the Gaussians of the task's classes and copies the learned heads for alignment.
+
+        The Gaussians are not updated when the backbone changes later.
+        """
         if phase.name == "align":
             self.drawn = self.drawn.new_empty(0)
             return
@@ -91,14 +100,14 @@ class SLCA(LinearHost, Method):
             self.drawn = self.sampled(torch.tensor(phase.task.rivals)).flatten(0, 1)
 
     def sampled(self, labels: Tensor) -> Tensor:
-        """(classes, samples, width) pseudo-features of classes whose `labels` lie on the CPU."""
+        """Samples pseudo-features, (classes, samples, width), of the classes in `labels`, a tensor on the CPU."""
         there = labels.to(self.task_of.device)
         means = self.gaussians.means[there]
         moved = drifted(means, self.task_of[there, None], len(self.tasks)) - means
         return self.gaussians.sample(labels, self.samples) + moved[:, None]
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
-        """Of the head alone, on what was drawn."""
+        """Returns the loss of the head on pseudo-features."""
         first, start = self.rivals(phase.task), phase.task.rivals.start
         tasks = [range(own.start - start, own.stop - start) for own in self.tasks[first:]]
         with exact(known.frozen):

@@ -291,7 +291,7 @@ def test_classes_to_come_may_compete_in_the_attack(small, tmp_path):  # noqa: F8
         (["method.attack_norm=cifar"], "method.attack_norm=cifar is not known"),
         (["method.copies=none"], "method.copies=none is not known"),
         (["method.least=0.0"], "method.least=0.0 is not a number above 0"),
-        (["method.leaky_chunk=20"], "method.leaky_chunk asks every task's copy"),
+        (["method.leaky_chunk=20"], "method.leaky_chunk needs the copies of all tasks"),
         (["backbone=resnet_tiny"], r"ari needs a backbone that shows where in an image it looks \(backbone=rps_net"),
     ],
 )

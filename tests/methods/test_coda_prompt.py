@@ -140,7 +140,7 @@ def test_a_task_owns_the_share_of_its_classes(images, scenario):
     for tasks, shares in ((scenario, [4, 4, 4]), (first, [8, 2, 2])):
         method = coda(tasks, tasks=3)
         assert [p.shape[1] for p in method.pool.keys] == shares
-    with pytest.raises(UserError, match=r"method.components=2 leave task 1 without one; type method.components=6"):
+    with pytest.raises(UserError, match=r"method.components=2 leaves task 1 without a component; type method.components=6"):
         CodaPrompt(reference.transformer(), components=2, length=2, blocks=[0], orthogonality=0.0).suits(scenario)
 
 
@@ -174,7 +174,7 @@ def test_readings(small):
             "method.length=5 does not split into keys and values; type method.length=6",
         ),
         (["method=coda_prompt", "method.length=0"], "method.length=0 is not a whole number from 1 on"),
-        (["method=coda_prompt", "method.components=129"], "method.components=129 cannot be at right angles in 128 dimensions"),
+        (["method=coda_prompt", "method.components=129"], "method.components=129 cannot be orthogonal in 128 dimensions"),
         (["method=coda_prompt", "method.blocks=[5,6]"], r"method.blocks=\[5, 6\] must name some of 0…5, each once"),
         (["method=coda_prompt", "method.blocks=[]"], r"method.blocks=\[\] must name some of 0…5"),
         (["method=coda_prompt", "method.orthogonality=-1"], "method.orthogonality=-1 is not a number from 0 to 1000000"),

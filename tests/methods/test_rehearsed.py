@@ -63,7 +63,7 @@ def test_the_nearest_mean_of_exemplars_answers(scenario, mirror):  # noqa: F811
 def test_no_exemplars_no_means(scenario):  # noqa: F811
     with pytest.raises(UserError, match=r"method.memory=5 holds no image of each of 6 classes; type method.memory=120"):
         method_of("icarl", "memory=5").suits(scenario)
-    with pytest.raises(UserError, match=r"method.memory=0 leaves no means.*method.answer=head"):
+    with pytest.raises(UserError, match=r"method.memory=0 leaves no exemplars.*method.answer=head"):
         method_of("icarl", "memory=0").suits(scenario)
     alone = method_of("icarl", "memory=0", "answer=head", "loss=sigmoids")  # LwF.MC
     task = learned(alone, scenario, 2)
