@@ -38,7 +38,7 @@ class Passes:
         if len(x) not in self.sizes:
             return walk(backbone, x, **given)
         try:
-            found = self._compile(walk)(backbone, x, **given)
+            found = self._form(walk)(backbone, x, **given)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -50,7 +50,7 @@ class Passes:
             return plain
         return found.clone() if self._graphs else found  # the next replay of a CUDA graph overwrites its output
 
-    def _compile(self, walk: Walk) -> Walk:
+    def _form(self, walk: Walk) -> Walk:
         if walk not in self._compiled:
             mode = {"mode": "reduce-overhead"} if self._graphs else {}
             self._compiled[walk] = torch.compile(walk, backend=BACKEND, dynamic=False, **mode)
