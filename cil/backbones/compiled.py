@@ -23,8 +23,8 @@ def plainly(walk: Walk, backbone: nn.Module, x: Tensor, **given: object) -> Tens
 class Passes:
     """Runs forward passes, compiled if the batch has one of `sizes`. After a compiler failure nothing is compiled any more."""
 
-    def __init__(self, sizes: Iterable[int], device: torch.device, say: Callable[[str], None]) -> None:
-        self.sizes, self._log = frozenset(sizes), say
+    def __init__(self, sizes: Iterable[int], device: torch.device, log: Callable[[str], None]) -> None:
+        self.sizes, self._log = frozenset(sizes), log
         self.failure: str | None = None  # the compiler's error
         self._graphs = device.type == "cuda"
         self._compiled: dict[Walk, Walk] = {}

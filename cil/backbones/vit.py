@@ -94,8 +94,8 @@ def through(
     places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])  # type: ignore[union-attr]
     prefixes, last = prefixes or {}, len(trunk.blocks) - 1
     for number, block in enumerate(trunk.blocks):
-        beside = None if adapters is None else adapters[number]
-        x = walk(block, x, prefixes.get(number), places if number == last else None, beside)
+        adapter = None if adapters is None else adapters[number]
+        x = walk(block, x, prefixes.get(number), places if number == last else None, adapter)
     return trunk.norm(x).mean(1)
 
 

@@ -44,5 +44,5 @@ def needs_test_batch(test_batch: int | None, **batchwise: bool) -> None:
     """Raise an error if a `batchwise` setting is on and there is no `test_batch`."""
     for key, on in batchwise.items():
         if on and test_batch is None:
-            raise UserError(f"method.{key}=true makes answers depend on which test images are scored together; say how many, "
-                            f"as in method.test_batch=16 method.{key}=true")  # fmt: skip
+            raise UserError(f"method.{key}=true makes answers depend on which test images are scored together; set their "
+                            f"number, as in method.test_batch=16 method.{key}=true")  # fmt: skip
