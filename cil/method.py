@@ -19,7 +19,7 @@ class Phase:
 
     name: str
     task: Task
-    data: LabelledImages
+    data: LabelledImages  # or, to learn from sampled features, PseudoFeatures
     parameters: Sequence  # parameters, or parameter groups as torch's optimizers take them
     epochs: int | None = None  # None here and below: the value of the configuration
     batch_size: int | None = None
