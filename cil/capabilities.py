@@ -1,6 +1,6 @@
-"""What a method or backbone can offer, asked for by whoever needs it. Never ask for a class or a name.
+"""Protocols for what a method or backbone can do. Code checks for a capability, never for a class or a name.
 
-The docstring of each protocol finishes the sentence "… needs a host that …".
+`require` puts the first line of a protocol's docstring into its error message: "… needs a backbone that …".
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,16 +38,16 @@ class HasText(Protocol):
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """gives one feature vector an image (method=finetune, joint or class_mean)"""
+    """computes one feature vector for each image (method=finetune, joint or class_mean)"""
 
     def features(self, images: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
 class HasFrozenStage(Protocol):
-    """has a first stage that no training changes, so that its result is computed once an image
+    """has a frozen first stage, whose output is computed once for each image
 
-    predict(images) equals predict_from(frozen_stage(images), …); the second argument loads the images if they are needed.
+    predict(images) equals predict_from(frozen_stage(images), …). The second argument loads the images if they are needed.
     """
 
     def frozen_stage(self, images: Tensor) -> Tensor: ...
@@ -57,7 +57,7 @@ class HasFrozenStage(Protocol):
 
 @runtime_checkable
 class LearnsFromFrozen(HasFrozenStage, Protocol):
-    """learns from what its frozen stage gives alone
+    """is trained on the outputs of its frozen stage alone
 
     training_step(batch, phase) equals losses_from(Known(frozen_stage(batch.images), batch.labels), phase).
     """
@@ -67,13 +67,14 @@ class LearnsFromFrozen(HasFrozenStage, Protocol):
 
 @runtime_checkable
 class LearnsTogether(LearnsFromFrozen, Protocol):
-    """can learn beside others of its kind: one stacked parameter, whose losses come from what was drawn (method=rapf or awpf)
+    """can be trained in one batched run with others of its kind (method=rapf or awpf)
 
-    losses_from(known, phase) equals [0] of losses_of(adapter[None], drawn(known, phase) with a dimension before each part).
+    The adapters of all runs are stacked. `drawn` samples the inputs of a step for one run, `losses_of` computes the losses of
+    all runs: losses_from(known, phase) equals losses_of(adapter[None], drawn(known, phase) with a leading dimension)[0].
     """
 
     adapter: nn.Parameter
-    after_training: tuple[str, ...]  # settings in which those that learn together may differ: a step does not see them
+    after_training: tuple[str, ...]  # settings that training steps do not use, so that runs trained together may differ in them
 
     def drawn(self, known: Known, phase: object) -> tuple[Tensor, ...]: ...
 
@@ -82,7 +83,7 @@ class LearnsTogether(LearnsFromFrozen, Protocol):
 
 @runtime_checkable
 class ChoosesPrompts(Protocol):
-    """chooses text prompts by the image (method=attriclip)"""
+    """chooses text prompts for each image (method=attriclip)"""
 
     def frozen_stage(self, images: Tensor) -> Tensor: ...
 
@@ -93,14 +94,14 @@ class ChoosesPrompts(Protocol):
 
 @runtime_checkable
 class HasEmbedding(HasFrozenStage, Protocol):
-    """moves frozen features to where it compares them (method=rapf or awpf)"""
+    """maps frozen features into the space in which it compares them (method=rapf or awpf)"""
 
     def embedded(self, frozen: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
 class HasCamLayer(Protocol):
-    """has a layer of patches in front of its last attention (backbone=clip_tiny, clip_vit_b16 or clip_vit_l14)"""
+    """has a layer of patch tokens in front of its last attention (backbone=clip_tiny, clip_vit_b16 or clip_vit_l14)"""
 
     cam_layer: nn.Module
     logit_scale: Tensor
@@ -123,7 +124,7 @@ class TakesPrompts(Protocol):
 
 @runtime_checkable
 class HasPasses(Protocol):
-    """walks through its blocks in passes that can be compiled (backbone=vit_…, or clip_…)"""
+    """has a forward pass that can be compiled (backbone=vit_…, or clip_…)"""
 
     passes: Callable[..., Tensor]
 
@@ -142,9 +143,9 @@ class TakesAdapters(Protocol):
 
 @runtime_checkable
 class KnowsImages(Protocol):
-    """keeps what it computed of images and answers from that, in parts that become more with the tasks
+    """caches what it computes for each image and predicts from that; later tasks add parts
 
-    predict(images) equals predict_from(known(images), …), where the view of the images has no chance.
+    predict(images) equals predict_from(known(images), …), if the transform of the images is deterministic.
     """
 
     def known(self, images: LabelledImages) -> Tensor: ...
@@ -152,7 +153,7 @@ class KnowsImages(Protocol):
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor: ...
 
 
-Kind = Literal["token", "key", "prefix", "image"]  # of a projection site: looks up energy and components
+Kind = Literal["token", "key", "prefix", "image"]  # of a projection site; selects the settings `energy` and `components`
 
 
 @runtime_checkable
@@ -160,7 +161,7 @@ class ReadsWithTokens(Protocol):
     """reads its patches with a token in its last block (backbone=convit_dytox…, or convit_tiny…)"""
 
     width: int
-    std: float  # of a new token
+    std: float  # of the initial values of a new token
     token: nn.Parameter
     last: nn.Module
 
@@ -171,9 +172,9 @@ class ReadsWithTokens(Protocol):
 
 @runtime_checkable
 class HasMaps(Protocol):
-    """shows where its patches look (backbone=convit_dytox…, or convit_tiny…)"""
+    """has attention maps between its patches (backbone=convit_dytox…, or convit_tiny…)"""
 
-    side: int  # patches
+    side: int  # of the grid, in patches
 
     def maps(self, images: Tensor) -> list[Tensor]: ...
 
@@ -182,7 +183,7 @@ class HasMaps(Protocol):
 class HasForeground(Protocol):
     """shows where in an image it looks (backbone=rps_net or rps_net_tiny)
 
-    attended(images) gives the features, and of each image a map between 0 and 1, (batch, 1, height, width).
+    attended(images) returns the features and, for each image, a map of values from 0 to 1, (batch, 1, height, width).
     """
 
     def attended(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -190,9 +191,9 @@ class HasForeground(Protocol):
 
 @dataclass(frozen=True)
 class ProjectionSite:
-    """A slice of a parameter whose update must leave old inputs undisturbed.
+    """A slice of a parameter whose update must not change the outputs for old inputs.
 
-    `parameter[index]` is made of rows that old inputs are multiplied with, in `heads` parts of which each meets its own.
+    Inputs are multiplied with the rows of `parameter[index]`. Each row has `heads` parts, one for each attention head.
     """
 
     name: str  # "e_prefix.3": unique within the host
@@ -200,13 +201,13 @@ class ProjectionSite:
     parameter: nn.Parameter
     index: tuple = ()
     heads: int = 1
-    own: bool = False  # its rows also meet one another, so that they belong to the inputs
-    own_from: int = 0  # the first task after which released code counts them in
-    sampled: Literal["before", "after"] = "after"  # when released code collects inputs, relative to training the task
+    own: bool = False  # whether its rows are also multiplied with each other, and so count among the inputs
+    own_from: int = 0  # the first task after which released code includes its own rows
+    sampled: Literal["before", "after"] = "after"  # whether released code collects inputs before or after training a task
 
     @property
     def width(self) -> int:
-        """Of a whole row."""
+        """The width of a whole row, over all heads."""
         return self.heads * self.parameter.shape[-1]
 
 
@@ -217,17 +218,17 @@ class HasProjectionSites(Protocol):
     def projection_sites(self) -> list[ProjectionSite]: ...
 
     def projection_inputs(self, images: Tensor, released: bool) -> dict[str, Tensor]:
-        """What the rows of each site are multiplied with, (batch, rows, heads, width of a head), by the site's name.
+        """Return, by the name of the site, what its rows are multiplied with: (batch, rows, heads, width of a head).
 
-        `released`: as the released code records it, otherwise as the site meets it.
+        `released`: as the released code records the inputs; otherwise the inputs that the site really gets.
         """
         ...
 
 
 def require(thing: object, capability: type, who: str) -> None:
-    """Stop with one line when `thing` does not offer `capability`."""
+    """Raise a UserError if `thing` lacks `capability`; `who` needs it."""
     if not isinstance(thing, capability):
-        what = capability.__doc__.strip().splitlines()[0]
+        what = (capability.__doc__ or f"offers {capability.__name__}").strip().splitlines()[0]
         raise UserError(f"{who} needs a {_kind(thing)} that {what}; {type(thing).__name__} does not")
 
 

@@ -1,4 +1,4 @@
-"""The contract of a method: it answers questions (which data? which loss? which score?); the trainer owns the loop."""
+"""The interface of a method: it says what to train on, which loss and which scores; the trainer owns the training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,89 +15,92 @@ Losses = dict[str, Tensor]  # the trainer sums them and logs each by its key
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training: this data, these parameters. Everything else is frozen."""
+    """One stage of training: the data to train on and the parameters to train. All other parameters are frozen."""
 
     name: str
     task: Task
-    data: LabelledImages
-    parameters: Sequence  # parameters, or groups as torch's optimizers take them
-    epochs: int | None = None  # None: the recipe's
+    data: LabelledImages  # or, to learn from sampled features, PseudoFeatures
+    parameters: Sequence  # parameters, or parameter groups as torch's optimizers take them
+    epochs: int | None = None  # None here and below: the value of the configuration
     batch_size: int | None = None
     schedule: Callable | None = None
     optimizer: Callable | None = None  # parameters → optimizer
-    order: Callable = shuffled  # in which an epoch visits the images: cil/data/sampling.py
+    order: Callable = shuffled  # the order in which an epoch visits the images: see cil/data/sampling.py
 
 
 class Method(nn.Module):
-    """Everything that must survive a restart is a parameter, a buffer or `get_extra_state`: `state_dict()` is the checkpoint.
+    """Base class of all methods. Its `state_dict()` is the checkpoint.
 
-    `begin_task` decides shapes only, since a resumed run calls it for every task so far before the values are loaded.
+    Everything that must survive a restart is therefore a parameter, a buffer or part of `get_extra_state`. `begin_task` may
+    only set shapes: a resumed run calls it for every task so far, and then loads the values from the checkpoint.
     """
 
     backbone: nn.Module
-    test_batch: int | None = None  # test images that must be scored together; None: their answers do not depend on it
-    leaky_batch: int | None = None  # test images a batch where released code reads the task off the batch; counted beside
-    leaky_chunk: int | None = None  # test images of one task where released code answers them together; counted beside
+    test_batch: int | None = None  # required batch size at test time; None: predictions do not depend on the batch
+    leaky_batch: int | None = None  # test batch size of released code that leaks the task id through it; reported as leaky_il
+    leaky_chunk: int | None = None  # test images of one task that released code predicts jointly; reported as leaky_il
 
-    divisible: bool = False  # whether a batch's losses are the means of its images', so that processes may share it
+    divisible: bool = False  # whether the loss of a batch is the mean over its images, so that processes may split the batch
 
-    votes: bool = False  # whether the images of a training batch decide something together, which one alone cannot
+    votes: bool = False  # whether training decides something by a vote of the batch, so that a batch of one image is refused
 
-    frozen: FrozenResults  # given by the trainer where there is a frozen stage: of images, each computed once
+    frozen: FrozenResults  # set by the trainer if the method has a frozen stage: its cached outputs
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        """The losses of one batch. Required of a method that has phases."""
+        """Return the losses of one batch. Required if the method has phases."""
         raise TypeError(f"{type(self).__name__} has a phase but no training_step")
 
     def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
-        """The losses of a batch, one after another where several steps are taken with it: the optimizer moves between them."""
+        """Yield the losses of one batch. The optimizer takes a step after each; override this to take several steps a batch."""
         yield self.training_step(batch, phase) if isinstance(batch, Batch) else self.losses_from(batch, phase)
 
     def predict(self, images: Tensor) -> Tensor:
-        """(batch, classes seen): scores whose argmax is the answer. Required."""
+        """Return scores, (batch, classes seen); their argmax is the prediction. Required."""
         raise TypeError(f"{type(self).__name__} has no predict")
 
     def together(self, scores: Tensor) -> Tensor:
-        """What a released evaluation makes of the scores of a `leaky_chunk`. Required where there is one."""
+        """Return the scores that the released evaluation derives from those of one `leaky_chunk`. Required if that is set."""
         raise TypeError(f"{type(self).__name__} has a leaky_chunk but no together")
 
     def scored(self, task: Task) -> int:
-        """How many classes `predict` scores after this task; released code may let those compete that are yet to come."""
+        """Return how many classes `predict` scores after this task. Some released code also scores classes not yet seen."""
         return len(task.seen)
 
     def suits(self, scenario: Scenario) -> None:
-        """Refuse what cannot be learned to the end. Asked once, before anything is trained."""
+        """Raise an error if this method cannot finish the scenario. Called once, before any training."""
 
     def begin_task(self, task: Task) -> None:
-        """Grow heads, take a teacher."""
+        """Prepare for a new task: grow the head, copy the teacher."""
 
     def phases(self, task: Task) -> Iterable[Phase]:
-        """What to train, in order; none where nothing is trained. A generator is asked for a phase when the one before it is
-        done, and must answer the same when a resumed run asks again."""
+        """Return the phases of a task in order; an empty list means that nothing is trained.
+
+        A generator is advanced when the previous phase has finished. It must yield the same phases again in a resumed run.
+        """
         return [Phase("train", task, task.train, list(self.parameters()))]
 
     def answers(self, task: Task) -> bool:
-        """Whether `predict` means something after this task; an upper bound may train once, at the end."""
+        """Whether `predict` can be evaluated after this task. Joint training may train only at the end."""
         return True
 
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
-        """Draw what holds for an epoch; a resumed one draws the same."""
+        """Draw random numbers that are fixed for one epoch. A resumed epoch draws the same ones."""
 
     def end_phase(self, phase: Phase) -> None:
-        """Between two phases of a task, for what the next one needs."""
+        """Prepare what the next phase needs. Called after each phase."""
 
     def end_task(self, task: Task) -> None:
-        """Keep exemplars, compute statistics, merge weights."""
+        """Finish a task: store exemplars, compute statistics, merge weights."""
 
     @property
     def frozen_part(self) -> nn.Module:
-        """What of the backbone no phase ever trains, where there is a frozen stage: with bf16 its weights are rounded once."""
+        """The part of the backbone that is never trained, if there is a frozen stage. With bf16 it is cast only once."""
         return self.backbone
 
     def facts(self) -> dict:
-        """Plain numbers for the record after each task."""
+        """Return plain numbers that are added to the record after each task."""
         return {}
 
     def doubts(self) -> list[str]:
-        """After each task, what should make a reader doubt its numbers; whole sentences without a full stop."""
+        """Return warnings about the numbers of this task, as sentences without a full stop. Called after each task."""
         return []

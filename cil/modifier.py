@@ -1,6 +1,6 @@
-"""The contract of a modifier: it acts on any method that offers what it needs, at named moments of the one loop.
+"""The interface of a modifier: hooks in the training loop that work with any method that has the required capabilities.
 
-What it remembers is in its `state_dict`: a resumed run loads that and does not call `begin_task` or `end_task` again.
+Its state is in `state_dict`. A resumed run loads that and does not call `begin_task` or `end_task` again for earlier tasks.
 """
 
 from cil.data.scenario import Scenario, Task
@@ -8,22 +8,22 @@ from cil.method import Method, Phase
 
 
 class Modifier:
-    """Modifiers act in the order listed on the command line; that order is part of a run's address."""
+    """Base class of all modifiers. They act in the order of the command line; that order is part of the run's configuration."""
 
     def attach(self, method: Method) -> None:
-        """Refuse unsuitable hosts, in words (`capabilities.require`)."""
+        """Raise an error if the method is unsuitable (`capabilities.require`)."""
 
     def suits(self, method: Method, scenario: Scenario) -> None:
-        """Refuse what cannot be learned to the end. Asked once, before anything is trained."""
+        """Raise an error if the run cannot finish the scenario. Called once, before any training."""
         self.attach(method)
 
     def begin_task(self, method: Method, task: Task) -> None: ...
 
     def before_step(self, method: Method, phase: Phase) -> None:
-        """Gradients are final (clipped), weights have not moved."""
+        """Called before each optimizer step, when the gradients are final (already clipped)."""
 
     def after_step(self, method: Method, phase: Phase) -> None:
-        """The optimizer has moved the weights."""
+        """Called after each optimizer step."""
 
     def end_task(self, method: Method, task: Task) -> None: ...
 
@@ -33,5 +33,5 @@ class Modifier:
     def load_state_dict(self, state: dict) -> None: ...
 
     def facts(self) -> dict:
-        """Plain numbers for the record after each task."""
+        """Return plain numbers that are added to the record after each task."""
         return {}

@@ -1,4 +1,4 @@
-"""CLIP through open_clip: an image and a text encoder in one space."""
+"""CLIP from open_clip: an image encoder and a text encoder with a joint embedding space."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from cil.common.errors import UserError
 from cil.common.ranges import Count, fits
 from cil.data.transforms.views import ImageSpec
 
-PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # of `changes`: what open_clip takes as it comes
-ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # only the rows of tokens that pre-training met are shipped
+PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # the keys of `changes` that open_clip does not check itself
+ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # a shipped file holds only the rows of tokens seen in pre-training
 
 
 class Trunk(open_clip.CLIP):
-    """open_clip's CLIP that can be filled from a file holding some rows of the token table; the others get their mean."""
+    """open_clip's CLIP. It also loads files with only some rows of the token embedding; all other rows get their mean."""
 
     def load_state_dict(self, state: dict, strict: bool = True, assign: bool = False):
         if IDS in state:
@@ -31,7 +31,7 @@ class Trunk(open_clip.CLIP):
 
 
 class CLIP(nn.Module):
-    """The feature of an image is its projection into the joint space, not normalised."""
+    """CLIP as a backbone. The feature of an image is its projection into the joint space, not normalised."""
 
     def __init__(self, trunk: Trunk, image: ImageSpec) -> None:
         super().__init__()
@@ -39,25 +39,25 @@ class CLIP(nn.Module):
         self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
         self.identity: dict = {}
         self.passes = plainly
-        self._ids: dict[tuple[str, torch.device], Tensor] = {}  # of the tokens of words that were asked for
+        self._ids: dict[tuple[str, torch.device], Tensor] = {}  # cached token ids of words
 
     def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
-        """(batch, width) features of images, or of what `tokens` made of them.
+        """Return the features, (batch, width), of images or of the output of `tokens`.
 
-        `prompts` (batch or 1, length, width of the image tower) stand between the class token and the patches, without a
-        position, before the first norm (PGP's CLIP).
+        `prompts` (batch or 1, length, width of the image encoder) are inserted between the class token and the patches,
+        without position embeddings and before the first norm (as in PGP's CLIP).
         """
         return self.passes(through, self, images, prompts=prompts)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """(batch, 1 + patches, width of the image tower): class token and patches with their positions."""
+        """Return the class token and patches with position embeddings, (batch, 1 + patches, width of the image encoder)."""
         tower = self.trunk.visual
         patches = tower.conv1(images).flatten(2).transpose(1, 2)
         first = tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         return torch.cat([first, patches], 1) + tower.positional_embedding.to(patches.dtype)
 
     def bare(self, images: Tensor) -> Tensor:
-        """The forward of the library: the floor that `make bench` measures against."""
+        """The library's own forward pass, the baseline that `make bench` compares with."""
         return self.trunk.encode_image(images)
 
     @property
@@ -68,7 +68,7 @@ class CLIP(nn.Module):
         return self.image_tower.parameters()
 
     def text_parameters(self) -> Iterator[nn.Parameter]:
-        """All that the texts pass, with the scale of the logits, but for the table of tokens."""
+        """Yield the parameters of the text encoder and the logit scale, but not the token embedding."""
         trunk = self.trunk
         yield from (trunk.positional_embedding, trunk.text_projection, trunk.logit_scale)
         yield from (*trunk.transformer.parameters(), *trunk.ln_final.parameters())
@@ -79,24 +79,24 @@ class CLIP(nn.Module):
 
     @property
     def image_width(self) -> int:
-        """Of a token of the image tower."""
+        """The width of a token of the image encoder."""
         return len(self.trunk.visual.class_embedding)
 
     def embed(self, word: str) -> Tensor:
-        """(tokens, text width) of a word, without positions."""
+        """Return the token embeddings of a word, (tokens, text width), without position embeddings."""
         device = self.trunk.text_projection.device
         if (word, device) not in self._ids:
             self._ids[word, device] = torch.tensor(self.tokenizer.encode(word), device=device)
         return self.trunk.token_embedding(self._ids[word, device])
 
     def context(self, count: int, length: int, phrase: str | None) -> Tensor:
-        """(count, length, text width) contexts to begin with: N(0, 0.02²), around the words of a phrase, over and over."""
-        noise = 0.02 * torch.randn(count, length, self.text_width)  # drawn here, so that a seed means the same on a GPU
+        """Return initial contexts, (count, length, text width): N(0, 0.02²) noise around the tokens of `phrase`, repeated."""
+        noise = 0.02 * torch.randn(count, length, self.text_width)  # on the CPU, so that a seed gives the same numbers on a GPU
         noise = noise.to(self.trunk.text_projection.device)
         if phrase is None:
             return noise
         if not phrase.strip():
-            raise UserError("method.phrase has no word; type method.phrase='a photo of a', or method.phrase=null")
+            raise UserError("method.phrase is empty; type method.phrase='a photo of a', or method.phrase=null")
         words = self.embed(phrase).detach()
         return noise + words[torch.arange(length) % len(words)]
 
@@ -112,19 +112,22 @@ class CLIP(nn.Module):
         return self.encode_tokens(self.tokenizer(list(texts)).to(self.trunk.text_projection.device))
 
     def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor:
-        """(sets, length, text width) contexts and class names → (sets, names, width): "context name." each, not normalised."""
+        """Encode "context name." for each context and class name: (sets, length, text width) → (sets, names, width).
+
+        The results are not normalised.
+        """
         return encode(self.trunk, contexts, self.tokenizer.sot_token_id, self._tokens(names))
 
     def room_for(self, names: Sequence[str], length: int) -> None:
-        """Refuse names that do not fit behind a context of `length` tokens."""
+        """Raise an error if a name does not fit after a context of `length` tokens."""
         room_for(self.trunk, length, names, self._tokens(names))
 
     def _tokens(self, names: Sequence[str]) -> list[list[int]]:
-        """Of each name, with a full stop and the end of text."""
+        """Return the token ids of each name, with a full stop and the end-of-text token."""
         return [[*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id] for name in names]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(texts, context) → (texts, width). The tower is causal, so nothing after the last end-of-text is computed."""
+        """(texts, context) → (texts, width). The encoder is causal, so nothing after the last end-of-text is computed."""
         trunk, ends = self.trunk, tokens.argmax(1)
         length = int(ends.max()) + 1
         x = trunk.token_embedding(tokens[:, :length]) + trunk.positional_embedding[:length]
@@ -133,7 +136,7 @@ class CLIP(nn.Module):
 
 
 def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
-    """A pass through the image tower: arguments as of `CLIP.forward`."""
+    """Run the image encoder; the arguments are those of `CLIP.forward`."""
     if prompts is None and images.dim() == 4:
         return backbone.trunk.encode_image(images)
     tower, x = backbone.trunk.visual, backbone.tokens(images) if images.dim() == 4 else images
@@ -145,16 +148,16 @@ def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
 def clip(
     *, architecture: str | None, weights: str | None, sha256: str | None, image: dict, changes: dict, root: str | None = None
 ) -> CLIP:
-    """`architecture` is an open_clip name, or null when `changes` spell a whole model (embed_dim, vision_cfg, text_cfg).
+    """Build CLIP. `architecture` is an open_clip name, or null if `changes` define a whole model.
 
-    `root` holds a mirror of the registered weights.
+    A whole model has embed_dim, vision_cfg and text_cfg. `root` is a folder with local copies of the registered weights.
     """
     spec = image_spec(image, expects(weights))
     for key in PLAIN.keys() & changes.keys():
         fits(f"backbone.changes.{key}", changes[key], PLAIN[key])
-    # The name without -quickgelu would run OpenAI's weights with the wrong activation.
+    # OpenAI's weights need the name with -quickgelu; without it the activation is wrong.
     config = {**(open_clip.get_model_config(architecture) if architecture else {}), **changes}
-    logging.getLogger().setLevel(logging.WARNING)  # open_clip narrates model building on the root logger
+    logging.getLogger().setLevel(logging.WARNING)  # open_clip logs the building of the model on the root logger
     config["vision_cfg"] = {**config["vision_cfg"], "image_size": spec.size}
     trunk = Trunk(**config)
     backbone = CLIP(trunk, spec)

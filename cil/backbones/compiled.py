@@ -1,7 +1,7 @@
-"""Passes through a backbone by torch.compile: fewer and larger kernels, and on a GPU one launch a pass instead of hundreds.
+"""Compiles the forward pass of a backbone with torch.compile: fewer, larger kernels, and on a GPU one CUDA graph per pass.
 
-A batch of one of a few sizes, those that come again and again, is compiled; others pass as they are written. Outputs agree
-within what the order of a sum moves, so that `machine.compile` is no part of an address.
+Only the few batch sizes that occur again and again are compiled; other batches run without compilation. Outputs differ only
+by rounding, so `machine.compile` does not change the name of the output folder.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,26 +12,26 @@ from torch import Tensor, nn
 Walk = Callable[..., Tensor]  # (backbone, batch, …) → features
 
 BACKEND = "inductor"  # of torch.compile; on a CPU it needs a C++ compiler
-VARIANTS = 64  # of one pass: batch sizes, with and without a gradient, prompts and prefixes, copies that teach
+VARIANTS = 64  # of one forward pass: batch sizes, with and without gradients, prompts and prefixes, teacher copies
 
 
 def plainly(walk: Walk, backbone: nn.Module, x: Tensor, **given: object) -> Tensor:
-    """As it is written."""
+    """Run a forward pass without compilation."""
     return walk(backbone, x, **given)
 
 
 class Passes:
-    """Compiled where the batch has one of `sizes`; as they are written from the first failure of the compiler on."""
+    """Runs forward passes, compiled if the batch has one of `sizes`. After a compiler failure nothing is compiled any more."""
 
-    def __init__(self, sizes: Iterable[int], device: torch.device, say: Callable[[str], None]) -> None:
-        self.sizes, self._say = frozenset(sizes), say
-        self.failure: str | None = None  # of the compiler
+    def __init__(self, sizes: Iterable[int], device: torch.device, log: Callable[[str], None]) -> None:
+        self.sizes, self._log = frozenset(sizes), log
+        self.failure: str | None = None  # the compiler's error
         self._graphs = device.type == "cuda"
         self._compiled: dict[Walk, Walk] = {}
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
 
     def __deepcopy__(self, memo: dict) -> "Passes":
-        """A copied backbone, a teacher, passes in the same way."""
+        """Share the compiled passes with copies of the backbone, such as teachers."""
         return self
 
     def __call__(self, walk: Walk, backbone: nn.Module, x: Tensor, **given: object) -> Tensor:
@@ -42,13 +42,13 @@ class Passes:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            plain = walk(backbone, x, **given)  # raises again what is no fault of the compiler
+            plain = walk(backbone, x, **given)  # raises again if the error is not the compiler's
             self.sizes = frozenset()
             why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             self.failure = why[:160]
-            self._say(f"machine.compile=on: the compiler failed, so that passes are not compiled from here on ({self.failure})")
+            self._log(f"machine.compile=on: the compiler failed, so that passes are not compiled from here on ({self.failure})")
             return plain
-        return found.clone() if self._graphs else found  # a graph writes its next result to the same place
+        return found.clone() if self._graphs else found  # the next replay of a CUDA graph overwrites its output
 
     def _form(self, walk: Walk) -> Walk:
         if walk not in self._compiled:
@@ -58,5 +58,5 @@ class Passes:
 
 
 def divided(count: int, parts: int) -> set[int]:
-    """Sizes of the parts of a batch of `count` images."""
+    """Return the sizes that occur when a batch of `count` images is split into `parts`."""
     return {(n + 1) * count // parts - n * count // parts for n in range(parts)} - {0}

@@ -1,4 +1,4 @@
-"""A transformer over patches whose feature is a token that reads them last (DyTox's ConViT), with any of three attentions."""
+"""ConViT as in DyTox: blocks over patches, then one class-attention block. Three kinds of self-attention are available."""
 
 from collections.abc import Iterator
 
@@ -12,26 +12,26 @@ from cil.common.ranges import Count, Fraction, NonNegative, Positive
 from cil.data.transforms.views import ImageSpec
 from cil.modules.growing.attention import ATTENTIONS, TaskAttention
 
-RATIO = 4  # of the hidden layer of an MLP
+RATIO = 4  # of the width of an MLP's hidden layer
 
 
 class Drop(nn.Module):
-    """Stochastic depth: in training the branch of a row, or of a token of it, is left out with probability `p`."""
+    """Stochastic depth: in training, drops a residual branch with probability `p`, per image or per token."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor, dims: int = 1) -> Tensor:
-        """`dims`: how many leading dimensions draw for themselves."""
+        """`dims`: the number of leading dimensions that are dropped independently."""
         if not self.p or not self.training:
             return x
-        keep = torch.rand(x.shape[:dims]).ge(self.p).to(x)  # drawn here, so that a seed means the same on a GPU
+        keep = torch.rand(x.shape[:dims]).ge(self.p).to(x)  # on the CPU, so that a seed gives the same numbers on a GPU
         return x * (keep / (1 - self.p)).view(*x.shape[:dims], *[1] * (x.dim() - dims))
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each behind a norm and beside a shortcut."""
+    """Pre-norm transformer block: attention, then an MLP, each with a residual connection."""
 
     def __init__(self, width: int, attention: nn.Module, drop: float) -> None:
         super().__init__()
@@ -44,25 +44,27 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.norm2(x)))
 
     def read(self, tokens: Tensor, patches: Tensor) -> Tensor:
-        """Where the attention is of tokens: they change, the patches do not."""
+        """Apply the block to `tokens`, which attend to `patches`; used if the attention is a `TaskAttention`."""
         tokens = tokens + self.drop(self.attention(self.norm1(tokens), self.norm1(patches)), dims=2)
         return tokens + self.drop(self.mlp(self.norm2(tokens)), dims=2)
 
 
 class ConViT(nn.Module):
-    """`patches` is the trunk, `read` its last block, for one token or a token a task; the feature is that of its own token."""
+    """`patches` runs the blocks over patches; `read` runs the last block, for the class token or for one token per task."""
 
     def __init__(
         self, image: ImageSpec, *, attention: str, patch: int, width: int, heads: int, depth: int, drop: float, std: float,
         content: float | None,
     ) -> None:  # fmt: skip
-        """`depth` counts the blocks over patches; `drop` is the last block's stochastic depth, the others have less. `std`: of
-        initial weights; `content`: of the weights of content in `local` attention, null: the same."""
+        """`depth` is the number of blocks over patches. `drop` is the stochastic depth rate of the last block; earlier blocks
+        have less. `std` is that of the initial weights, `content` that of `local` attention's content weights (null: `std`)."""
         super().__init__()
         if attention not in ATTENTIONS:
-            raise UserError(f"backbone.attention={attention} is not known; there is plain, gated (GPSA), local (LPA)")
+            raise UserError(f"backbone.attention={attention} is not known; type plain, gated (GPSA) or local (LPA)")
         if image.size % patch or width % heads:
-            raise UserError(f"backbone.patch={patch} backbone.heads={heads} do not divide {image.size} px and width {width}")
+            raise UserError(
+                f"backbone.patch={patch} backbone.heads={heads} do not divide the image size {image.size} and the width {width}"
+            )
         self.image, self.width, self.side = image, width, image.size // patch
         self.identity: dict = {}
         self.embed = nn.Conv2d(3, width, patch, patch)
@@ -70,7 +72,7 @@ class ConViT(nn.Module):
         self.token = nn.Parameter(torch.empty(1, 1, width))
         rates = torch.linspace(0, drop, depth + 1).tolist()
         if content is not None and attention != "local":
-            raise UserError(f"backbone.content={content} is of backbone.attention=local; type backbone.content=null")
+            raise UserError(f"backbone.content={content} needs backbone.attention=local; type backbone.content=null")
         more = {} if content is None else {"spread": content}
         made = (ATTENTIONS[attention](width, heads, self.side, **more) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(width, layer, rate) for layer, rate in zip(made, rates))
@@ -91,24 +93,24 @@ class ConViT(nn.Module):
             block.attention.reset()
 
     def forward(self, images: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """(batch, width), or of given tokens (1, tokens, width) what each of them reads: (batch, tokens, width)."""
+        """Return the features, (batch, width); with `tokens` (1, tokens, width) their outputs, (batch, tokens, width)."""
         patches = self.patches(images)
         return self.read(self.token, patches)[:, 0] if tokens is None else self.read(tokens, patches)
 
     def patches(self, images: Tensor) -> Tensor:
-        """(batch, patches, width), row by row."""
+        """Return the patch tokens after all blocks over patches, (batch, patches, width), in row-major order."""
         x = self.embed(images).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             x = block(x)
         return x
 
     def read(self, tokens: Tensor, patches: Tensor) -> Tensor:
-        """(1 or batch, tokens, width) and patches → (batch, tokens, width), each token for itself."""
-        # a sum, since without gradients torch takes a view of a parameter for one that has them, and counting operations fails
+        """(1 or batch, tokens, width) and patches → (batch, tokens, width). Tokens do not attend to one another."""
+        # A sum and not `expand`: without gradients, a view of a parameter still requires them, and counting operations fails.
         return self.last.read(tokens + patches.new_zeros(len(patches), 1, 1), patches)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Of each block over patches: (batch, heads, queries, keys)."""
+        """Return the attention maps of each block over patches, (batch, heads, queries, keys)."""
         x, found = self.embed(images).flatten(2).transpose(1, 2) + self.position, []
         for block in self.blocks:
             found.append(block.attention.maps(block.norm1(x)))
@@ -116,7 +118,7 @@ class ConViT(nn.Module):
         return found
 
     def bare(self, images: Tensor) -> Tensor:
-        """The floor that `make bench` measures against."""
+        """The forward pass that `make bench` compares with."""
         return self(images)
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
@@ -127,7 +129,7 @@ def convit(
     *, attention: str, patch: Count, width: Count, heads: Count, depth: Count, drop: Fraction, std: Positive,
     content: NonNegative | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> ConViT:  # fmt: skip
-    """`attention`: plain | gated (GPSA) | local (LPA). `root` holds a mirror of the registered weights."""
+    """Build a ConViT. `attention`: plain, gated (GPSA) or local (LPA). `root`: a folder with the registered weights."""
     spec = image_spec(image, expects(weights))
     backbone = ConViT(spec, attention=attention, patch=patch, width=width, heads=heads, depth=depth, drop=drop, std=std,
                       content=content)  # fmt: skip

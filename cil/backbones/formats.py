@@ -1,4 +1,4 @@
-"""Files of weights, whatever they were written by: safetensors, torch, TorchScript, Google's npz."""
+"""Reads weight files in several formats: safetensors, torch, TorchScript and Google's npz."""
 
 import math
 import warnings
@@ -9,11 +9,11 @@ from cil.common.errors import UserError
 from cil.common.files import refusing
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # what OpenAI's files hold beside them
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # other entries of OpenAI's files
 
 
 def read(file: Path) -> dict:
-    """Tensors of a safetensors, torch or TorchScript file; pickled code is never run."""
+    """Return the tensors of a safetensors, torch or TorchScript file. Pickled code is never run."""
     import torch
     from safetensors.torch import load_file
 
@@ -27,9 +27,9 @@ def read(file: Path) -> dict:
 
 
 def fill(module, file: Path, weights: str) -> None:
-    """Set every parameter of `module` from a file, strictly; a classifier in the file is left out where `module` has none.
+    """Load a file into `module`, strictly. A classifier (`head.`) in the file is ignored if `module` has none.
 
-    `weights` is what the user called the file.
+    `weights` is the name that the user typed; it is used in error messages.
     """
     if file.suffix == ".npz":
         return _fill_npz(module, file, weights)
@@ -45,7 +45,7 @@ def fill(module, file: Path, weights: str) -> None:
 
 
 def _is_script(file: Path) -> bool:
-    """Only TorchScript archives hold a table of constants."""
+    """Whether the file is a TorchScript archive: only those have a table of constants."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -53,11 +53,11 @@ def _is_script(file: Path) -> bool:
 
 
 def _scripted(file: Path) -> dict:
-    """OpenAI's release of CLIP: a scripted module whose half-precision parameters have open_clip's names."""
+    """Return the tensors of OpenAI's CLIP, a scripted module in half precision with open_clip's parameter names."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch would have files written anew; these are as OpenAI left them
+        warnings.simplefilter("ignore")  # torch asks for files in a newer format; these are OpenAI's originals
         state = torch.jit.load(file, map_location="cpu").state_dict()
     return {
         key: value.float() if value.is_floating_point() else value for key, value in state.items() if key not in NOT_WEIGHTS
@@ -65,10 +65,10 @@ def _scripted(file: Path) -> dict:
 
 
 def _fill_npz(module, file: Path, weights: str) -> None:
-    """Google's layout, by timm's own loader.
+    """Load a file in Google's layout with timm's loader.
 
-    That loader resizes patches and positions and passes over blocks that the model lacks, each without a word; so the file
-    must hold as many numbers as the model, and none of the model's may stay unset.
+    That loader silently resizes patches and positions and silently skips blocks that the model lacks. Therefore the file must
+    have as many values as the model, and every parameter must be set: they are filled with NaN first.
     """
     import torch
 
@@ -86,11 +86,11 @@ def _fill_npz(module, file: Path, weights: str) -> None:
         raise _unfit(weights, " ".join(str(error).split())) from None
     for name, parameter in module.named_parameters():
         if torch.isnan(parameter).any():
-            raise _unfit(weights, f"it leaves {name} unset")
+            raise _unfit(weights, f"the file has no values for {name}")
 
 
 def _numbers_in(file: Path) -> int:
-    """How many an .npz file holds beside its head."""
+    """Return the number of values in an .npz file, without its head."""
     import numpy
 
     with refusing(_torn(file)), numpy.load(file, allow_pickle=False) as arrays:

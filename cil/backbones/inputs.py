@@ -1,10 +1,10 @@
-"""The range of the pixels that a backbone sees, by name."""
+"""The input size and pixel normalisation of a backbone."""
 
 from cil.common.errors import UserError, nearest
 from cil.data.transforms.views import ImageSpec
 
 NORMS = {
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1], as every published prompt row has it
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1], as in the published code of all prompt methods
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -13,10 +13,10 @@ NORMS = {
 
 
 def image_spec(node: dict, expects: dict | None) -> ImageSpec:
-    """`{size, norm}` → what the backbone wants to see.
+    """Return the input specification for the setting `{size, norm}`.
 
-    `norm` is a key of NORMS, `{mean: [r, g, b], std: [r, g, b]}`, or `expected`: what registered weights were trained with,
-    which is `expects` (None for other weights).
+    `norm` is a key of NORMS, `{mean: [r, g, b], std: [r, g, b]}`, or `expected`: the normalisation with which registered
+    weights were trained. That is `expects` (None for other weights).
     """
     for key in node:
         if key not in ("size", "norm"):
@@ -27,7 +27,7 @@ def image_spec(node: dict, expects: dict | None) -> ImageSpec:
     norm = node["norm"]
     if norm == "expected":
         if expects is None:
-            raise UserError("backbone.image.norm=expected needs weights of the registry, which say what they expect; "
+            raise UserError("backbone.image.norm=expected needs weights of the registry, whose normalisation is known; "
                             f"type backbone.image.norm={', '.join(NORMS)} or {{mean: […], std: […]}}")  # fmt: skip
         norm = expects
     if isinstance(norm, dict):
@@ -38,12 +38,12 @@ def image_spec(node: dict, expects: dict | None) -> ImageSpec:
 
 
 def _of_mapping(norm: dict) -> tuple[tuple, tuple]:
-    mean, std = (norm.get(key) for key in ("mean", "std"))
+    mean, std = (norm.get(key, ()) for key in ("mean", "std"))
     good = set(norm) == {"mean", "std"} and all(
         isinstance(values, list | tuple) and len(values) == 3 and all(type(value) in (int, float) for value in values)
         for values in (mean, std)
     )
     if not good or min(std) <= 0:
-        raise UserError(f"backbone.image.norm={norm} is no normalisation; type backbone.image.norm="
+        raise UserError(f"backbone.image.norm={norm} is not a normalisation; type backbone.image.norm="
                         "'{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5]}' (std above 0)")  # fmt: skip
     return tuple(map(float, mean)), tuple(map(float, std))

@@ -1,8 +1,8 @@
-"""A causal text tower over many names that share a context, each prompt paid for once.
+"""Encodes many class names with one shared context, computing the context only once for up to `TOGETHER` names.
 
-What stands before a class name cannot see it, so one sequence [start, context, name 1, name 2, …] with a block mask replaces
-a sequence for each name: names see start, context and their own earlier tokens, at the positions that they would have
-behind the context alone. Nothing after an end of text is computed. Exact but for rounding, gradients included.
+The text encoder is causal: the tokens before a class name do not depend on it. One sequence [start, context, name 1, name 2, …]
+with a block mask therefore replaces one sequence per name. Names attend to start, context and their own earlier tokens, at the
+positions that they would have directly after the context. Outputs and gradients are equal up to rounding.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,24 @@ from torch import Tensor, nn
 from cil.common.errors import UserError
 
 CPU = torch.device("cpu")
-TOGETHER = 32  # names in one sequence: more would repeat the context less often and spend more on attention
+TOGETHER = 32  # names in one sequence: more repeat the context less often, but make attention more expensive
 
 
 def encode(trunk: nn.Module, contexts: Tensor, start: int, names: Sequence[Sequence[int]]) -> Tensor:
-    """(sets, length, text width) contexts, then the tokens of each name up to its end of text → (sets, names, width)."""
+    """Encode names after contexts: (sets, length, text width) → (sets, names, width).
+
+    `names` are the token ids of each name, up to its end-of-text token; `start` is the id of the start token.
+    """
     parts = [tuple(map(tuple, names[first : first + TOGETHER])) for first in range(0, len(names), TOGETHER)]
     return torch.cat([_encode(trunk, contexts, start, part) for part in parts], 1)
 
 
 def room_for(trunk: nn.Module, length: int, names: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
-    """Refuse names whose tokens do not fit behind the start and a context of `length` tokens."""
+    """Raise an error if a name does not fit after the start token and a context of `length` tokens."""
     longest, name = max(zip(map(len, tokens), names))
-    if 1 + length + longest > (room := len(trunk.positional_embedding)):
+    if 1 + length + longest > (most := len(trunk.positional_embedding)):
         raise UserError(f"a context of {length} tokens and the class name {name!r} of {longest} make {1 + length + longest}, "
-                        f"the text tower takes {room}; shorten the context")  # fmt: skip
+                        f"the text tower takes {most}; shorten the context")  # fmt: skip
 
 
 def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:
@@ -47,9 +50,9 @@ def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[i
 def layout(
     length: int, names: tuple[tuple[int, ...], ...], device: torch.device = CPU
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ids and positions of the names' tokens, the mask over start, context and names, and where each name ends.
+    """Return the ids and positions of the names' tokens, the attention mask of the sequence, and where each name ends.
 
-    They are put on the device once.
+    The results are cached, so that they are copied to the device only once.
     """
     sizes = torch.tensor([len(name) for name in names])
     owner = torch.cat([torch.full((1 + length,), -1), torch.arange(len(names)).repeat_interleave(sizes)])
@@ -58,4 +61,4 @@ def layout(
     mask = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)
     positions = torch.cat([1 + length + torch.arange(size) for size in sizes.tolist()])
     ids = torch.tensor([token for name in names for token in name])
-    return tuple(part.to(device) for part in (ids, positions, mask, length + sizes.cumsum(0)))
+    return ids.to(device), positions.to(device), mask.to(device), (length + sizes.cumsum(0)).to(device)

@@ -1,4 +1,4 @@
-"""Weights of a vision transformer for another size of image: its positions, resampled as timm does."""
+"""Adapts the weights of a vision transformer to another image size by resampling its position embeddings, as timm does."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cil.backbones.formats import read
 
 
 def resized(state: dict[str, Tensor], trunk: torch.nn.Module) -> dict[str, Tensor]:
-    """`state` in single precision, with a position for each patch that `trunk` has."""
+    """Return `state` in float32, with one position embedding for each patch of `trunk`."""
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if state["pos_embed"].shape != trunk.pos_embed.shape:
         grid = trunk.patch_embed.grid_size
@@ -19,5 +19,5 @@ def resized(state: dict[str, Tensor], trunk: torch.nn.Module) -> dict[str, Tenso
 
 
 def fill_resized(trunk: torch.nn.Module, file: Path) -> None:
-    """Every weight of `trunk` from a file of the same network for images of any size."""
+    """Load every weight of `trunk` from a file of the same network, trained at any image size."""
     trunk.load_state_dict(resized(read(file), trunk))

@@ -1,4 +1,4 @@
-"""Weights that go by a name: what cil/weights/registry.yaml says of them and where their files may lie."""
+"""Registered weights: the entries of cil/weights/registry.yaml and the places where their files may be."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class Original:
 
 @dataclass(frozen=True)
 class Entry:
-    """One name. `sha256` is that of the hub's file; None: nobody said it, so the first fetch pins what came.
+    """One registered name. `sha256` is that of the hub's file; if it is None, the first download fixes it.
 
-    `made`: the command that makes weights of which no hub has a file; `repo` is then None.
+    `made` is the command that creates weights that are on no hub; `repo` is then None.
     """
 
     name: str
@@ -44,28 +44,28 @@ class Entry:
     source: str
 
     def places(self, root: Path) -> Iterator[tuple[Path, str | None]]:
-        """Where below a mirror directory a file of these weights may lie, and the sha256 it must have there."""
+        """Yield the paths below `root` where a file of these weights may be, and the sha256 that it must have."""
         yield root / self.name / self.file, self.sha256
         if self.repo:
             yield root / self.repo / self.file, self.sha256
         for original in self.also:
             yield root / self.name / original.file, original.sha256
-            if _names_of(original.file) == [self.name]:  # ViT-B_16.npz is the name of two
+            if _names_of(original.file) == [self.name]:  # not for ViT-B_16.npz, which is the name of two files
                 yield root / original.file, original.sha256
 
     def found_in(self, root: Path) -> tuple[Path, str | None] | None:
-        """The first of the places that holds a file."""
+        """Return the first of `places` at which there is a file."""
         return next((place for place in self.places(root) if place[0].is_file()), None)
 
     def absent(self, root: str | Path | None) -> UserError:
-        """What to type where no file of weights that are `made` is found."""
+        """Return the error for weights that must be `made` and are not found."""
         looked = "data.weights is null" if root is None else f"looked for {Path(root) / self.name / self.file}"
         return UserError(f"weights {self.name} are not there ({looked}) and no hub has them; type {self.made}, which makes "
                          "them, or backbone.weights=FILE, or backbone.weights=null for an untrained network")  # fmt: skip
 
     @property
     def expectation(self) -> str:
-        """`mean 0.5 std 0.5`; three numbers where the channels differ."""
+        """The normalisation as text: `mean 0.5 std 0.5`, or three numbers each if the channels differ."""
         return " ".join(f"{key} {_short(self.expects[key])}" for key in ("mean", "std"))
 
 
@@ -75,12 +75,12 @@ def entries() -> dict[str, Entry]:
 
 
 def ambiguous(name: str) -> dict[str, str] | None:
-    """What a name that changed its meaning may mean: registered name → who meant it."""
+    """Return the meanings of a name that has changed its meaning: registered name → who uses it so. None for other names."""
     return _file()["ambiguous"].get(name)
 
 
 def pinned(file: Path) -> str | None:
-    """The sha256 that `make weights` wrote beside a file when it first came."""
+    """Return the sha256 that `make weights` wrote next to a file at its first download, if there is one."""
     pin = pin_of(file)
     return pin.read_text().split()[0].lower() if pin.is_file() and pin.read_text().strip() else None
 

@@ -1,4 +1,4 @@
-"""The small residual networks of the CIFAR literature, from scratch: ResNet-32 and its tiny twin."""
+"""The small residual networks used for CIFAR, without pretraining: ResNet-32 and a tiny variant."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from cil.data.transforms.views import ImageSpec
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut without parameters: every second pixel, new channels zero."""
+    """Two 3×3 convolutions and a shortcut without parameters: it takes every `stride`-th pixel; new channels are zero."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages; the feature is the mean over the last map (64-d at width 16)."""
+    """Three stages of blocks. The feature is the spatial mean of the last feature map (64 values at width 16)."""
 
     def __init__(self, image: ImageSpec, *, blocks: int, width: int) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)  # a step on a CPU is a fifth faster
+        self.to(memory_format=torch.channels_last)  # makes a training step on a CPU 20 % faster
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stages(self.stem(images)).mean((2, 3))
 
     def bare(self, images: Tensor) -> Tensor:
-        """The floor that `make bench` measures against."""
+        """The forward pass that `make bench` compares with."""
         return self(images)
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
 def resnet(
     *, blocks: Count, width: Count, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> ResNet:  # fmt: skip
-    """`blocks` a stage: 5 is ResNet-32. `root` holds a mirror of the registered weights."""
+    """Build a ResNet with `blocks` per stage; 5 is ResNet-32. `root` is a folder with copies of the registered weights."""
     backbone = ResNet(image_spec(image, expects(weights)), blocks=blocks, width=width)
     backbone.identity = load(backbone, weights, sha256, root)
     return backbone

@@ -1,4 +1,4 @@
-"""ResNet-18 from scratch, for photographs and for small images; the network is torchvision's."""
+"""torchvision's ResNet-18 without pretraining, with a stem for photographs or for small images."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -14,9 +14,9 @@ SMALL = 64  # pixels
 
 
 class ResNet18(nn.Module):
-    """Four stages of two blocks; the feature is the mean over the last map, 512 wide.
+    """Four stages of two blocks. The feature is the spatial mean of the last feature map, 512 values.
 
-    The stem of a photograph brings it to a quarter of its side at once; that of a small image keeps every pixel.
+    The stem for photographs reduces height and width to a quarter; the stem for small images keeps the resolution.
     """
 
     def __init__(self, image: ImageSpec, *, small: bool) -> None:
@@ -27,14 +27,14 @@ class ResNet18(nn.Module):
         self.trunk.fc = nn.Identity()
         if small:
             self.trunk.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.trunk.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's others
+            nn.init.kaiming_normal_(self.trunk.conv1.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
             self.trunk.maxpool = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.trunk(images)
 
     def bare(self, images: Tensor) -> Tensor:
-        """The floor that `make bench` measures against."""
+        """The forward pass that `make bench` compares with."""
         return self(images)
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
@@ -44,8 +44,10 @@ class ResNet18(nn.Module):
 def resnet18(
     *, stem: Literal["photo", "small"] | None, weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> ResNet18:  # fmt: skip
-    """`stem`: `photo` (7×7, every second pixel, then a max-pool) or `small` (3×3); null: small up to 64 px. `root` holds a
-    mirror of the registered weights."""
+    """Build a ResNet-18. `stem`: `photo` (7×7 with stride 2, then max-pooling) or `small` (3×3); null: small up to 64 px.
+
+    `root` is a folder with copies of the registered weights.
+    """
     spec = image_spec(image, expects(weights))
     stem = stem or ("small" if spec.size <= SMALL else "photo")
     backbone = ResNet18(spec, small=stem == "small")

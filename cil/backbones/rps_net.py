@@ -1,4 +1,4 @@
-"""RPS-net with a map of where it looks (ARI, ECCV 2022): ResNet-18 at a third of its width, for small images, from scratch."""
+"""RPS-Net with spatial attention (ARI, ECCV 2022): a ResNet-18 with a third of the channels, for small images."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -16,11 +16,11 @@ from cil.data.transforms.views import ImageSpec
 
 
 def conv_norm(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs))  # with biases, as in the release
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs))  # biases as in the released code
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 3×3 convolution where there are new channels."""
+    """Two 3×3 convolutions and a shortcut. If the number of channels changes, the shortcut is a 3×3 convolution too."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """(batch, channels, height, width) → (batch, 1, height, width) between 0 and 1."""
+    """Spatial attention: (batch, channels, height, width) → (batch, 1, height, width) with values from 0 to 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
 
 class RPSNet(nn.Module):
-    """Stages of blocks, behind some of which a 2×2 max-pool halves the sides; a map at the resolution of the input."""
+    """Stages of blocks, some followed by a 2×2 max-pooling, and an attention map at the resolution of the input."""
 
     def __init__(self, image: ImageSpec, *, channels: Sequence[int], blocks: int, pooled: Sequence[int], power: float) -> None:
         super().__init__()
@@ -62,22 +62,22 @@ class RPSNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)  # half as slow again otherwise on a CPU, where a map is made of few channels
+        self.to(memory_format=torch.channels_last)  # on a CPU 1.5× faster for few channels
 
     def forward(self, images: Tensor, with_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """(batch, width), and (batch, 1, height, width) `with_map`."""
+        """Return the features, (batch, width), and `with_map` also the attention map, (batch, 1, height, width)."""
         x = self.stem(images)
-        looked = self.attention(x)
-        x = self.stages(F.relu(self.norm(looked * x)))
+        attention = self.attention(x)
+        x = self.stages(F.relu(self.norm(attention * x)))
         features = generalised_mean(x, self.power)
-        return (features, looked) if with_map else features
+        return (features, attention) if with_map else features
 
     def attended(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features, and where they come from."""
-        return self(images, with_map=True)  # as a call, so that it is counted
+        """Return the features and the attention map."""
+        return self(images, with_map=True)  # called as a module, so that hooks count the pass
 
     def bare(self, images: Tensor) -> Tensor:
-        """The floor that `make bench` measures against."""
+        """The forward pass that `make bench` compares with."""
         return self(images)
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
@@ -85,8 +85,8 @@ class RPSNet(nn.Module):
 
 
 def generalised_mean(x: Tensor, power: float) -> Tensor:
-    """(batch, channels, height, width) → (batch, channels)."""
-    x = x.float() if x.dtype == torch.bfloat16 else x  # a cube has three times the rounding
+    """Generalised-mean pooling: (batch, channels, height, width) → (batch, channels)."""
+    x = x.float() if x.dtype == torch.bfloat16 else x  # a power multiplies the rounding error
     return x.clamp_min(1e-6).pow(power).mean((2, 3)).pow(1 / power)
 
 
@@ -94,8 +94,11 @@ def rps_net(
     *, channels: Sequence[Count], blocks: Count, pooled: Sequence[Whole], power: Annotated[float, Range(1, 1000, example=1.0)],
     weights: str | None, sha256: str | None, image: dict, root: str | None = None,
 ) -> RPSNet:  # fmt: skip
-    """`channels` of each stage and how many `blocks` it has; `pooled`: the stages that a max-pool follows, 0 the stem;
-    `power` of the last pooling, where 1 is the mean. `root` holds a mirror of the registered weights."""
+    """Build an RPS-Net. `channels`: of each stage; `blocks`: how many a stage has.
+
+    `pooled`: the stages followed by max-pooling, where 0 is the stem; `power`: of the final pooling, where 1 is the mean;
+    `root`: a folder with copies of the registered weights.
+    """
     if not channels:
         raise UserError(f"backbone.channels={channels} makes no network of stages; type backbone.channels=[21,42,85,170]")
     if not set(pooled) <= set(range(len(channels) + 1)):

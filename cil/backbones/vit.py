@@ -1,7 +1,7 @@
-"""Vision transformers of timm: ViT-B/16 in its several checkpoints, and the tiny twin that ships with the project.
+"""timm's vision transformers: ViT-B/16 with several checkpoints, and the tiny variant that is shipped with the project.
 
-Prompts, prefixes and adapters are arguments. The trunk's weights are timm's, the walk through them is here: the last block is
-computed for the tokens that are read and no others.
+The weights are timm's; the forward pass is written here. It takes prompts, prefixes and adapters as arguments and computes the
+last block only for the tokens from which the feature is read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from cil.common.ranges import Count, check
 from cil.data.transforms.views import ImageSpec
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
-Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added
+Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added to the MLP's output
 
 
 class ViT(nn.Module):
-    """A VisionTransformer whose feature is the class token after the final norm."""
+    """timm's VisionTransformer as a backbone. The feature is the class token after the final norm."""
 
     def __init__(self, trunk: nn.Module, image: ImageSpec) -> None:
         super().__init__()
@@ -43,11 +43,11 @@ class ViT(nn.Module):
         self, images: Tensor, *, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
         adapters: Sequence[Adapter] | None = None, read: str = "class",
     ) -> Tensor:  # fmt: skip
-        """(batch, width) features of images, or of what `tokens` made of them.
+        """Return the features, (batch, width), of images or of the output of `tokens`.
 
-        `prompts` (batch or 1, length, width) stand between the class token and the patches, all at the class token's
-        position; `prefixes` give blocks more keys and values; `adapters`, one a block, stand beside the blocks' MLPs.
-        `read`: the class token, or the mean over the `prompts`.
+        `prompts` (batch or 1, length, width) are inserted after the class token, with its position embedding. `prefixes`
+        add keys and values to the given blocks. `adapters`, one for each block, run in parallel to the MLPs.
+        `read`: "class" returns the class token, anything else the mean over the `prompts`.
         """
         x = self.tokens(images) if images.dim() == 4 else images
         if adapters is not None:
@@ -55,28 +55,28 @@ class ViT(nn.Module):
         return self.passes(through, self, x, prompts=prompts, prefixes=prefixes, read=read)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """(batch, 1 + patches, width): what enters the first block."""
+        """Return the input of the first block, (batch, 1 + patches, width)."""
         trunk = self.trunk
         patches = trunk.patch_embed(images)
         first = (trunk.cls_token + trunk.pos_embed[:, :1]).expand(len(patches), -1, -1)
         return trunk.norm_pre(torch.cat([first, patches + trunk.pos_embed[:, 1:]], 1))
 
     def patches(self, images: Tensor) -> Tensor:
-        """(batch, patches, width): the patch embedding alone, without positions."""
+        """Return the patch embeddings without position embeddings, (batch, patches, width)."""
         return self.trunk.patch_embed(images)
 
     def attention_queries(self, x: Tensor, blocks: list[int], prefixes: Mapping[int, Prefix]) -> dict[int, Tensor]:
-        """(batch, heads, tokens, width of a head): what the tokens `x` ask for in each of `blocks`."""
-        asked = {}
+        """Return the attention queries of the tokens `x` in each of `blocks`, (batch, heads, tokens, width of a head)."""
+        queries = {}
         for number, block in enumerate(self.trunk.blocks[: max(blocks) + 1]):
             if number in blocks:
-                asked[number] = attended(block.attn, block.norm1(x))[0]
+                queries[number] = attended(block.attn, block.norm1(x))[0]
             if number < max(blocks):
                 x = walk(block, x, prefixes.get(number))
-        return asked
+        return queries
 
     def bare(self, images: Tensor) -> Tensor:
-        """The forward of the library, all tokens to the end: the floor that `make bench` measures against."""
+        """timm's own forward pass over all tokens, the baseline that `make bench` compares with."""
         return self.trunk.forward_features(images)[:, 0]
 
     def image_parameters(self) -> Iterator[nn.Parameter]:
@@ -87,22 +87,22 @@ def through(
     backbone: ViT, x: Tensor, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
     adapters: Sequence[Adapter] | None = None, read: str = "class",
 ) -> Tensor:  # fmt: skip
-    """A pass, from the tokens to the features: arguments as of `ViT.forward`."""
+    """Run all blocks, from tokens to features; the other arguments are those of `ViT.forward`."""
     trunk = backbone.trunk
     if prompts is not None:
         x = torch.cat([x[:, :1], (prompts + trunk.pos_embed[:, :1]).expand(len(x), -1, -1), x[:, 1:]], 1)
-    places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])
+    places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])  # type: ignore[union-attr]
     prefixes, last = prefixes or {}, len(trunk.blocks) - 1
     for number, block in enumerate(trunk.blocks):
-        beside = None if adapters is None else adapters[number]
-        x = walk(block, x, prefixes.get(number), places if number == last else None, beside)
+        adapter = None if adapters is None else adapters[number]
+        x = walk(block, x, prefixes.get(number), places if number == last else None, adapter)
     return trunk.norm(x).mean(1)
 
 
 def walk(
     block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None = None, beside: Adapter | None = None
 ) -> Tensor:
-    """One block: (batch, tokens, width) → the same, or the tokens `read` alone; `beside` sees what the MLP's norm sees."""
+    """Run one block: (batch, tokens, width) → (batch, tokens or those in `read`, width). `beside` is the parallel adapter."""
     query, key, value = attended(block.attn, block.norm1(x), read)
     if prefix is not None:
         key, value = (torch.cat([p.to(t.dtype).expand(len(t), -1, -1, -1), t], 2) for p, t in zip(prefix, (key, value)))
@@ -115,7 +115,7 @@ def walk(
 
 
 def attended(attention: nn.Module, x: Tensor, read: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (of the tokens `read`), keys and values, each (batch, heads, tokens, width of a head)."""
+    """Return queries (of the tokens in `read`), keys and values, each (batch, heads, tokens, width of a head)."""
     heads = (attention.num_heads, attention.head_dim)
     if read is None:
         query, key, value = attention.qkv(x).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -127,15 +127,15 @@ def attended(attention: nn.Module, x: Tensor, read: slice | None = None) -> tupl
     return attention.q_norm(query), attention.k_norm(key), value
 
 
-CHANGES = {"depth": Count, "num_heads": Count, "embed_dim": Count, "patch_size": Count}  # timm's own annotations say less
+CHANGES = {"depth": Count, "num_heads": Count, "embed_dim": Count, "patch_size": Count}  # stricter than timm's annotations
 
 
 def vit(
     *, architecture: str, weights: str | None, sha256: str | None, image: dict, changes: dict, root: str | None = None
 ) -> ViT:
-    """`architecture` is a timm name; `changes` are arguments that make it another size (patch_size, depth, …).
+    """Build a ViT. `architecture` is a timm name; `changes` are arguments that change its size (patch_size, depth, …).
 
-    `root` holds a mirror of the registered weights.
+    `root` is a folder with copies of the registered weights.
     """
     spec = image_spec(image, expects(weights))
     check(timm.models.VisionTransformer, "backbone.changes", changes, CHANGES)
@@ -149,7 +149,7 @@ def vit(
 
 
 def plain(trunk: nn.Module) -> bool:
-    """Whether `walk` does all that timm's own forward would do."""
+    """Whether `walk` computes everything that timm's own forward pass computes."""
     if type(trunk) is not timm.models.VisionTransformer or trunk.cls_token is None or trunk.reg_token is not None:
         return False
     kinds = {(type(block).__name__, type(block.attn).__name__, block.attn.gate is None) for block in trunk.blocks}

@@ -1,4 +1,4 @@
-"""Where weights come from: a registered name, a file shipped with the project, a hub repository, or any file."""
+"""Finds and loads weights: a registered name, a file shipped with the project, a hub repository, or any file."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from cil.common.errors import UserError, nearest
 
 
 def load(module, weights: str | None, sha256: str | None, root: str | None) -> dict:
-    """Fill `module` from `weights`; returns their identity for the run's record."""
+    """Load `weights` into `module` and return their identity for the run's record."""
     if weights is None:
         return {"weights": "untrained", "sha256": None}
     file, found = locate(weights, sha256, root)
@@ -24,18 +24,17 @@ def load(module, weights: str | None, sha256: str | None, root: str | None) -> d
 
 
 def expects(weights: str | None) -> dict | None:
-    """The normalisation that registered weights were trained with; None for others."""
-    entry = entries().get(weights)
+    """Return the normalisation with which registered weights were trained; None for other weights."""
+    entry = entries().get(weights or "")
     return entry.expects if entry else None
 
 
 def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, str]:
-    """The file behind a name and its sha256, which must be the one known for it.
+    """Return the file of the weights and its sha256, which must match the known one.
 
-    A name of cil/weights/registry.yaml is looked for below `root`, in the hub's cache and at the hub;
-    `shipped:vit_tiny.safetensors` lies in cil/weights, `hub:owner/name/file` is asked of the hub (its cache first),
-    anything else is a path. `sha256` decides where it is given; otherwise what the registry says, what the first fetch
-    pinned, what the hub calls the file by.
+    A name in cil/weights/registry.yaml is searched below `root`, in the hub's cache and on the hub.
+    `shipped:vit_tiny.safetensors` is in cil/weights. `hub:owner/name/file` comes from the hub (its cache first). Anything
+    else is a path. The file is compared with `sha256`; if that is None, with the registry, the first download or the hub.
     """
     kind, _, name = weights.partition(":")
     known = None
@@ -57,9 +56,9 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
 
 
 def at_hand(weights: str | None, root: str | None) -> Path | None:
-    """The file of a name or a path where it lies on this machine; nothing is fetched."""
+    """Return the file of a name or path if it is on this machine. Nothing is downloaded."""
     kind, _, name = str(weights).partition(":")
-    if entry := entries().get(weights):
+    if entry := entries().get(weights or ""):
         if root is not None and (here := entry.found_in(Path(root).expanduser())):
             return here[0]
         return in_cache(entry.repo, entry.file) if entry.repo else None
@@ -70,8 +69,8 @@ def at_hand(weights: str | None, root: str | None) -> Path | None:
 
 
 def releases(weights: str | None) -> set[str | None]:
-    """The digests of all files that a registered name stands for."""
-    entry = entries().get(weights)
+    """Return the sha256 of every file that belongs to a registered name."""
+    entry = entries().get(weights or "")
     return {entry.sha256, *(original.sha256 for original in entry.also)} - {None} if entry else set()
 
 
@@ -79,7 +78,7 @@ def _compare(weights: str, file: Path, found: str, sha256: str | None, known: st
     if sha256 is not None:
         if found != str(sha256).lower():
             raise UserError(f"weights {weights} have sha256 {found[:12]}…, the configuration asks for {str(sha256)[:12]}…; "
-                            "type backbone.sha256=null to use them all the same")  # fmt: skip
+                            "type backbone.sha256=null to use them anyway")  # fmt: skip
         return
     blob = file.resolve().name  # the hub's cache calls a large file by its sha256
     reasons = {"the registry has": known, f"{file.name}.sha256 has": pinned(file),
@@ -87,28 +86,30 @@ def _compare(weights: str, file: Path, found: str, sha256: str | None, known: st
     for reason, wanted in reasons.items():
         if wanted is not None and found != wanted:
             raise UserError(f"weights {weights} ({file}) have sha256 {found[:12]}…, {reason} {wanted[:12]}…; remove the file "
-                            f"and fetch it again, or type backbone.sha256={found} to use it all the same")  # fmt: skip
+                            f"and fetch it again, or type backbone.sha256={found} to use it anyway")  # fmt: skip
         if wanted is not None:
             return
 
 
 def _registered(entry: Entry, root: str | None) -> tuple[Path, str | None]:
-    """The file and the sha256 that the registry knows for it."""
+    """Return the file and the sha256 that the registry has for it."""
     if root is not None and (here := entry.found_in(Path(root).expanduser())):
         return here
-    if entry.made:
+    if entry.repo is None:
         raise entry.absent(root)
     return _from_hub(entry.repo, entry.file, entry.name), entry.sha256
 
 
 def _path(weights: str) -> Path:
-    """A path, unless it looks like a name that somebody thought to be registered."""
+    """Return `weights` as a path, or raise an error if it looks like a misspelt registered name."""
     file = Path(weights).expanduser()
     if file.exists() or "/" in weights or file.suffix in SUFFIXES:
         return file
     if meanings := ambiguous(weights):
         choices = ", ".join(f"{name} ({who})" for name, who in meanings.items())
-        raise UserError(f"weights {weights} have been different files; type backbone.weights= one of {choices}")
+        raise UserError(
+            f"weights {weights} is ambiguous: several files share this name; type backbone.weights= one of {choices}"
+        )
     for entry in entries().values():
         if weights == entry.tag:
             raise UserError(f"weights {weights} are registered by another name; type backbone.weights={entry.name}")
@@ -123,7 +124,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _from_hub(repo: str, file: str, weights: str) -> Path:
-    """The hub's local cache first, so that a file that was there yesterday is there today."""
+    """Return a file from the hub. The local cache comes first, so that a cached file works without a network."""
     cached = in_cache(repo, file)
     if cached is not None:
         return cached
@@ -132,25 +133,25 @@ def _from_hub(repo: str, file: str, weights: str) -> Path:
     from huggingface_hub.utils import logging
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise _out_of_reach(repo, file, weights, "HF_HUB_OFFLINE is set")
-    logging.set_verbosity_error()  # what it would say is said below
+        raise _unreachable(repo, file, weights, "HF_HUB_OFFLINE is set")
+    logging.set_verbosity_error()  # its errors are reported below
     try:
         return Path(hf_hub_download(repo, file))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        raise _out_of_reach(repo, file, weights, "the hub cannot be reached") from None
+        raise _unreachable(repo, file, weights, "the hub cannot be reached") from None
 
 
 def in_cache(repo: str, file: str) -> Path | None:
-    """The file in the hub's cache on this machine."""
+    """Return the file in the hub's cache on this machine, if it is there."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, file)
     return Path(found) if isinstance(found, str) else None
 
 
-def _out_of_reach(repo: str, file: str, weights: str, why: str) -> UserError:
+def _unreachable(repo: str, file: str, weights: str, why: str) -> UserError:
     if weights in entries():
         return UserError(f"weights {weights} are not on this machine and {why}; type make weights NAME={weights} where there "
                          "is a network and keep what it writes below data.weights, or backbone.weights=FILE")  # fmt: skip

@@ -1,13 +1,16 @@
-"""How much a new task's matrix is to be trusted: from the distance between two tasks and how well their classes part."""
+"""Weight of a new task's matrix, from the distance between two tasks and the separability of their classes (AWPF)."""
 
 import torch
 from torch import Tensor
 
-KERNELS = 5  # Gaussian, each twice as wide as the one before
+KERNELS = 5  # Gaussian kernels, each twice as wide as the previous one
 
 
 def discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """The squared maximum mean discrepancy, biased, of a mean of Gaussian kernels around the mean squared distance."""
+    """Return the squared maximum mean discrepancy of two samples, (rows, width) each (the biased estimate).
+
+    The kernel is the mean of `KERNELS` Gaussians with bandwidths around the mean squared distance.
+    """
     both, n = torch.cat([first, second]), len(first)
     norms = both.square().sum(1)
     distances = (norms[:, None] + norms - 2 * both @ both.T).clamp_min(0).fill_diagonal_(0)
@@ -21,12 +24,12 @@ def discrepancy(first: Tensor, second: Tensor) -> Tensor:
 
 
 def shift(squared: Tensor) -> float:
-    """A squared discrepancy, which is at most 2, as a number from 0 (one distribution) to 1."""
+    """Scale a squared discrepancy, which is at most 2, to a number from 0 (same distribution) to 1."""
     return float((squared.clamp_min(0) / 2).sqrt())
 
 
 def separability(features: Tensor, labels: Tensor) -> float:
-    """The share of the scatter that lies between the classes (linear discriminant analysis), from 0 to 1."""
+    """Return the between-class share of the total scatter (linear discriminant analysis), from 0 to 1."""
     classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
     means = features.new_zeros(len(classes), features.shape[1]).index_add_(0, index, features) / counts[:, None]
     between = (counts * (means - features.mean(0)).square().sum(1)).sum()
@@ -35,6 +38,6 @@ def separability(features: Tensor, labels: Tensor) -> float:
 
 
 def trust(moved: float, parted: float, mmd_weight: float) -> float:
-    """The weight of the new matrix: high where tasks lie far apart (`moved`) and classes stay apart (`parted`)."""
+    """Return the weight of the new matrix: high if the tasks are far apart (`moved`) and the classes separable (`parted`)."""
     toward, against = mmd_weight * moved, (1 - mmd_weight) * (1 - parted)
     return toward / (toward + against) if toward else 0.0

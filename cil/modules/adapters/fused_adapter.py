@@ -1,6 +1,6 @@
-"""A linear map behind a frozen CLIP, trained on old classes' normal distributions and merged with itself after each task.
+"""A linear adapter on frozen CLIP features, trained with pseudo-features of old classes and merged after each task.
 
-RAPF and AWPF train it alike (Huang et al., ECCV 2024) and differ in how the old and the new map become one.
+RAPF (Huang et al., ECCV 2024) and AWPF train it in the same way. They differ in how they merge the old and the new adapter.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,54 +16,58 @@ from cil.common.transfer import sent
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.data.scenario import Task
+from cil.method import Phase
 from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.statistics.gaussians import Gaussians
 from cil.modules.text.names import written
 from cil.modules.text.templates import templates as named
 
-PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, times beta
-AHEAD = 16384  # of them drawn at a time, for the steps to come
+PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, to be multiplied by beta
+AHEAD = 16384  # pseudo-features that are drawn at a time, for several steps
 Cosine = Annotated[float, Range(0, 2, example=0.5)]  # a difference of cosines
 
 
 class Drawn(NamedTuple):
-    """What a step learns from; no chance is left in it."""
+    """The inputs of a training step. All random numbers are already drawn."""
 
-    features: Tensor  # (rows, width): of images, then of old classes
+    features: Tensor  # (rows, width): of images, then pseudo-features of old classes
     labels: Tensor  # (rows,)
-    near: Tensor  # (pairs, count, width): of old classes that have a new neighbour
+    near: Tensor  # (pairs, count, width): pseudo-features of old classes that have a near new class
 
 
 class FusedAdapter(FrozenImages, nn.Module):
-    """logit of a class = scale · cos(adapter · feature, its text). A method adds `phases` and says how maps are `merged`."""
+    """logit of a class = scale · cos(adapter · feature, text of the class). A method adds `phases` and overrides `merged`."""
+
+    old: Tensor  # the adapter before this task
+    texts: Tensor  # (classes seen, width), normalised
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
         shrinkage: bool, hinge: float, margin: float, threshold: float,
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of classes, as in continual_clip.
+        """`templates`, `underscores`: the texts of the classes, as in continual_clip.
 
-        `classes_drawn` old classes join a batch, in turn, with int(10·`beta`) pseudo-features each; `shrinkage`: of
-        their covariances. `hinge`: the weight of the loss that holds int(20·`beta`) pseudo-features of an old class nearer
-        to its text than to that of a new class, by `margin`, where the two texts are less than `threshold` apart.
+        Each batch gets int(10·`beta`) pseudo-features of each of `classes_drawn` old classes, which take turns. `shrinkage`
+        is applied to their covariances. If the texts of an old and a new class are less than `threshold` apart, a loss with
+        weight `hinge` keeps int(20·`beta`) pseudo-features of the old class closer to its own text, by `margin`.
         """
         super().__init__()
         if int(PER_CLASS * beta) < 1:
-            raise UserError(f"method.classes_drawn={classes_drawn} method.beta={beta} draw nothing of old classes; type "
-                            "method.classes_drawn=2 method.beta=1.0")  # fmt: skip
+            raise UserError(f"method.classes_drawn={classes_drawn} method.beta={beta} sample no pseudo-features for old "
+                            "classes; type method.classes_drawn=2 method.beta=1.0")  # fmt: skip
         self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
         self.classes_drawn, self.per_class, self.per_pair = classes_drawn, int(PER_CLASS * beta), int(PER_PAIR * beta)
         self.hinge, self.margin, self.threshold = hinge, margin, threshold
         width = backbone.width
         self.adapter = nn.Parameter(torch.zeros(width, width))
-        self.register_buffer("old", torch.empty(width, width))  # the adapter before this task
-        self.register_buffer("texts", torch.empty(0, width))  # (classes seen, width), normalised
+        self.register_buffer("old", torch.empty(width, width))
+        self.register_buffer("texts", torch.empty(0, width))
         self.gaussians = Gaussians(width, shrinkage=shrinkage)
-        self.tasks: list[range] = []  # the classes of each task met
+        self.tasks: list[range] = []  # the classes of each task seen
         self.compare(torch.empty(0, 2, dtype=torch.long))
-        self.turn = torch.empty(0, dtype=torch.long)  # old classes in this epoch's order
-        self._seed = self._first = 0  # of the epoch's draws; the first step of the block that is drawn
+        self.turn = torch.empty(0, dtype=torch.long)  # old classes in the order of this epoch
+        self._seed = self._first = 0  # the seed of this epoch; the first step of the current block of draws
         self._block: tuple[Tensor, ...] = ()
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -71,7 +75,7 @@ class FusedAdapter(FrozenImages, nn.Module):
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
         self.tasks.append(task.classes)
-        if task.index == 0:  # as torch draws a linear layer; here, so that runs that share a backbone draw the same
+        if task.index == 0:  # as torch's linear layers; drawn here, so that runs trained together get equal values
             bound = len(self.adapter) ** -0.5
             self.adapter.copy_(torch.empty(self.adapter.shape).uniform_(-bound, bound))
         self.old.copy_(self.adapter)
@@ -83,10 +87,10 @@ class FusedAdapter(FrozenImages, nn.Module):
             self.compare(near_pairs(self.texts, task.classes.start, self.threshold))
 
     def compare(self, pairs: Tensor) -> None:
-        """(pairs, 2): old and new classes whose texts are near. Kept on the CPU for what is drawn, on the device for losses."""
+        """Store the old and new classes whose texts are near, (pairs, 2): on the CPU for sampling, on the device for losses."""
         self.pairs, self._pairs = pairs.cpu(), pairs.T.to(self.texts.device)
 
-    def begin_epoch(self, phase: object, epoch: int) -> None:
+    def begin_epoch(self, phase: Phase, epoch: int) -> None:
         self.turn = torch.randperm(phase.task.classes.start)
         self._seed, self._block = int(torch.randint(2**62, ())), ()
 
@@ -98,7 +102,7 @@ class FusedAdapter(FrozenImages, nn.Module):
         return {name: loss[0] for name, loss in self.losses_of(self.adapter[None], alone).items()}
 
     def drawn(self, known: Known, phase: object) -> Drawn:
-        """Of the images, of the old classes whose turn it is, and of those with a neighbour among the new."""
+        """Return the features of the images and sample pseudo-features of old classes for this step."""
         if not len(self.turn):
             return Drawn(known.frozen, known.labels, known.frozen.new_empty(0, self.per_pair, known.frozen.shape[1]))
         labels, features, near = self.old_of(known.step)
@@ -106,9 +110,9 @@ class FusedAdapter(FrozenImages, nn.Module):
         return Drawn(both, torch.cat([known.labels, labels.repeat_interleave(self.per_class)]), near)
 
     def old_of(self, step: int) -> tuple[Tensor, ...]:
-        """For a step of this epoch: old classes (classes,), their features and those of the near pairs, (…, count, width).
+        """Return old classes, (classes,), their pseudo-features, (classes, count, width), and those of near pairs for a step.
 
-        Several steps are drawn at a time, from a stream that the epoch and the block decide.
+        Several steps are sampled at a time. The seed depends only on the epoch and the block of steps.
         """
         size = max(1, AHEAD // (self.classes_drawn * self.per_class + len(self.pairs) * self.per_pair))
         first = step - step % size
@@ -126,7 +130,7 @@ class FusedAdapter(FrozenImages, nn.Module):
         return tuple(part[step - first] for part in self._block)
 
     def losses_of(self, adapters: Tensor, drawn: Drawn) -> dict[str, Tensor]:
-        """Losses of several runs, (runs,) each: from their adapters and what was drawn for them, one behind another."""
+        """Return the losses of several runs, (runs,) each, from their stacked adapters and inputs."""
         with exact(adapters):
             texts = self.texts.expand(len(adapters), -1, -1)
             logits = self.backbone.logit_scale.float() * torch.bmm(adapted(drawn.features, adapters), texts.mT)
@@ -134,7 +138,7 @@ class FusedAdapter(FrozenImages, nn.Module):
             losses = {"ce": each.view(len(adapters), -1).mean(1)}
             if drawn.near.shape[1]:
                 old, new = self._pairs
-                closer = self.texts[new] - self.texts[old]  # to the new class than to its own
+                closer = self.texts[new] - self.texts[old]  # the direction from the own text to the new one
                 images = adapted(drawn.near.flatten(1, 2), adapters).view_as(drawn.near)
                 short = (self.margin + (images * closer[:, None]).sum(3)).clamp_min(0)
                 losses["hinge"] = self.hinge * short.flatten(1).mean(1)
@@ -144,7 +148,7 @@ class FusedAdapter(FrozenImages, nn.Module):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        """Statistics of the features as they come, then the merge: tests see the merged map, and the next task begins at it."""
+        """Store the statistics of the unadapted features, then merge. Tests and the next task use the merged adapter."""
         features = self.frozen.of(task.train_plain)
         labels = task.train_plain.labels.to(features.device)
         with exact(features):
@@ -154,11 +158,11 @@ class FusedAdapter(FrozenImages, nn.Module):
                 self.adapter.copy_(self.merged(self.old.double(), self.adapter.double()))
 
     def merged(self, old: Tensor, new: Tensor) -> Tensor:
-        """In double precision. The new one as it is, unless a method says otherwise."""
+        """Return the merged adapter in double precision. By default this is the new one."""
         return new
 
     def embedded(self, frozen: Tensor) -> Tensor:
-        """(images, width), normalised: where images and texts are compared."""
+        """Return adapted features, (images, width), normalised, to be compared with texts."""
         with exact(frozen):
             return F.normalize(frozen @ self.adapter.T, dim=1)
 
@@ -167,12 +171,12 @@ class FusedAdapter(FrozenImages, nn.Module):
 
 
 def adapted(features: Tensor, adapters: Tensor) -> Tensor:
-    """(runs, rows, width) behind the adapter of each run, normalised."""
+    """Apply the adapter of each run to its features, (runs, rows, width), and normalise."""
     return F.normalize(torch.bmm(features, adapters.mT), dim=2)
 
 
 def near_pairs(texts: Tensor, first_new: int, threshold: float) -> Tensor:
-    """(pairs, 2): old and new classes whose normalised texts are less than `threshold` apart, by the old one."""
+    """Return old and new classes whose normalised texts are less than `threshold` apart, (pairs, 2), sorted by old class."""
     return (torch.cdist(texts[:first_new].double(), texts[first_new:].double()) < threshold).nonzero() + texts.new_tensor(
         [0, first_new], dtype=torch.long
     )

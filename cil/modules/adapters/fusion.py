@@ -1,4 +1,4 @@
-"""One matrix out of an old and a new one."""
+"""Merges an old and a new matrix into one."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,20 @@ PLAIN = {"average": 0.5, "new": 1.0, "old": 0.0}  # the weight of the new matrix
 
 
 def decomposed(old: Tensor, new: Tensor, bias: float) -> Tensor:
-    """RAPF: in the left basis of the old matrix each coordinate keeps a share of its change, at least `bias`.
+    """RAPF: in the left singular basis of the old matrix, each coordinate keeps a share of its change, at least `bias`.
 
-    Those that moved most keep all of it.
+    The share grows with the size of the change; the largest change is kept whole.
     """
     basis = torch.linalg.svd(old)[0]
     change = basis.T @ (new - old)
-    most = change.abs().max()
-    if most == 0:
+    largest = change.abs().max()
+    if largest == 0:
         return old.clone()
-    return old + basis @ ((change.abs() / most + bias).clamp_max(1) * change)
+    return old + basis @ ((change.abs() / largest + bias).clamp_max(1) * change)
 
 
 def low_rank(matrix: Tensor, energy: float) -> tuple[Tensor, Tensor]:
-    """(rows, rank) and (rank, columns) whose product has at least this share of the squared singular values."""
+    """Factor a matrix: (rows, rank) · (rank, columns) has at least the share `energy` of its squared singular values."""
     u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
     share = values.square().cumsum(0)
     rank = min(int((share < energy * share[-1]).sum()) + 1, len(values))
@@ -29,9 +29,10 @@ def low_rank(matrix: Tensor, energy: float) -> tuple[Tensor, Tensor]:
 
 
 def stacked(old: Tensor, new: Tensor, weight: float, energy: float) -> tuple[Tensor, tuple[int, int]]:
-    """AWPF: the factors side by side, so that their product has no cross terms; and the rank of each matrix.
+    """AWPF: concatenate low-rank factors of both matrices, so that their product has no cross terms.
 
-    With all of the energy this is the weighted mean, with `weight` for the new matrix.
+    Returns the merged matrix and the ranks of the old and the new one. `weight` is that of the new matrix; with `energy=1`
+    the result is the weighted mean.
     """
     (tall_old, wide_old), (tall_new, wide_new) = low_rank(old, energy), low_rank(new, energy)
     tall, wide = torch.cat([(1 - weight) * tall_old, weight * tall_new], 1), torch.cat([wide_old, wide_new])

@@ -1,4 +1,4 @@
-"""Adapters beside the MLPs of a frozen transformer (AdaptFormer, NeurIPS 2022), and several sets of them at once."""
+"""Adapters parallel to the MLPs of a frozen transformer (AdaptFormer, NeurIPS 2022)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Adapter(nn.Module):
-    """`scale` · up(relu(down(x))) of the residual stream. It adds nothing until it has learned."""
+    """Computes `scale` · up(relu(down(x))) of the residual stream. Its initial output is zero."""
 
     def __init__(self, width: int, bottleneck: int, scale: float, dropout: float) -> None:
         super().__init__()
@@ -19,23 +19,23 @@ class Adapter(nn.Module):
         self.scale, self.dropout = scale, nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, width) → the same"""
+        """(batch, tokens, width) → (batch, tokens, width)."""
         return self.scale * self.up(self.dropout(self.down(x).relu()))
 
 
 class Adapters(nn.ModuleList):
-    """A set: one a block."""
+    """A set of adapters, one for each block."""
 
     def __init__(self, depth: int, width: int, *, bottleneck: int, scale: float, dropout: float) -> None:
         super().__init__(Adapter(width, bottleneck, scale, dropout) for _ in range(depth))
 
 
 def side_by_side(sets: Sequence[Adapters]) -> list[Callable[[Tensor], Tensor]]:
-    """For each block all sets as one: of a batch in as many equal parts as there are sets, each part goes through its own."""
-    return [_beside(list(block)) for block in zip(*sets, strict=True)]
+    """Combine several sets: for each block, a function that splits the batch equally and applies one set to each part."""
+    return [_combined(list(block)) for block in zip(*sets, strict=True)]
 
 
-def _beside(adapters: Sequence[Adapter]) -> Callable[[Tensor], Tensor]:
+def _combined(adapters: Sequence[Adapter]) -> Callable[[Tensor], Tensor]:
     def stacked(layer: str, part: str) -> Tensor:
         return torch.stack([getattr(getattr(adapter, layer), part) for adapter in adapters])
 

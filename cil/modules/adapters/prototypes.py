@@ -1,4 +1,4 @@
-"""Class prototypes in the subspaces of several adapters, those that were never measured made up from those that were (EASE)."""
+"""Class prototypes in the subspaces of several adapters; missing ones are synthesised from known ones (EASE)."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def synthesised(own: Tensor, others_own: Tensor, others: Tensor) -> Tensor:
-    """An old class in a newer subspace.
+    """Return the prototype of an old class in a newer subspace, (width',): a mean of newer classes, weighted by similarity.
 
-    `own`: (width,) its prototype in the subspace of its task; `others_own`: (classes, width) newer classes in that subspace;
-    `others`: (classes, width') the same classes in the newer one, of which a mean by similarity is taken.
+    `own`: (width,), its prototype in the subspace of its own task; `others_own`: (classes, width), the newer classes in that
+    subspace; `others`: (classes, width'), the same newer classes in the newer subspace.
     """
     return F.cosine_similarity(others_own, own[None]).softmax(0) @ others
 
 
 def scores(features: Sequence[Tensor], prototypes: Sequence[Tensor], task_of: Tensor, others: float) -> Tensor:
-    """(batch, classes): the cosine in the subspace of a class's own task, and `others` times the mean of those in the rest.
+    """Return scores, (batch, classes): the cosine in the subspace of a class's task plus `others` · the mean over the rest.
 
     `features[s]`: (batch, width), `prototypes[s]`: (classes, width) in subspace s; `task_of`: (classes,).
     """

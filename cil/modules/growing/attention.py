@@ -1,6 +1,6 @@
 """Self-attention over a grid of patches: plain, gated between content and position (ConViT), or locality-preserved (LPA).
 
-All three see the same positions and have the same parts, so that a backbone takes one by its name.
+All three have the same interface, so that a backbone selects one by its name.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def relative(side: int) -> Tensor:
-    """(patches, patches, 3): of each key seen from each query, columns and rows away and the squared distance."""
+    """Return the offset of each key from each query in columns and rows, and its square: (patches, patches, 3)."""
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     places = torch.stack([column.flatten(), row.flatten()], 1).float()
     away = places - places[:, None]
@@ -19,7 +19,7 @@ def relative(side: int) -> Tensor:
 
 
 def neighbourhood(heads: int) -> Tensor:
-    """(⌊√heads⌋², 3): position weights of the heads that each look at one place of a square around the query."""
+    """Return initial position weights, (⌊√heads⌋², 3): each head attends to one place of a square around the query."""
     side = math.isqrt(heads)
     centre = side // 2 if side % 2 else (side - 1) / 2
     places = [(2 * (across - centre), 2 * (down - centre), -1.0) for across in range(side) for down in range(side)]
@@ -27,39 +27,39 @@ def neighbourhood(heads: int) -> Tensor:
 
 
 class PlainAttention(nn.Module):
-    """By content alone. The others change which patches a head looks at (`maps`), and what they begin with (`reset`)."""
+    """Self-attention by content alone. Subclasses change the attention maps (`maps`) and initial values (`reset`)."""
 
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
         self.heads = heads
         self.qk, self.v = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
-        self.register_buffer("relative", relative(side), persistent=False)  # follows the module to its device
+        self.register_buffer("relative", relative(side), persistent=False)  # a buffer moves to the device with the module
 
     def reset(self) -> None:
-        """Initial values that are the layer's own, after the network's common ones."""
+        """Set initial values specific to this layer. The network calls it after its common initialisation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, patches, width) → the same."""
+        """(batch, patches, width) → (batch, patches, width)."""
         values = self.v(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         return self.out(self.looked(x, values).transpose(1, 2).flatten(2))
 
     def looked(self, x: Tensor, values: Tensor) -> Tensor:
-        """maps(x) @ values."""
+        """Return maps(x) @ values."""
         return self.maps(x) @ values
 
     def content(self, x: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-        """(batch, heads, patches, patches): q·k / √d, times a weight of each head."""
+        """Return q·k / √d times a weight per head, (batch, heads, patches, patches)."""
         query, key = self.qk(x).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return (query * (weight / math.sqrt(query.shape[-1]))) @ key.mT
 
     def maps(self, x: Tensor) -> Tensor:
-        """(batch, heads, queries, keys), each query's sum is 1."""
+        """Return the attention maps, (batch, heads, queries, keys); they sum to 1 over the keys."""
         return self.content(x).softmax(3)
 
 
 class GatedAttention(PlainAttention):
-    """GPSA (d'Ascoli et al. 2021): a gate of each head mixes a map by content with one by position."""
+    """GPSA (d'Ascoli et al. 2021): a gate per head mixes an attention map by content with one by position."""
 
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__(width, heads, side)
@@ -71,30 +71,33 @@ class GatedAttention(PlainAttention):
         place(self.position.weight)
 
     def maps(self, x: Tensor) -> Tensor:
-        share, by_place = self.shares()
-        return (1 - share) * self.content(x).softmax(3) + share * by_place
+        gate, by_position = self.shares()
+        return (1 - gate) * self.content(x).softmax(3) + gate * by_position
 
     def looked(self, x: Tensor, values: Tensor) -> Tensor:
-        """The map by position is the same for all images, so that they are looked at together."""
-        share, by_place = self.shares()
-        return (1 - share) * (self.content(x).softmax(3) @ values) + torch.einsum("hnm,bhmd->bhnd", share * by_place, values)
+        """Return maps(x) @ values. The map by position is the same for all images, so it is not expanded over the batch."""
+        gate, by_position = self.shares()
+        return (1 - gate) * (self.content(x).softmax(3) @ values) + torch.einsum("hnm,bhmd->bhnd", gate * by_position, values)
 
     def shares(self) -> tuple[Tensor, Tensor]:
-        """(heads, 1, 1) and (heads, patches, patches). Both maps sum to 1; ConViT divides their sum by itself once more."""
+        """Return the gates, (heads, 1, 1), and the maps by position, (heads, patches, patches).
+
+        ConViT normalises the mixed map again; that is not needed, since both maps already sum to 1.
+        """
         return self.gate.sigmoid()[:, None, None], self.position(self.relative).permute(2, 0, 1).softmax(2)
 
 
 class LocalAttention(PlainAttention):
-    """LPA (Zheng et al., ICME 2023): one softmax over position and content, whose weight of each head starts near zero.
+    """LPA (Zheng et al., ICME 2023): one softmax over position and content; the weight of content starts near zero.
 
-    The released layer maps the scores of all heads onto each and keeps the diagonal; this is the same function at 1/heads
-    of the cost.
+    The released layer computes scores for all pairs of heads and keeps the diagonal. This computes the same function at
+    1/heads of the cost.
     """
 
     def __init__(self, width: int, heads: int, side: int, spread: float | None = None) -> None:
-        """`spread`: of the initial weights of content; None: of all weights."""
+        """`spread`: the std of the initial content weights; None: the std of all other weights."""
         super().__init__(width, heads, side)
-        self.position = nn.Linear(4, heads, bias=False)  # of a head: columns, rows, squared distance, content
+        self.position = nn.Linear(4, heads, bias=False)  # inputs: columns, rows, squared distance, content
         self.spread = spread
 
     @torch.no_grad()
@@ -106,8 +109,8 @@ class LocalAttention(PlainAttention):
             self.position.weight[:, 3] = nn.init.trunc_normal_(drawn, std=self.spread) if self.spread else drawn
 
     def maps(self, x: Tensor) -> Tensor:
-        by_place = F.linear(self.relative, self.position.weight[:, :3]).permute(2, 0, 1)
-        return (self.content(x, self.position.weight[:, 3, None, None]) + by_place).softmax(3)
+        by_position = F.linear(self.relative, self.position.weight[:, :3]).permute(2, 0, 1)
+        return (self.content(x, self.position.weight[:, 3, None, None]) + by_position).softmax(3)
 
 
 ATTENTIONS = {"plain": PlainAttention, "gated": GatedAttention, "local": LocalAttention}
@@ -115,13 +118,13 @@ ATTENTIONS = {"plain": PlainAttention, "gated": GatedAttention, "local": LocalAt
 
 @torch.no_grad()
 def place(weight: Tensor) -> None:
-    """Heads of a square of neighbours look at their places; those that are left over keep their initial values."""
+    """Set the position weights of the first ⌊√heads⌋² heads to `neighbourhood`; the other heads keep their values."""
     known = neighbourhood(len(weight))
     weight[: len(known), :3] = known.to(weight)
 
 
 class TaskAttention(nn.Module):
-    """Class attention of tokens that see themselves and all patches, but not one another (the TAB's inner layer)."""
+    """Class attention: each token attends to itself and all patches, but not to other tokens (the inner layer of the TAB)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -132,7 +135,7 @@ class TaskAttention(nn.Module):
     def forward(self, tokens: Tensor, patches: Tensor) -> Tensor:
         """(batch, tokens, width) and (batch, patches, width) → (batch, tokens, width).
 
-        The patches' keys and values are computed once for all tokens.
+        The keys and values of the patches are computed once for all tokens.
         """
 
         def split(x: Tensor) -> Tensor:
@@ -146,6 +149,6 @@ class TaskAttention(nn.Module):
 
 
 def nonlocality(maps: Tensor, side: int) -> Tensor:
-    """(…, queries, keys) → (…): the mean distance in patches at which a query looks."""
+    """Return the mean attention distance in patches: (…, queries, keys) → (…)."""
     distance = relative(side)[..., 2].sqrt().to(maps)
     return (maps * distance).sum(-1).mean(-1)

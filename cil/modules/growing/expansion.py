@@ -1,4 +1,4 @@
-"""A network that grows with its tasks: extractors that are kept, and a gate that says which of them matter."""
+"""Parts of a network that grows with its tasks: frozen feature extractors, and a gate that weights them."""
 
 from collections.abc import Sequence
 
@@ -15,25 +15,28 @@ from cil.modules.statistics.centroids import attraction, matched, weights
 
 
 class Extractor(FrozenCopy):
-    """That of an earlier task."""
+    """The frozen feature extractor of an earlier task."""
 
     def answer(self, images: Tensor) -> Tensor:
         return self.backbone(images)
 
 
 class Gate(Kept):
-    """A network of its own whose embedding of an image lies near one of the centroids of the image's task."""
+    """Predicts the task of an image: a network embeds the image near one of the centroids of its task (MCG)."""
+
+    centroid_of: Tensor  # (classes,): the centroid that each class is matched with
+    matched_at: Tensor  # (2,): task and epoch of the last matching
 
     growing = ("centroid_of",)
 
     def __init__(self, body: nn.Module, width: int, each: int, temperature: float, *, learns: bool) -> None:
-        """`each`: centroids of a task. `learns`: the body too, and not the two layers on it alone."""
+        """`each`: the number of centroids per task. `learns`: whether to train the body too, not only the two layers on it."""
         super().__init__()
         self.body, self.each, self.temperature, self.learns = body, each, temperature, learns
         self.head = nn.Sequential(nn.Linear(body.width, width), nn.ReLU(), nn.Linear(width, width))
         self.centroids = nn.Parameter(torch.empty(0, width))  # (tasks · each, width)
-        self.register_buffer("centroid_of", torch.empty(0, dtype=torch.long))  # (classes,)
-        self.register_buffer("matched_at", torch.full((2,), -1))  # task and epoch
+        self.register_buffer("centroid_of", torch.empty(0, dtype=torch.long))
+        self.register_buffer("matched_at", torch.full((2,), -1))
 
     def train(self, mode: bool = True) -> "Gate":
         super().train(mode)
@@ -50,25 +53,27 @@ class Gate(Kept):
         return [*body, *self.head.parameters(), self.centroids]
 
     def embedded(self, images: Tensor) -> Tensor:
-        """(batch, width), of length 1."""
+        """Return unit-length embeddings, (batch, width)."""
         return F.normalize(self.head(self.body(images)).float(), dim=1)
 
     def unit(self) -> Tensor:
         return F.normalize(self.centroids, dim=1)
 
     def loss(self, images: Tensor, labels: Tensor, first: int) -> Tensor:
-        """`first`: of the tasks whose centroids compete."""
+        """Return the loss that pulls images to their centroids. Only centroids of the tasks from `first` on are negatives."""
         start = first * self.each
         return attraction(self.embedded(images), self.unit()[start:], self.centroid_of[labels] - start, self.temperature)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, tasks), of sum 1."""
+        """Return the weights of the tasks, (batch, tasks); they sum to 1."""
         return weights(self.embedded(images), self.unit(), self.each, self.temperature)
 
     @torch.no_grad()
     def match(self, images: LabelledImages, view: View, tasks: Sequence[range], now: tuple[int, int]) -> None:
-        """Each class of a task with one of its centroids, by the mean embedding of its images; once an epoch, also where a
-        run goes on in the middle of one."""
+        """Match each class with a centroid of its task by the mean embedding of its images.
+
+        `now` is the task and the epoch: the matching is done once per epoch, also if a run is resumed within it.
+        """
         if self.matched_at.tolist() == list(now):
             return
         learned, device = self.training, self.centroids.device

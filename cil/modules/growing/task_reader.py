@@ -1,4 +1,4 @@
-"""A head a task, on what tokens read from the patches of an image."""
+"""One linear head per task, on the outputs of tokens that attend to the patches of an image."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ def head(width: int, classes: int) -> nn.Sequential:
 
 
 class TaskReader(nn.Module):
-    """One token that all heads share, the backbone's, or a token a task, of which the first is the backbone's."""
+    """Heads that share the backbone's token, or that have one token per task, the first of which is the backbone's."""
 
     def __init__(self, width: int, *, token_a_task: bool, std: float) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class TaskReader(nn.Module):
         self.heads.append(head(self.width, classes))
 
     def read(self, backbone: nn.Module, images: Tensor) -> Tensor:
-        """(batch, tokens, width)."""
+        """Return the outputs of the tokens, (batch, tokens, width)."""
         return backbone(images, torch.cat([backbone.token, *self.tokens], 1))
 
     def classify(self, read: Tensor) -> Tensor:

@@ -1,24 +1,24 @@
-"""Two numbers a task that make its logits comparable with those of older ones (BiC's second stage)."""
+"""Bias correction: a factor and a shift per task that balance new and old logits (BiC's second stage)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STEPS = 100  # of L-BFGS, which needs a dozen
+STEPS = 100  # the limit for L-BFGS, which needs about twelve
 
 
 def corrected(logits: Tensor, pairs: Tensor, tasks: Tensor) -> Tensor:
-    """`pairs`: (tasks, 2), a factor and a shift of each; `tasks`: (classes,) whose class it is."""
+    """Correct logits, (batch, classes). `pairs`: (tasks, 2), factor and shift; `tasks`: (classes,), the task of each class."""
     return logits * pairs[tasks, 0] + pairs[tasks, 1]
 
 
 def fitted(
     logits: Tensor, labels: Tensor, new: slice, *, twice: bool = False, pull: tuple[float, float] = (0.0, 0.0)
 ) -> Tensor:
-    """(2,): the factor and the shift of the `new` classes with the least cross-entropy. It is convex in both.
+    """Return the factor and shift of the `new` classes, (2,), that minimise the cross-entropy, which is convex in both.
 
-    `twice`: of the softmax of a softmax, as PyCIL has it. `pull`: of the factor towards 1 and of the shift towards 0, times
-    half the square: without one there is no least where the images can be told apart without a mistake.
+    `twice`: apply softmax twice, as PyCIL does. `pull`: L2 penalties (½ · weight · square) that pull the factor to 1 and the
+    shift to 0. Without them there is no minimum if the images can be separated without errors.
     """
     logits = logits.detach().double()
     start, pulls = logits.new_tensor([1.0, 0.0]), logits.new_tensor(pull)

@@ -1,15 +1,18 @@
-"""Methods that see images through a frozen tower alone."""
+"""Base class of methods that see images only through a frozen encoder."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 
 class FrozenImages:
-    """A method's `predict` by way of the feature of an image, not normalised; the method adds `predict_from`.
+    """Predicts from the frozen feature of an image, not normalised. The method adds `predict_from`.
 
-    Results of this `frozen_stage`, and of no other, are kept on disk for every run.
+    The outputs of this `frozen_stage`, and of no other, are cached on disk for later runs.
     """
 
     backbone: nn.Module
+    predict_from: Callable[..., Tensor]
 
     def predict(self, images: Tensor) -> Tensor:
         return self.predict_from(self.frozen_stage(images), lambda: images)

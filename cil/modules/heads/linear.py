@@ -1,4 +1,4 @@
-"""Linear classifiers over classes that arrive in tasks."""
+"""Linear and cosine classifiers for class-incremental learning."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from cil.modules.heads.cosine import scores
 
 
 class GrowingLinear(nn.Module):
-    """A linear layer over the classes seen; new rows are drawn from a normal with std 0.02, new biases are zero."""
+    """A linear layer over the classes seen. New rows are drawn from N(0, 0.02²); new biases are zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -16,19 +16,19 @@ class GrowingLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(0))
 
     def grow(self, classes: int) -> None:
-        """Have `classes` rows; those that exist keep their values."""
+        """Grow to `classes` rows. Existing rows keep their values."""
         new = classes - len(self.weight)
         rows = torch.randn(new, self.weight.shape[1]).mul_(0.02).to(self.weight.device)
         self.weight = nn.Parameter(torch.cat([self.weight.data, rows]))
         self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(new)]))
 
     def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
-        """(batch, width) → (batch, classes) logits; of the others nothing is computed and nothing learned."""
+        """(batch, width) → logits, (batch, classes), of the given `classes` only; the others get no gradient."""
         return F.linear(features, self.weight[classes], self.bias[classes])
 
 
 class CosineHead(nn.Module):
-    """A scale that learns, from 1 on, times the cosine between a feature and the row of a class."""
+    """Scaled cosine between features and the row of each class. The scale is learned and starts at 1."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -36,5 +36,5 @@ class CosineHead(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, width) → (batch, classes)"""
+        """(batch, width) → (batch, classes)."""
         return scores(self.scale, F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))

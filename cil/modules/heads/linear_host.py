@@ -1,4 +1,4 @@
-"""A network that learns whole, with a linear head: what most rows of the literature start from."""
+"""A fully trained backbone with a linear head, the base of most rehearsal and regularisation methods."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from cil.modules.rehearsal.frozen_copy import FrozenCopy
 
 
 class LinearHost(nn.Module):
-    """Every weight of the backbone learns, and a head over the classes seen, which grows with each task."""
+    """Trains the whole backbone and a linear head that grows with each task."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LinearHost(nn.Module):
 
 
 class Teacher(FrozenCopy):
-    """The logits that a host gave before its head grew."""
+    """A frozen copy of a host before its head grows. It returns the logits of the old classes."""
 
     def __init__(self, host: LinearHost) -> None:
         super().__init__(backbone=host.backbone, head=host.head)

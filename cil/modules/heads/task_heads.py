@@ -1,4 +1,4 @@
-"""A linear head for each task: one learns while the others keep their values, weight decay included."""
+"""One linear head per task. While one is trained, weight decay cannot change the others."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from cil.modules.heads.linear import GrowingLinear
 
 
 class TaskHeads(nn.ModuleList):
-    """Logits stand in the order of the classes, as in one head over all of them; a slice has those of some tasks."""
+    """A list of heads whose logits are concatenated in class order. A slice gives the logits of some tasks."""
 
     def add(self, width: int, classes: int) -> None:
         self.append(GrowingLinear(width))

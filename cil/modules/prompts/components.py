@@ -1,4 +1,4 @@
-"""A pool of components of which every image gets its own mixture as prefixes (CODA-Prompt: Smith et al., CVPR 2023)."""
+"""A pool of prompt components; each image gets its own weighted sum of them (CODA-Prompt: Smith et al., CVPR 2023)."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from cil.modules.heads.cosine import exact
 from cil.modules.statistics.orthogonal import crooked, gram_schmidt
 
-TINY = 1e-24  # of a squared length
+TINY = 1e-24  # the least squared norm
 
 
 class Components(nn.Module):
-    """In each of several blocks a component has a prompt, a key and an attention vector.
+    """Components for several blocks. Each has a prompt, a key and an attention vector in each block.
 
-    Those of a task are parameters of their own: older ones stay as they are because no phase names them.
+    The components of each task are separate parameters. Older ones stay fixed because no phase trains them.
     """
 
     def __init__(self, blocks: int, length: int, width: int) -> None:
@@ -28,7 +28,7 @@ class Components(nn.Module):
         return self.prompts, self.keys, self.attention
 
     def grow(self, count: int) -> None:
-        """`count` more in each block, at right angles to those that are there."""
+        """Add `count` components to each block, orthogonal to the existing ones."""
         for kind, shape in zip(self.kinds, self.shapes):
             drawn = torch.randn(self.blocks, count, *shape)
             old = torch.cat([drawn[:, :0], *(each.data.cpu() for each in kind)], 1)
@@ -38,9 +38,9 @@ class Components(nn.Module):
         return [kind[-1] for kind in self.kinds]
 
     def weights(self, queries: Tensor) -> Tensor:
-        """(batch, width) → (batch, blocks, components): cosine of query ∘ attention vector and key.
+        """Return the cosine of query ∘ attention vector and key: (batch, width) → (batch, blocks, components).
 
-        A product with (attention ∘ unit key) and one of the squares: nothing of batch · components · width is made.
+        Computed from two matrix products, so that no (batch, components, width) tensor is needed.
         """
         attention, keys = (torch.cat([*kind], 1).flatten(0, 1) for kind in (self.attention, self.keys))
         with exact(queries):
@@ -49,12 +49,12 @@ class Components(nn.Module):
             return (queries @ (attention * F.normalize(keys, dim=1)).T / lengths).unflatten(1, (self.blocks, -1))
 
     def forward(self, queries: Tensor) -> Tensor:
-        """(batch, width) → (blocks, batch, length, width): of each block the weighted sum of its prompts."""
+        """Return the weighted sum of the prompts of each block: (batch, width) → (blocks, batch, length, width)."""
         with exact(queries):
             return torch.einsum("bnm,nmlw->nblw", self.weights(queries), torch.cat([*self.prompts], 1))
 
     def crooked(self) -> Tensor:
-        """How far they are from right angles and length 1, summed over blocks and the three kinds."""
+        """Return the orthogonality loss, summed over blocks and over prompts, keys and attention vectors."""
         with exact(self.keys[0]):
             return torch.stack([crooked(rows) for rows in self._each()]).sum()
 

@@ -1,4 +1,4 @@
-"""A pool of prompts, each with a key: which of them does an image get? (L2P, CVPR 2022; DualPrompt, ECCV 2022.)"""
+"""Selects prompts from a pool by the similarity of an image's query and the prompts' keys (L2P and DualPrompt, 2022)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,25 +10,25 @@ from cil.common.switches import switches
 
 
 def uniform(*shape: int) -> nn.Parameter:
-    """Drawn from U(−1, 1), as the released code does for prompts and keys."""
+    """Return a parameter drawn from U(−1, 1), the released code's initialisation of prompts and keys."""
     return nn.Parameter(torch.rand(shape).mul_(2).sub_(1))
 
 
 def similarity(queries: Tensor, keys: Tensor) -> Tensor:
-    """(batch, width), (prompts, width) → (batch, prompts) cosines."""
+    """Return cosine similarities: (batch, width), (prompts, width) → (batch, prompts)."""
     return unit(queries) @ unit(keys).T
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Rows of length one; a shorter one than 1e-6 is not blown up further (the released code's form)."""
+    """Normalise rows to length 1. Norms below 1e-6 are treated as 1e-6, as in the released code."""
     return rows * rows.square().sum(1, keepdim=True).clamp_min(1e-12).rsqrt()
 
 
 def match(likeness: Tensor, count: int, *, vote: bool) -> Tensor:
-    """The `count` prompts of largest `likeness` (batch, prompts): (batch, count) numbers.
+    """Return the indices of the `count` prompts with the largest `likeness` (batch, prompts): (batch, count).
 
-    With `vote` the images of a batch choose together: the prompts that most of them would have taken, (1, count). The
-    lowest number wins a tie, as in the authors' JAX; in the PyTorch port that depends on the device.
+    With `vote`, the whole batch gets the prompts that most of its images select, (1, count). The lowest index wins a tie, as
+    in the authors' JAX code; in the PyTorch port ties depend on the device.
     """
     chosen = likeness.detach().topk(count, 1).indices
     if not vote:
@@ -38,7 +38,7 @@ def match(likeness: Tensor, count: int, *, vote: bool) -> Tensor:
 
 
 def pull(likeness: Tensor, chosen: Tensor) -> Tensor:
-    """The mean over images of the summed likeness of their prompts; its gradient reaches the keys of those alone."""
+    """Return the mean over images of the summed likeness of their prompts. Only the keys of chosen prompts get a gradient."""
     return likeness.gather(1, chosen.expand(len(likeness), -1)).sum(1).mean()
 
 
@@ -58,8 +58,8 @@ class Choice:
 
 
 def needs_test_batch(test_batch: int | None, **batchwise: bool) -> None:
-    """Refuse `batchwise` switches that are on while no `test_batch` is said."""
+    """Raise an error if a `batchwise` setting is on and there is no `test_batch`."""
     for key, on in batchwise.items():
         if on and test_batch is None:
-            raise UserError(f"method.{key}=true makes answers depend on which test images are scored together; say how many, "
-                            f"as in method.test_batch=16 method.{key}=true")  # fmt: skip
+            raise UserError(f"method.{key}=true makes answers depend on which test images are scored together; set their "
+                            f"number, as in method.test_batch=16 method.{key}=true")  # fmt: skip

@@ -1,17 +1,17 @@
-"""What a student is told by a teacher's logits over its first classes."""
+"""Distillation losses. The teacher's logits cover the first (old) classes of the student."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def softened(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of softmaxes at a temperature, the mean over images (LwF, iCaRL of PyCIL, BiC); no factor of its square."""
+    """Return the mean cross-entropy of softmaxes at a temperature T, without the factor T² (LwF, PyCIL's iCaRL, BiC)."""
     own = (logits[:, : teacher.shape[1]] / temperature).log_softmax(1)
     return -((teacher / temperature).softmax(1) * own).sum(1).mean()
 
 
 def sigmoids(logits: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-    """Each class by itself, old ones towards the teacher's sigmoid: summed over classes, the mean over images (iCaRL)."""
+    """Return the binary cross-entropy, summed over classes; the targets of old classes are the teacher's sigmoids (iCaRL)."""
     known = teacher.shape[1]
     wanted = targets.clone()
     wanted[:, :known] = teacher.sigmoid()

@@ -1,4 +1,4 @@
-"""A memory of images that stand for their class."""
+"""A memory of exemplar images of each class."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,16 +17,16 @@ IMAGES = 128  # at a time, for herding
 
 
 class Exemplars(Memory):
-    """`herding`: those whose mean is nearest to that of the class (iCaRL); `random`: any (L2P's buffer); `first`: those that
-    the data set has first (iTAML, ARI)."""
+    """Selects exemplars by `herding` (mean nearest to the class mean: iCaRL), at `random` (L2P's buffer), or takes the `first`
+    images of the dataset (iTAML, ARI)."""
 
     def __init__(self, total: int, per_class: int | None, selection: str) -> None:
         super().__init__(total, per_class)
         self.selection = selection
-        self.register_buffer("device_of", torch.empty(0), persistent=False)  # images are looked at where this lies
+        self.register_buffer("device_of", torch.empty(0), persistent=False)  # its device is where features are computed
 
     def check(self, scenario: Scenario) -> None:
-        """Stop where classes will be more than there is room for."""
+        """Raise an error if the memory is smaller than the number of classes."""
         classes = max(max(len(task.dataset), len(task.remembered)) for task in scenario)
         if self.per_class is None and 0 < self.total < classes:
             raise UserError(f"method.memory={self.total} holds no image of each of {classes} classes; type "
@@ -34,7 +34,7 @@ class Exemplars(Memory):
 
     @torch.no_grad()
     def choose(self, task: Task, features: Callable[[Tensor], Tensor]) -> None:
-        """When a task has been learned: its classes come in, the best image first, and old classes give of their last."""
+        """After a task: store images of its classes, the best first, and drop the last images of old classes."""
         self.keep(self.after(task, self._in_order(task, features)))
 
     def _in_order(self, task: Task, features: Callable[[Tensor], Tensor]) -> LabelledImages:
@@ -50,7 +50,7 @@ def by_herding(
     images: LabelledImages, features: Callable[[Tensor], Tensor], each: int, device: torch.device,
     order: Callable[[Tensor, int], Tensor] = nearest_sums,
 ) -> Tensor:  # fmt: skip
-    """Places of the images, class by class, at most `each` of one, the best first; as their view shows them."""
+    """Return indices of exemplars, class by class, at most `each` per class, the best first. Images pass their transform."""
     seen = (images.batch(places, device, torch.default_generator).images for places in torch.arange(len(images)).split(IMAGES))
     found = torch.cat([features(some).flatten(1).float().cpu() for some in seen])
     classes = ((images.labels == label).nonzero()[:, 0] for label in images.labels.unique())

@@ -1,4 +1,4 @@
-"""Networks as they were, to teach those that they have become."""
+"""Frozen copies of networks, used as teachers."""
 
 import copy
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class FrozenCopy(nn.Module):
-    """Copies of the parts by their names. Nothing in them learns, drops out or counts statistics; `answer` is theirs."""
+    """Copies the given modules, without gradients and always in evaluation mode. Subclasses define `answer`."""
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()

@@ -1,18 +1,19 @@
-"""Which images of a class stand for it best: greedy orders whose every beginning follows the mean of the class."""
+"""Herding: orders the images of a class greedily, so that the mean of the first ones approximates the class mean."""
 
 import torch
 from torch import Tensor
 
-ROUNDS = 1000  # an image may be found again and again
+ROUNDS = 1000  # a limit, since a round may find an image that is already chosen
 
 
 def nearest_sums(features: Tensor, count: int) -> Tensor:
-    """(images, width) of one class → the places of `count` images, the best first: iCaRL.
+    """Return the indices of `count` images of one class, the best first (iCaRL). `features`: (images, width).
 
-    Of those that are left the one is next whose mean with those before it lies nearest to the mean of all, normalised.
+    Each step adds the image for which the mean of the chosen ones is nearest to the class mean of normalised features.
     """
     features = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    mean, total, chosen = features.mean(0), torch.zeros_like(features[0]), []
+    mean, total = features.mean(0), torch.zeros_like(features[0])
+    chosen: list[int] = []
     for rank in range(1, min(count, len(features)) + 1):
         away = (mean - (features + total) / rank).square().sum(1)
         away[chosen] = torch.inf
@@ -22,10 +23,10 @@ def nearest_sums(features: Tensor, count: int) -> Tensor:
 
 
 def herded(features: Tensor, count: int) -> Tensor:
-    """The same, as DyTox and its successors compute it.
+    """Return the indices of `count` images of one class, as DyTox and its successors select them.
 
-    Normalised features are chosen whose sum follows the class mean; a target moves on whether or not its image is new. Places
-    that are still free after all rounds get the images that are left, in their order.
+    Each round takes the image with the largest product with a target, then adds the class mean minus that image to the target,
+    even if the image was already chosen. If images are missing after all rounds, the first unchosen ones are added.
     """
     features = features / (features.norm(dim=1, keepdim=True) + 1e-8)
     mean, target, wanted = features.mean(0), features.mean(0), min(count, len(features))

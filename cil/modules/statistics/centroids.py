@@ -1,4 +1,4 @@
-"""Which task an image is from: every task has several centroids, each of which a class is matched with (MCG)."""
+"""Predicts the task of an image: each task has several centroids, and each class is matched with one of them (MCG)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def matched(prototypes: Tensor, centroids: Tensor) -> Tensor:
-    """(classes, width) and (centroids, width), all of length 1 → which centroid each class of a task has.
+    """Return the index of the centroid of each class, (classes,), such that the sum of cosines is maximal.
 
-    The sum of cosines is the largest there is. More classes than centroids share them as evenly as they can.
+    `prototypes`: (classes, width) and `centroids`: (centroids, width), all of length 1. If there are more classes than
+    centroids, the classes are distributed as evenly as possible.
     """
     rounds = -(-len(prototypes) // len(centroids))
     cost = -(prototypes @ centroids.T).repeat(1, rounds).double().cpu().numpy()
@@ -17,11 +18,11 @@ def matched(prototypes: Tensor, centroids: Tensor) -> Tensor:
 
 
 def attraction(embedded: Tensor, centroids: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """(batch, width) towards their `own` centroids and away from all others: the mean over the batch."""
+    """Return the loss that pulls embeddings, (batch, width), to their `own` centroids and away from all others."""
     return F.cross_entropy(embedded @ centroids.T / temperature, own)
 
 
 def weights(embedded: Tensor, centroids: Tensor, each: int, temperature: float) -> Tensor:
-    """(batch, tasks): softmax of the best cosine in each task, which has `each` centroids in a row."""
+    """Return the softmax of the best cosine in each task, (batch, tasks). Each task has `each` consecutive centroids."""
     best = (embedded @ centroids.T).unflatten(1, (-1, each)).amax(2)
     return (best / temperature).softmax(1)

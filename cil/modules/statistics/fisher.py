@@ -1,4 +1,4 @@
-"""How much each weight matters for the answers given: the diagonal of the Fisher information (EWC)."""
+"""The diagonal of the Fisher information matrix, an estimate of the importance of each weight (EWC)."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-CHUNK = 16  # images whose gradients lie side by side
+CHUNK = 16  # images whose gradients are in memory at a time
 
 
 def per_sample(
     network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The mean over images of the squared gradient of log p(label), of the named parameters.
+    """Return the mean over images of the squared gradient of log p(label), for the named parameters.
 
-    `network` gives logits and is in evaluation mode: no image may depend on another. `first`: of the classes that compete.
+    `network` returns logits and is in evaluation mode, so that images do not depend on one another. The softmax is over the
+    classes from `first` on.
     """
     own, rest = parted(network, names)
 
@@ -28,7 +29,7 @@ def per_sample(
     total, count = {name: torch.zeros_like(value) for name, value in own.items()}, 0
     for images, labels in batches:
         for some, known in zip(images.split(CHUNK), labels.split(CHUNK)):
-            with sdpa_kernel(SDPBackend.MATH):  # the attention that a vmap knows
+            with sdpa_kernel(SDPBackend.MATH):  # the only attention that works with vmap
                 found = gradients(own, some, known)
             for name, each in found.items():
                 total[name] += each.square().sum(0)
@@ -39,7 +40,7 @@ def per_sample(
 def per_batch(
     network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0
 ) -> dict[str, Tensor]:  # fmt: skip
-    """As PyCIL, FACIL and Avalanche have it: the square of a batch's mean gradient, about 1/batch of the above."""
+    """Return the mean squared gradient of whole batches, as PyCIL, FACIL and Avalanche do: about 1/batch of `per_sample`."""
     own, rest = parted(network, names)
 
     def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
@@ -55,13 +56,13 @@ def per_batch(
 
 
 def parted(network: nn.Module, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The named parameters, and all else that the network is made of; none of it learns."""
+    """Split a network into the named parameters and all other parameters and buffers, all detached."""
     chosen, everything = set(names), {**dict(network.named_parameters()), **dict(network.named_buffers())}
     values = {name: value.detach() for name, value in everything.items()}
     return {k: v for k, v in values.items() if k in chosen}, {k: v for k, v in values.items() if k not in chosen}
 
 
 def drift(now: Mapping[str, Tensor], anchor: Mapping[str, Tensor], weight: Mapping[str, Tensor]) -> Tensor:
-    """½ Σ weight · (now − anchor)², over what existed at the anchor: of a head that has grown, its first rows."""
+    """Return ½ Σ weight · (now − anchor)². If a head has grown, only the rows that the anchor has are counted."""
     parts = [(weight[name] * (now[name][: len(old)] - old).square()).sum() for name, old in anchor.items()]
     return 0.5 * torch.stack(parts).sum()

@@ -1,4 +1,4 @@
-"""Data of a phase that learns from features drawn of what is known of classes, not from images."""
+"""Training data of a phase that learns from sampled features instead of images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from cil.data.frozen_features import Known
 
 @dataclass(frozen=True)
 class PseudoFeatures:
-    """What the trainer asks of labelled images, so that none is loaded; the method answers a batch with `losses_from`."""
+    """Takes the place of labelled images in the trainer; no image is loaded. The method defines `losses_from`."""
 
-    labels: Tensor  # of an epoch's samples
-    take: Callable[[Tensor], Tensor]  # places among them → (batch, width) of those that the method drew for this epoch
+    labels: Tensor  # of the samples of an epoch
+    take: Callable[[Tensor], Tensor]  # indices → (batch, width), features that the method sampled for this epoch
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,8 +1,8 @@
-"""Bases of the directions that old inputs take up, and the projection of rows out of them.
+"""Bases of the subspaces of old inputs, and the projection onto them.
 
-Two families. `extend` is gradient projection memory in feature space (the text of PGP; Saha et al. 2021). `scores` and
-`extend_by_scores` are what PGP's released code does: it works in the space of samples, on Gram matrices whose singular
-values it squares again. Both stay thin: no (images, images) product is decomposed.
+There are two ways to extend a basis. `extend` is gradient projection memory in feature space (the text of PGP; Saha et al.
+2021). `scores` and `extend_by_scores` are PGP's released code: it works in sample space, on Gram matrices whose singular
+values it squares again. Neither decomposes an (images, images) matrix.
 """
 
 import torch
@@ -10,35 +10,35 @@ from torch import Tensor
 
 
 def held(rows: Tensor, projector: Tensor) -> Tensor:
-    """The part of (rows, heads, width) that `projector` (heads, width, width), F·Fᵀ of each head, holds."""
+    """Project rows, (rows, heads, width), onto the subspaces; `projector` is F·Fᵀ of each head, (heads, width, width)."""
     return (rows.transpose(0, 1) @ projector).transpose(0, 1)
 
 
 def projector(bases: list[Tensor]) -> Tensor:
-    """(heads, width, width) from a (width, rank) basis a head."""
+    """Return F·Fᵀ of each head, (heads, width, width), from one basis F per head, (width, rank)."""
     return torch.stack([basis @ basis.T for basis in bases])
 
 
 def extend(basis: Tensor, gram: Tensor, energy: float) -> Tensor:
-    """Add the directions of `gram` = Σ xᵀx that are missing for a share of `energy` of its trace to be in the basis.
+    """Add directions to a basis until it holds the share `energy` of the trace of `gram` = Σ xᵀx.
 
-    (width, rank), (width, width) → (width, at least rank), orthonormal; of what is left, largest eigenvalues first.
+    (width, rank), (width, width) → (width, at least rank), orthonormal. The largest eigenvalues of the residual come first.
     """
     left = gram - basis @ (basis.T @ gram)
     left = left - (left @ basis) @ basis.T
     values, vectors = torch.linalg.eigh((left + left.T) / 2)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     missing = energy * gram.trace() - (gram.trace() - left.trace())
-    before = values.cumsum(0) - values  # what those before it have added
+    before = values.cumsum(0) - values  # the energy of the eigenvectors before it
     new = min(int((before < missing).sum()), len(gram) - basis.shape[1])
     return torch.linalg.qr(torch.cat([basis, vectors[:, :new]], 1))[0] if new else basis
 
 
 def scores(rows: Tensor, components: int) -> Tensor:
-    """Principal component scores, (rows, components): centred, exact, in each column the largest entry in size positive.
+    """Return the principal component scores of centred rows, (rows, components).
 
-    That is scikit-learn's sign rule up to 1.4, on which the released code's sums of scores depend. Its solver there was the
-    randomised one, of which this is the limit.
+    The largest absolute entry of each column is positive: scikit-learn's sign rule up to 1.4, on which the released code's
+    sums of scores depend. It used the randomised solver, which approximates this exact result.
     """
     rows = rows - rows.mean(0)
     wide = rows.shape[0] <= rows.shape[1]
@@ -54,18 +54,18 @@ def scores(rows: Tensor, components: int) -> Tensor:
 
 
 def extend_by_scores(basis: Tensor | None, scores: Tensor, energy: float) -> Tensor:
-    """The released update, for G = S·Sᵀ with S (images, components), without forming G.
+    """Extend a basis as the released code does, for G = S·Sᵀ with S (images, components), without forming G.
 
-    At first (no basis) directions are taken while their share of Σσ(G)², summed, stays below `energy`: the one that crosses
-    is left out, and there may be none. Later G less its part in the basis is decomposed, and directions are added until the
-    share of both passes `energy`: the one that crosses is in. σ(G) are squares of S's singular values, so shares are of
-    their fourth powers.
+    Without a basis, directions are taken while their cumulative share of Σσ(G)² is below `energy`; the one that reaches it is
+    left out, so there may be none. With a basis, the residual of G is decomposed, and directions are added until the share
+    of basis and residual together reaches `energy`; the one that reaches it is included. σ(G) are the squares of S's singular
+    values, so shares are of their fourth powers.
     """
     if basis is None:
         left, values, _ = torch.linalg.svd(scores, full_matrices=False)
         shares = values.pow(4) / values.pow(4).sum()
         return left[:, : int((shares.cumsum(0) < energy).sum())]
-    total = (scores.T @ scores).square().sum()  # Σσ(G)², as G and Sᵀ·S share theirs
+    total = (scores.T @ scores).square().sum()  # Σσ(G)²: G and Sᵀ·S have the same non-zero eigenvalues
     outer, upper = torch.linalg.qr(scores - basis @ (basis.T @ scores))
     lower = torch.linalg.qr(scores, mode="r")[1]
     left, values, _ = torch.linalg.svd(upper @ lower.T)  # of G − F·Fᵀ·G = outer · (upper · lowerᵀ) · an orthonormal matrix

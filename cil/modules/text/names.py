@@ -1,15 +1,15 @@
-"""Class names as a text tower reads them."""
+"""Prepares class names for a text encoder."""
 
 from collections.abc import Iterable
 
 
 def written(names: Iterable[str], underscores: bool) -> list[str]:
-    """With spaces, as CoOp has them, or with the underscores of CIFAR100's own names, as some released code keeps them."""
+    """Write names with spaces, as CoOp does, or with underscores as in CIFAR100's own names, as some released code does."""
     return [plain(name.replace(" ", "_") if underscores else name) for name in names]
 
 
 def plain(name: str) -> str:
-    """Words that mean the start or the end of a text are no longer read as such inside a name."""
+    """Put spaces into start and end tokens within a name, so that the tokenizer does not treat them as such."""
     for token in ("start_of_text", "end_of_text", "|startoftext|", "|endoftext|"):
         name = name.replace(f"<{token}>", f"< {token} >")
     return name

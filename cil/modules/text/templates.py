@@ -1,4 +1,4 @@
-"""Texts around a class name, by name: the sets of CLIP's release, or whatever is listed."""
+"""Text templates for class names: the sets of CLIP's release, by name, or a list of texts."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ NAMED = ("imagenet80", "cifar18")
 
 
 def templates(wanted: str | Sequence[str]) -> tuple[str, ...]:
-    """`imagenet80` and `cifar18` (of CIFAR10 and CIFAR100) are those that CLIP's authors chose; or the texts in a list."""
+    """Return the templates. `imagenet80` and `cifar18` (for CIFAR10 and CIFAR100) are those of CLIP's authors."""
     if isinstance(wanted, str) and wanted not in NAMED:
         raise UserError(f"method.templates={wanted} is not known; {nearest(wanted, NAMED)}; or list texts: "
                         "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
