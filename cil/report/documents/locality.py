@@ -20,7 +20,7 @@ ATTENTIONS = {"plain": "convit_tiny_plain", "gated": "convit_tiny", "LPA": "conv
 NUMBERS = {"ACC": "acc", "avg inc": "incremental_average", "forgetting": "forgetting"}
 NOTE = (
     "Looks: the mean attention distance of a patch, in patches, over heads, blocks and the test images of the first task, "
-    "after that task and after the last. Differences from gated attention are seed by seed, with the p-value of a paired t-test."
+    "after that task and after the last. Differences from gated attention: seed by seed, with the p-value of a paired t-test."
 )
 
 

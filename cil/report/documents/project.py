@@ -42,7 +42,7 @@ def page_of(root: Path, block: str) -> Path:
     """The one page with the markers of a block, found by searching, so that a block may move to another page."""
     having = [page for page in pages(root) if f"<!-- {block} -->" in page.read_text()]
     if len(having) != 1:
-        raise UserError(f"{len(having)} pages have the block {block}, instead of one; write <!-- {block} --> and "
+        raise UserError(f"{len(having)} pages hold the block {block}, where one is expected; write <!-- {block} --> and "
                         f"<!-- /{block} --> on one page in docs/")  # fmt: skip
     return having[0]
 
