@@ -1,4 +1,4 @@
-"""What a shelf of features saves: a whole run that finds it empty, one that finds it full, one that encodes at every use."""
+"""Benchmark of the feature cache: whole runs without it, with an empty cache (cold) and with a full one (warm)."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -19,13 +20,13 @@ from cil.runs.run_folder import RunDir
 
 
 def features(config: dict) -> Iterator[dict]:
-    """Seconds from the first task to the last test, weights and images loaded."""
+    """Times each run from the first task to the last test; loading weights and images is not counted."""
     with TemporaryDirectory() as folder:
-        shelf = {**config["data"], "features": str(Path(folder) / "features")}
-        whole = {**config, "data": shelf, "log": {**config["log"], "live": False}}
-        told = [run(whole, Path(folder), what) for what in ("encoding at every use", "cold", "warm")]
-    for row in told:
-        row["times_faster"] = float(f"{told[0]['seconds'] / row['seconds']:.4g}")
+        data = {**config["data"], "features": str(Path(folder) / "features")}
+        whole = {**config, "data": data, "log": {**config["log"], "live": False}}
+        rows = [run(whole, Path(folder), what) for what in ("encoding at every use", "cold", "warm")]
+    for row in rows:
+        row["times_faster"] = float(f"{rows[0]['seconds'] / row['seconds']:.4g}")
         yield row
 
 
@@ -34,10 +35,11 @@ def run(config: dict, folder: Path, what: str) -> dict:
         path = RunDir(folder / what.split()[0]).open(config)
         trainer = experiment(config, path, device_of(config["machine"]["device"]), StopRequest())
         if not isinstance(trainer.method, FrozenImages):
-            raise UserError(f"{type(trainer.method).__name__} keeps no features; type method=rapf, awpf or class_mean")
-        if what == "encoding at every use":  # as released code: each batch of training and test, statistics at a task's end
+            raise UserError(f"{type(trainer.method).__name__} does not cache features; type method=rapf, awpf or class_mean")
+        if what == "encoding at every use":  # as released code does
             trainer.frozen = trainer.evaluation.frozen = None
-            trainer.method.frozen = Encoding(trainer)
+            method: Any = trainer.method
+            method.frozen = Encoding(trainer)
         since = time.perf_counter()
         with path:
             trainer.fit()
@@ -52,7 +54,7 @@ def run(config: dict, folder: Path, what: str) -> dict:
 
 
 class Encoding:
-    """In the place of results that are kept."""
+    """Stand-in for the feature cache that encodes the images each time they are asked for."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer

@@ -1,7 +1,7 @@
-"""Speed as ratios to a bare forward of the same backbone, interleaved in one process, and counts that no machine moves.
+"""Benchmark harness: times relative to a bare forward pass of the same backbone, and counts that do not depend on the machine.
 
-A row is a dictionary of plain values. Ratios are medians over rounds of (what is measured, then the reference); counts
-are floating-point operations, kernels (operator calls that are not views) and images through the backbone.
+A row of results is a dictionary of plain values. Times are measured in turn with the reference, in one process; ratios are
+medians over rounds. Counts are floating-point operations, kernels (operator calls that are not views) and images encoded.
 """
 
 import statistics
@@ -31,7 +31,7 @@ NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty"
 
 
 class Kernels(TorchDispatchMode):
-    """Counts operator calls that compute something: neither a view nor a mere allocation."""
+    """Counts operator calls that compute something, that is, all but views and allocations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled():  # composite operators arrive whole there: count what they are made of
+        if torch.is_inference_mode_enabled():  # composite operators are not split up there
             with self:
                 result = operator.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -50,21 +50,21 @@ class Kernels(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call costs on any machine."""
+    """Machine-independent cost of one call."""
 
     flops: int
     kernels: int
-    encodes: int  # images through the backbone's forward
+    encodes: int  # images passed through the backbone
 
 
 def fused_attention(query: tuple, key: tuple, value: tuple, width: int, *rest: object, **named: object) -> int:
-    """Operations of the fused self-attention of torch's MultiheadAttention, which torch's counter leaves out."""
+    """FLOPs of the fused self-attention of torch's MultiheadAttention, which torch's counter does not count."""
     batch, length, _ = query
-    return 2 * batch * length * width * (4 * width + 2 * length)  # four projections; scores and their use
+    return 2 * batch * length * width * (4 * width + 2 * length)  # four projections; scores and weighted values
 
 
 def cost(call: Callable[[], object], backbone: nn.Module) -> Cost:
-    """Run `call` once and count."""
+    """Run `call` once and count its operations and the images that pass through `backbone`."""
     encodes = 0
 
     def count(module: nn.Module, arguments: tuple) -> None:
@@ -89,12 +89,12 @@ class Times:
     """Medians over rounds."""
 
     seconds: float  # wall time of the call
-    ratio_cpu: float  # its process time as a multiple of the reference's in the same round
+    ratio_cpu: float  # its CPU time divided by the reference's in the same round
     ratio_wall: float
 
 
 def interleaved(call: Callable, reference: Callable, rounds: int, device: torch.device) -> Times:
-    """call, reference, call, reference, …, after one of each that does not count."""
+    """Time call, reference, call, reference, … for some rounds, after one untimed call of each."""
     clock(call, device), clock(reference, device)
     pairs = [(clock(call, device), clock(reference, device)) for _ in range(rounds)]
     cpu, wall = (statistics.median(one[k] / other[k] for one, other in pairs) for k in (0, 1))
@@ -102,7 +102,7 @@ def interleaved(call: Callable, reference: Callable, rounds: int, device: torch.
 
 
 def clock(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Process and wall seconds of one call, neither of them zero."""
+    """CPU and wall-clock seconds of one call; neither is zero."""
     synchronise(device)
     cpu, wall = time.process_time(), time.perf_counter()
     call()
@@ -119,21 +119,21 @@ def synchronise(device: torch.device) -> None:
 
 
 class Bench:
-    """A trainer at its first task, which has one batch of images for training and one for the test."""
+    """A trainer at its first task, cut down to one batch of training images and one of test images."""
 
     def __init__(self, trainer: Trainer, *, batch: int, rounds: int) -> None:
         self.trainer, self.rounds, self.device = trainer, rounds, trainer.machine.device
         self.method, self.backbone = trainer.method, trainer.method.backbone
-        self.task = cut(trainer.scenario[0], batch)
+        self.task = cut(next(iter(trainer.scenario)), batch)
         self.images = self.task.train_plain.batch(torch.arange(len(self.task.train_plain)), self.device).images
         for modifier in trainer.modifiers:
             modifier.attach(self.method)
         trainer.begin(self.task)
-        for moment in ("begin", "end", "begin"):  # as at a second task: a modifier has a first to remember
+        for moment in ("begin", "end", "begin"):  # as at a second task, so that modifiers have a first task to remember
             trainer._modify(moment, self.task)
 
     def forward(self) -> Tensor:
-        """The floor: the bare backbone, frozen."""
+        """Reference for all ratios: a forward pass of the frozen bare backbone."""
         with evaluating(self.backbone), torch.no_grad(), self.trainer.precision():
             return self.backbone.bare(self.images)
 
@@ -150,12 +150,12 @@ class Bench:
             parameter.requires_grad_(was)
 
     def floor(self) -> Iterator[dict]:
-        """The forward against itself tells how noisy the machine is."""
+        """Times the reference against itself, which shows how noisy the machine is, and a forward and backward pass."""
         yield self.row("floor", "forward", self.forward, self.forward)
         yield self.row("floor", "forward and backward to all weights", self.forward_backward, self.forward_backward)
 
     def step(self) -> Iterator[dict]:
-        """A training step as the trainer does it, from the uint8 images to the optimizer."""
+        """Times a training step as the trainer does it, from uint8 images to the optimizer's update."""
         phases = list(self.method.phases(self.task))
         if not phases:
             yield {"row": "step", "method": self.name, "trains": False}
@@ -166,7 +166,7 @@ class Bench:
         yield self.row("step", f"training step, phase {phases[0].name}", call, model, images, **more)
 
     def step_of(self, phase: Phase) -> tuple[Callable[[], object], Callable[[], object], int]:
-        """The step on as many images as the phase's data and the batch have, its part after the batch is made, their number."""
+        """A function for a whole training step, one for the part after the batch is made, and the number of images."""
         optimizer, rows = self.trainer._prepare(phase, None), torch.arange(min(len(phase.data), len(self.images)))
         count = iter(range(10**9))
         rate = self.trainer.recipe.schedule(0, phase.epochs or self.trainer.recipe.epochs, optimizer.param_groups[0]["lr"])
@@ -176,16 +176,16 @@ class Bench:
             return Step(phase, rows, optimizer, rate, (0, 0, 0, next(count)))
 
         model = lambda: self.trainer.learn_from(step(), made)  # noqa: E731
-        model()  # the optimizer makes its state once
+        model()  # the optimizer allocates its state here, untimed
         return lambda: self.trainer.learn(step()), model, len(rows)
 
     def batch_of(self, phase: Phase, images: int) -> Callable[[], object]:
-        """What of a step has to do with pixels: crop, mirror, RandAugment, normalisation."""
+        """A function that makes the batch: crop, horizontal flip, RandAugment, normalization."""
         rows, random = torch.arange(images), torch.Generator()
         return lambda: phase.data.batch(rows, self.device, random)
 
     def eval(self) -> Iterator[dict]:
-        """A test batch; with a frozen stage also once its results are kept."""
+        """Times a test batch; if the method has a frozen stage, also with its outputs cached (warm)."""
         self.method.eval()
         with self.trainer.precision():
             self.method.end_task(self.task)
@@ -220,9 +220,10 @@ class Bench:
         self, row: str, what: str, call: Callable[[], object], model: Callable[[], object], images: int | None = None,
         **more: object,
     ) -> dict:  # fmt: skip
-        """Counts and times of `call`, which is about `images` images, beside the bare forward's.
+        """Counts and times of `call`, which processes `images` images, relative to the bare forward pass.
 
-        Kernels are those of `model`, which has its batch: how many tensor operations make a batch depends on the processor.
+        Kernels are counted for `model`, which gets a finished batch: the number of operations that make a batch depends on
+        the processor.
         """
         images = images or len(self.images)
         own, bare = cost(call, self.backbone), cost(self.forward, self.backbone)
@@ -239,7 +240,7 @@ class Bench:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and afterwards each part in the mode that it had."""
+    """Puts a module into evaluation mode, and restores the mode of each submodule at the end."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -250,14 +251,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def cut(task: Task, batch: int) -> Task:
-    """The task with `batch` images a split, spread over its classes; it is the last, so that upper bounds train too."""
+    """The task with `batch` images per split, spread over its classes; marked as the last, so that upper bounds train too."""
     train, plain = share_rows((task.train, task.train_plain), batch)
     (test,) = share_rows((task.test,), batch)
     return replace(task, train=train, train_plain=plain, test=test, last=True)
 
 
 def share_rows(views: Iterable[LabelledImages], batch: int) -> list[LabelledImages]:
-    """The same few images in each view, in a store of their own."""
+    """The first `batch` evenly spaced images of each view, copied so that they form a split of their own."""
     views = list(views)
     count = min(batch, len(views[0]))
     chosen = torch.arange(count) * len(views[0]) // count
@@ -270,5 +271,5 @@ def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
 
 
 def figures(number: float) -> float:
-    """Four significant digits."""
+    """Round to four significant digits."""
     return float(f"{number:.4g}")

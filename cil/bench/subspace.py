@@ -1,4 +1,4 @@
-"""The thin update of gradient projection against the form that the released code has, on the product of images with images."""
+"""Benchmark of the basis update in gradient projection, against the released code's form, which decomposes S·Sᵀ."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from cil.bench.harness import figures, interleaved
 from cil.modules.statistics.subspace import extend_by_scores
 
-IMAGES, COMPONENTS, RANK, ENERGY = 768, 50, 20, 0.5  # of ViT-B/16; the basis holds some directions already
+IMAGES, COMPONENTS, RANK, ENERGY = 768, 50, 20, 0.5  # sizes for ViT-B/16; RANK directions are in the basis already
 
 
 def subspace(rounds: int) -> Iterator[dict]:
@@ -23,7 +23,7 @@ def subspace(rounds: int) -> Iterator[dict]:
 
 
 def example() -> tuple[Tensor, Tensor]:
-    """A basis, and scores whose sizes fall as those of photographs do, on a fixed stream."""
+    """A basis (IMAGES, RANK) and scores (IMAGES, COMPONENTS) whose columns shrink as those of photographs do; fixed seed."""
     random = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(IMAGES, RANK, dtype=torch.float64, generator=random))[0]
     scores = torch.randn(IMAGES, COMPONENTS, dtype=torch.float64, generator=random)
@@ -31,7 +31,7 @@ def example() -> tuple[Tensor, Tensor]:
 
 
 def by_product(basis: Tensor | None, scores: Tensor, energy: float) -> Tensor:
-    """`extend_by_scores` spelled out on G = S·Sᵀ."""
+    """Reference for `extend_by_scores` that works on G = S·Sᵀ, as the released code does."""
     product = scores @ scores.T
     if basis is None:
         left, values, _ = torch.linalg.svd(product)

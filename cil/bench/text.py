@@ -1,7 +1,8 @@
-"""AttriCLIP's text tower: packed sequences and known image features against 77 tokens for each image and class."""
+"""Benchmark of AttriCLIP's text encoder: packed sequences and cached image features, against 77 tokens per image and class."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +16,21 @@ from cil.data.images import Batch
 from cil.methods.attriclip import AttriCLIP
 
 IMAGES, CLASSES, TESTED, ROUNDS = 4, 10, 50, 2
-SETS = 2  # that the images of a batch choose among, as a bank that has narrowed lets them
+SETS = 2  # prompt sets chosen in a batch; few, as in a trained bank
 SHAPES = dict(architecture="ViT-B-16-quickgelu", image={"size": 224, "norm": "clip"}, changes={})
-SETTINGS = dict(bank=10, length=12, phrase=None, top_k=3, key_loss="cosine", margin=0.0, key_weight=0.7, diversity_weight=0.3,
-                cosine_choice=True, train_text=False, pristine_tests=False, sum_keys=True, ordered_pairs=False,
-                placeholders=False, underscores=False, half_bank=False)  # fmt: skip
+SETTINGS: dict[str, Any] = dict(
+    bank=10, length=12, phrase=None, top_k=3, key_loss="cosine", margin=0.0, key_weight=0.7, diversity_weight=0.3,
+    cosine_choice=True, train_text=False, pristine_tests=False, sum_keys=True, ordered_pairs=False, placeholders=False,
+    underscores=False, half_bank=False,
+)  # fmt: skip
 NAMES = ("apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle")  # CIFAR100's first
 
 
 def text(rounds: int) -> Iterator[dict]:
-    """Untrained weights, which take the same time. The images of a batch choose among two prompt sets."""
+    """Times training steps and a test batch. The weights are random, which takes the same time as trained ones."""
     method = example(SHAPES)
     images, labels = torch.randn(IMAGES, 3, *[method.backbone.image.size] * 2), torch.arange(IMAGES)
-    phase = SimpleNamespace(task=SimpleNamespace(classes=range(CLASSES)))
+    phase: Any = SimpleNamespace(task=SimpleNamespace(classes=range(CLASSES)))
     known = Known(method.frozen_stage(images), labels)
     batch = Batch(images, labels, labels)
     plain, own = lambda: plain_step(method, batch, CLASSES), lambda: method.training_step(batch, phase)
@@ -56,7 +59,11 @@ def example(shapes: dict) -> AttriCLIP:
     backbone = clip(weights=None, sha256=None, **shapes).eval().requires_grad_(False)
     method = AttriCLIP(backbone, **grouped(AttriCLIP, SETTINGS))
     method.names = [NAMES[n % len(NAMES)] for n in range(TESTED)]
-    method.choose = lambda features: torch.arange(SETTINGS["top_k"]) + torch.arange(len(features))[:, None] % SETS
+
+    def choose(features: Tensor) -> Tensor:
+        return torch.arange(SETTINGS["top_k"]) + torch.arange(len(features))[:, None] % SETS
+
+    method.choose = choose  # type: ignore[method-assign]
     return method
 
 
@@ -68,14 +75,14 @@ def learn(method: AttriCLIP, losses: Callable[[], dict[str, Tensor]]) -> None:
 @torch.inference_mode()
 def afresh(method: AttriCLIP, known: Known) -> Tensor:
     method._texts.clear()
-    return method.predict_from(known.frozen, None)
+    return method.predict_from(known.frozen, lambda: known.frozen)  # the second argument is not used
 
 
 # --- the plain form ---------------------------------------------------------------------------------------------------
 
 
 def plain_step(method: AttriCLIP, batch: Batch, classes: int) -> dict[str, Tensor]:
-    """The same losses from a sequence for each image and class, and one for each prompt alone."""
+    """The same losses, computed from one 77-token sequence for each image and class, and one for each prompt alone."""
     with torch.no_grad():
         features = F.normalize(method.frozen_stage(batch.images), dim=1)
     chosen = method.choose(features)
@@ -98,7 +105,7 @@ def plain_scores(method: AttriCLIP, features: Tensor, names: list[str], chosen: 
 
 
 def whole(backbone: CLIP, contexts: Tensor, names: list[str]) -> Tensor:
-    """(sequences, width): each "context name." over all positions that the tower has."""
+    """Text features (sequences, width) of each "context name.", padded to all positions of the text encoder."""
     trunk, length = backbone.trunk, contexts.shape[1]
     ids = backbone.tokenizer([f"{'x ' * length}{name}." for name in names])
     held = trunk.token_embedding(ids)

@@ -1,4 +1,4 @@
-"""What the check found, as text for a terminal of 80 columns, as Markdown, and in one line of judgement."""
+"""Formats the results of the GPU check: tables for an 80-column terminal or in Markdown, and a one-line verdict."""
 
 import textwrap
 from collections import Counter
@@ -13,14 +13,14 @@ from cil.gpu_check.whole import EPOCHS, PGP_EPOCHS
 FINE = ("ok", "no steps", "not repeatable", "not reached", "not compiled")
 BLOCK = "gpu"
 LEGENDS = {
-    "right": "CPU, GPU: percent correct after two tasks. Apart: by how many correct answers the two differ, and how many are "
-    "allowed: three, or three times what one thread and several threads of the CPU differ by. Twice: a second run on the GPU. "
-    "Resumed: a run that was killed and started again.",
-    "speed": "img/s: images a second in a training step. Step, test: the time of a training step and of a test batch as a "
-    "multiple of a bare forward of the same images in the same form. FLOPs: the same multiple of a step in floating-point "
-    "operations. GiB: the most memory that was held. Idle: the share of a step in which the GPU computes nothing.",
-    "run": "DualPrompt on 5,000 images of noise a task. Start, train, test: seconds to build the run, to train the first task, "
-    "and to evaluate it and write its checkpoint. Min: minutes of the run of ten tasks that follow from them.",
+    "right": "CPU, GPU: accuracy in percent after two tasks. Apart: the difference in correct answers, and the largest "
+    "difference allowed: three, or three times the difference between one CPU thread and several. Twice: a second run on the "
+    "GPU compared with the first. Resumed: a run that was killed and started again.",
+    "speed": "img/s: images per second in a training step. Step, test: the time of a training step and of a test batch, "
+    "divided by the time of a forward pass of the bare backbone on the same images in the same form. FLOPs: the same ratio in "
+    "floating-point operations, for a step. GiB: peak GPU memory. Idle: the share of a step in which the GPU computes nothing.",
+    "run": "DualPrompt on 5,000 images of noise per task. Start, train, test: seconds to build the run, to train the first "
+    "task, and to evaluate it and write its checkpoint. Min: estimated minutes of a whole run of ten tasks.",
 }
 
 
@@ -38,6 +38,7 @@ def wrapped(text: str, markdown: bool) -> str:
 
 
 def right(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of the table of accuracies and restarts, one line per method."""
     by_method: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row["part"] in ("accuracy", "resume"):
@@ -47,11 +48,12 @@ def right(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         seen, again = own.get("accuracy", {}), own.get("resume", {})
         apart = f"{seen['apart']} of {seen['allowed']}" if "apart" in seen else seen.get("verdict", "–")
         lines.append([method, shown(seen.get("cpu")), shown(seen.get("gpu")), apart, seen.get("twice", "–"),
-                      {"ok": "equal"}.get(again.get("verdict"), again.get("verdict", "–"))])  # fmt: skip
+                      "equal" if again.get("verdict") == "ok" else again.get("verdict", "–")])  # fmt: skip
     return ["method", "CPU", "GPU", "apart", "twice", "resumed"], lines
 
 
 def fast(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of the table of speed."""
     lines = []
     for row in (row for row in rows if row["part"] == "speed" and row["verdict"] != "not reached"):
         cells = [f"{row[key]:.2f}" if row.get(key) is not None else "–" for key in ("step", "flops", "test")]
@@ -63,6 +65,7 @@ def fast(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def ten(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of the table of whole runs of ten tasks."""
     keys = ("start s", "train s", "test s", "images a second", f"minutes, {EPOCHS} epochs", f"minutes, {PGP_EPOCHS} epochs")
     found = [row for row in rows if row["part"] == "run" and row["verdict"] != "not reached"]
     lines = [[str(row["form"]), *(shown(row.get(key)) for key in keys)] for row in found]
@@ -74,7 +77,7 @@ def shown(value: object) -> str:
 
 
 def reasons(rows: Sequence[Row]) -> list[str]:
-    """Why something failed, what is not deterministic, and what was not reached."""
+    """One line for each failure, each nondeterministic method, and each part that ran out of time."""
     found = [f"{named(row)}: {row['why']}" for row in rows if "why" in row]
     for row in rows:
         if row.get("twice") == "not equal":
@@ -88,17 +91,17 @@ def named(row: Row) -> str:
 
 
 def judgement(rows: Sequence[Row]) -> tuple[bool, str]:
-    """Whether nothing is wrong, and a line that says so."""
+    """Whether all checks passed, and a one-line summary."""
     bad = [row for row in rows if row["verdict"] not in FINE]
     ok = sum(row["verdict"] == "ok" for row in rows)
     if bad:
-        shown = "; ".join(f"{named(row)} {row['verdict']}" for row in bad[:5])
-        return False, f"{len(bad)} of {len(rows)} checks say no: {shown}"
-    return True, f"{ok} of {len(rows)} checks are well, none is not"
+        listed = "; ".join(f"{named(row)} {row['verdict']}" for row in bad[:5])
+        return False, f"{len(bad)} of {len(rows)} checks failed: {listed}"
+    return True, f"{ok} of {len(rows)} checks passed, none failed"
 
 
 def write(page: Path, found: dict) -> None:
-    """Between the markers of the page, which is begun where there is none."""
+    """Write the results between the markers of the page; create the page if it does not exist."""
     if not page.is_file():
         write_text(page, f"# The check of a GPU\n\n<!-- {BLOCK} -->\n<!-- /{BLOCK} -->\n")
     head = (f"{found['device']}, PyTorch {found['torch']}, commit {found['commit']}, {found['minutes']:.1f} minutes: "

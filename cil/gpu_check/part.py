@@ -1,4 +1,4 @@
-"""What the parts of the check share: the command line's composer, a folder, the device, and how long they may take."""
+"""What the parts of the GPU check share: configuration, working folder, device and time limit."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,18 +16,18 @@ from cil.engine.build import experiment
 from cil.engine.trainer import Trainer
 from cil.runs.run_folder import RunDir
 
-Row = dict[str, object]
+Row = dict[str, Any]  # one result, as it is written to JSON
 
 
 @dataclass
 class Part:
-    """A part of the check at work; it begins nothing after `until`."""
+    """Settings of a part of the check. A part starts no new work after `until`."""
 
-    compose: Callable[..., dict]  # words of a command line → configuration
-    folder: Path  # for runs and glyphs; nobody needs it afterwards
+    compose: Callable[..., dict]  # arguments of a command line → configuration
+    folder: Path  # temporary, for runs and the drawn glyphs
     device: torch.device
-    small: bool  # shapes for a test of the check itself
-    until: float  # of time.perf_counter
+    small: bool  # tiny shapes, to test the check itself
+    until: float  # in the time of time.perf_counter
 
     @property
     def over(self) -> bool:
@@ -38,7 +39,7 @@ class Part:
 
 @contextmanager
 def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer]:
-    """The trainer of a configuration in a folder of its own, which says nothing on the screen."""
+    """Yields the trainer of a configuration, with its own run folder and without console output."""
     with contextlib.redirect_stdout(io.StringIO()), RunDir(folder).open(config) as run:
         trainer = experiment(config, run, device, StopRequest())
         try:
@@ -48,12 +49,12 @@ def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer
 
 
 def told(error: Exception) -> str:
-    """One short line."""
+    """The error as one short line."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}"[:200]
 
 
 def fallback(trainer: Trainer) -> Row:
-    """What a row says where the passes should have been compiled and were not."""
+    """The verdict of a row if compiling the backbone's passes failed; empty otherwise."""
     failure = getattr(trainer.method.backbone.passes, "failure", None)
     return {} if failure is None else {"verdict": "not compiled", "why": failure}

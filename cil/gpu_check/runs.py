@@ -1,4 +1,4 @@
-"""Short runs of every method on glyphs: on the CPU and on the GPU, twice, and once killed and gone on with."""
+"""Short runs of every method on Split-Glyphs: on the CPU, twice on the GPU, and once killed and resumed on the GPU."""
 
 import json
 import re
@@ -16,14 +16,14 @@ RUN = ("dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=la
 SIZES = {False: ("+dataset.classes=10", "dataset.train_per_class=18", "dataset.test_per_class=12"),
          True: ("+dataset.classes=4", "dataset.train_per_class=9", "dataset.test_per_class=3")}  # fmt: skip
 FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
-SHORT = {  # what else makes a method's recipe short
+SHORT = {  # further settings that shorten a method's recipe
     "ari": ("method.memory=12", "train.first=null"),
     "dytox": FEWER,
     "raw": FEWER,
     "der_mcg": ("method.memory=12", "method.gate_width=8", "method.centroids=3", "train.first=null"),
 }
 MODIFIED = (("l2p", "pgp"), ("dualprompt", "pgp"), ("clip_prompt", "pgp"))
-APART = 3  # images by which the GPU may differ at least, and times what threads of the CPU differ by
+APART = 3  # images by which GPU and CPU may always differ, and the factor on the difference between CPU thread counts
 NONDETERMINISTIC = (
     re.compile(r"^(\S+) does not have a deterministic implementation"),
     re.compile(r"^(Memory Efficient attention|Flash Attention) defaults to a non-deterministic algorithm"),
@@ -32,16 +32,16 @@ NONDETERMINISTIC = (
 
 @dataclass
 class Outcome:
-    """What a run left."""
+    """The results of a run that are compared with another run."""
 
-    correct: list[list[float]]  # answers on each task after each task
+    correct: list[list[float]]  # correct answers on each task (column) after each task (row)
     losses: list[dict]
     state: dict
     steps: int
     tests: int
 
     def equals(self, other: "Outcome") -> bool:
-        """To the bit."""
+        """Whether both runs gave bit-identical results."""
         if (self.correct, self.losses, self.state.keys()) != (other.correct, other.losses, other.state.keys()):
             return False
         pairs = ((value, other.state[key]) for key, value in self.state.items())
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass
 class Runs:
-    """Each run is made once, whoever asks for it first."""
+    """Cache of runs: each run is made once, when it is first needed."""
 
     part: Part
     made: dict[tuple, Outcome] = field(default_factory=dict)
@@ -71,13 +71,15 @@ class Runs:
             if where == "cpu with one thread":
                 torch.set_num_threads(1)
             try:
-                self.made[name, where] = self.run(name, where, None)
+                outcome = self.run(name, where, None)
+                assert outcome is not None  # only a killed run has none
+                self.made[name, where] = outcome
             finally:
                 torch.set_num_threads(threads)
         return self.made[name, where]
 
     def run(self, name: str, where: str, kill_after: int | None) -> Outcome | None:
-        """To its end, or, where it is killed after so many steps, None. In the folder of a killed one it goes on."""
+        """Run to the end; or drop the run after `kill_after` steps and return None. The next call with its name resumes it."""
         on_cpu = where.startswith("cpu")
         device = torch.device("cpu") if on_cpu else self.part.device
         words = ("machine=cpu",) if on_cpu else ("machine=cuda", "machine.tf32=off")
@@ -88,15 +90,17 @@ class Runs:
                 trainer.learn(step)
                 steps += 1
                 if steps == kill_after:
-                    return None  # what is not in a checkpoint by now is lost
+                    return None  # as `kill -9`: what no checkpoint holds is lost
             correct = [row[: after + 1].tolist() for after, row in enumerate(trainer.matrix.correct)]
-            state = trainer.run.load(trainer.run.newest)["method"]
+            newest = trainer.run.newest
+            assert newest is not None  # a finished run keeps its last checkpoint
+            state = trainer.run.load(newest)["method"]
             tests = sum(len(task.test) for task in trainer.scenario)
             return Outcome(learned(correct), losses(trainer.run.events), state, steps, tests)
 
 
 def learned(correct: list[list[float]]) -> list[list[float]]:
-    """Rows of tasks after which there were answers."""
+    """The rows of tasks after which the method was evaluated (no NaN)."""
     return [row for row in correct if row[0] == row[0]]
 
 
@@ -106,7 +110,7 @@ def losses(events: Path) -> list[dict]:
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """Of `method` or `method+modifier`."""
+    """The command-line settings of `method` or `method+modifier`."""
     method, _, modifier = name.partition("+")
     return (f"method={method}", *SHORT.get(method, ()), *([f"modifier={modifier}"] if modifier else []))
 
@@ -116,7 +120,7 @@ def names(methods: Sequence[str]) -> list[str]:
 
 
 def accuracy(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
-    """Each method on the GPU against the CPU, and on the GPU twice."""
+    """Compare each method on the GPU with the CPU, and with a second run on the GPU."""
     for name in names(methods):
         row: Row = {"part": "accuracy", "method": name}
         if runs.part.over:
@@ -141,7 +145,7 @@ def compared(runs: Runs, name: str) -> Row:
 
 
 def loss_apart(one: Outcome, two: Outcome) -> float | None:
-    """Relative difference of the first epoch's losses, in which little can have grown."""
+    """Relative difference of the first epoch's losses, before rounding errors can grow."""
     if not one.losses or not two.losses:
         return None
     sums = [sum(run.losses[0].values()) for run in (one, two)]
@@ -149,7 +153,7 @@ def loss_apart(one: Outcome, two: Outcome) -> float | None:
 
 
 def operators(runs: Runs, name: str) -> list[str]:
-    """Those of torch that say of themselves that they are not deterministic."""
+    """Names of the torch operators in a run that warn that they are nondeterministic."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -162,7 +166,7 @@ def operators(runs: Runs, name: str) -> list[str]:
 
 
 def resume(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
-    """Each method is dropped in the middle of its run, as `kill -9` does, and gone on with from its newest checkpoint."""
+    """Stop each method in the middle of its run, as `kill -9` does, and resume it from its newest checkpoint."""
     for name in names(methods):
         row: Row = {"part": "resume", "method": name}
         if runs.part.over:
@@ -175,6 +179,7 @@ def resume(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
                 continue
             runs.run(name, "gpu killed", straight.steps * 2 // 3)
             resumed = runs.run(name, "gpu killed", None)
+            assert resumed is not None
             same = straight.equals(resumed)
             if not same and not straight.equals(runs.outcome(name, "gpu again")):
                 yield row | {"verdict": "not repeatable", "apart": abs(straight.right - resumed.right)}

@@ -1,4 +1,4 @@
-"""Steps and test batches on ViT-B/16 and CLIP B/16 with random weights, as ratios to a bare forward of the same images."""
+"""Times training steps and test batches on randomly initialized ViT-B/16 and CLIP B/16, relative to a bare forward pass."""
 
 import contextlib
 import io
@@ -13,20 +13,20 @@ from cil.gpu_check.part import Part, Row, fallback, opened, told
 
 METHODS = ("dualprompt", "l2p", "dualprompt+pgp", "l2p+pgp", "finetune", "attriclip", "rapf")
 FAMILY = {"attriclip": "clip_vit_b16", "rapf": "clip_vit_b16"}
-RECIPES = ("dualprompt", "attriclip", "rapf")  # that have one for CIFAR100
+RECIPES = ("dualprompt", "attriclip", "rapf")  # methods with a recipe for CIFAR100
 FORMS = {
     "tf32": ("machine.precision=fp32", "machine.tf32=auto"),
     "bf16": ("machine.precision=bf16",),
     "bf16 comp": ("machine.precision=bf16", "machine.compile=on"),
 }
-PASSES = ("dualprompt", "l2p")  # whose step is made of passes, and worth the minutes of a compiler
+PASSES = ("dualprompt", "l2p")  # methods that use compiled passes; compiling takes minutes
 BATCHES = {False: (128, 16), True: (8, 4)}
 ROUNDS = {False: 7, True: 1}
-PROFILED = 3  # calls
+PROFILED = 3  # profiled calls, whose median is reported
 
 
 def cells(small: bool) -> list[tuple[str, int, str]]:
-    """Method, batch and form: what is asked about most comes first, since time may run out."""
+    """Combinations of method, batch size and form; the most important come first, since time may run out."""
     large, few = BATCHES[small]
     plain = ("tf32", "bf16")
     first = [("dualprompt", large, form) for form in FORMS]
@@ -54,7 +54,7 @@ def speed(part: Part, forms: tuple[str, ...]) -> Iterator[Row]:
 
 def words_of(method: str, batch: int, form: str, small: bool) -> tuple[str, ...]:
     name, _, modifier = method.partition("+")
-    images = max(2, -(-batch // 10))  # a class; the first of ten tasks has ten classes
+    images = max(2, -(-batch // 10))  # per class; the first of ten tasks has ten classes
     return (
         f"method={name}", f"modifier={modifier or 'none'}", "scenario=cifar100_10tasks", "scenario.order=natural",
         "dataset=noise", f"dataset.train_per_class={images}", f"dataset.test_per_class={images}",
@@ -71,14 +71,14 @@ def measured(part: Part, method: str, batch: int, form: str) -> Row:
         bench = Bench(trainer, batch=batch, rounds=rounds)
         torch.cuda.reset_peak_memory_stats(device)
         step, model, images = bench.step_of(next(iter(bench.method.phases(bench.task))))
-        step()  # what is compiled is compiled here
+        step()  # compile before the clock starts
         times = interleaved(step, bench.forward, rounds, device)
         memory = torch.cuda.max_memory_allocated(device)
         launches, idle = profiled(step, device) or (cost(model, bench.backbone).kernels, None)
         flops = cost(step, bench.backbone).flops / max(cost(bench.forward, bench.backbone).flops, 1) if form == "tf32" else None
         tests = tested(bench, rounds, device)
-        fallen = fallback(trainer)
-    return fallen | {
+        verdict = fallback(trainer)
+    return verdict | {
         "images": images, "images a second": figures(images / times.seconds), "step ms": figures(1000 * times.seconds),
         "step": figures(times.ratio_wall * len(bench.images) / images), "flops": flops and figures(flops), "test": tests,
         "MiB": memory // 2**20, "kernels": launches, "idle": idle,
@@ -86,7 +86,7 @@ def measured(part: Part, method: str, batch: int, form: str) -> Row:
 
 
 def tested(bench: Bench, rounds: int, device: torch.device) -> float:
-    """A test batch of which nothing is known, against a bare forward of it."""
+    """Time of a test batch without cached features, divided by the time of a bare forward pass of it."""
     bench.method.eval()
     with contextlib.redirect_stdout(io.StringIO()), bench.trainer.precision():
         bench.method.end_task(bench.task)
@@ -98,7 +98,10 @@ def tested(bench: Bench, rounds: int, device: torch.device) -> float:
 
 
 def profiled(call: Callable[[], object], device: torch.device) -> tuple[int, float] | None:
-    """Kernels and copies of a call, and the share of the time between its first and last in which the GPU has nothing to do."""
+    """Number of kernels and copies in a call, and the share of time from first to last in which the GPU is idle.
+
+    None if torch cannot profile the GPU.
+    """
     if ProfilerActivity.CUDA not in supported_activities():
         return None
     found = []
@@ -115,7 +118,7 @@ def profiled(call: Callable[[], object], device: torch.device) -> tuple[int, flo
 
 
 def busy(spans: list[tuple[float, float]]) -> tuple[int, float]:
-    """How many spans, and the share of the time from the first to the last that none of them covers."""
+    """The number of spans (start, end), and the share of the time from first start to last end that no span covers."""
     if not spans:
         return 0, 1.0
     covered, reached = 0.0, spans[0][0]

@@ -1,4 +1,4 @@
-"""The first task of 10-split CIFAR100, its images made of noise, measured whole; ten tasks follow from it."""
+"""Measures the first task of 10-split CIFAR100 on noise images, and estimates the time of all ten tasks from it."""
 
 import time
 from collections.abc import Iterator
@@ -33,8 +33,9 @@ def whole(part: Part, forms: tuple[str, ...]) -> Iterator[Row]:
 
 
 def timed(trainer: Trainer, began: float) -> Row:
-    """Seconds of the start, the training, and the evaluation of one task with its checkpoint; minutes of the run of ten."""
-    device, marks, images = trainer.machine.device, [], 0
+    """Seconds to start, to train one task, and to evaluate and save it; estimated minutes of a run of ten tasks."""
+    device, images = trainer.machine.device, 0
+    marks: list[float] = []  # when training starts, and when it ends
     for step in trainer.steps():
         if step.where[0] > 0:
             break
@@ -48,7 +49,7 @@ def timed(trainer: Trainer, began: float) -> Row:
     synchronise(device)
     end = time.perf_counter()
     start, train, test = marks[0] - began, marks[1] - marks[0], end - marks[1]
-    tested = TASKS * (TASKS + 1) / 2  # tasks that are answered: one after the first, ten after the last
+    tested = TASKS * (TASKS + 1) / 2  # tasks evaluated: one after the first, ten after the last
 
     def minutes(epochs: int) -> float:
         return figures((start + TASKS * train * epochs / EPOCHS + tested * test) / 60)

@@ -1,4 +1,4 @@
-"""Accuracy after each task as a curve, and the accuracy matrix as a grid."""
+"""Plots accuracy curves and accuracy matrices."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#b
 
 
 def figure(width: float, height: float):
-    """A figure that draws to files only; matplotlib is imported here, at the end of a run, and not before."""
+    """A figure that is only saved to files. Importing matplotlib here keeps the start of a run fast."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def save(drawing, file: Path) -> None:
-    """PNG or SVG, by the name; the same bytes for the same drawing."""
+    """Save as PNG or SVG, chosen by the file name; the same drawing gives the same bytes."""
     import matplotlib
 
     kind = file.suffix[1:]
@@ -28,7 +28,7 @@ def save(drawing, file: Path) -> None:
 
 
 def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:
-    """Mean accuracy over the tasks seen, after each task."""
+    """Plot the mean accuracy over the tasks seen, after each task: one curve for each name in `matrices`."""
     drawing = figure(6, 3.6)
     axes = drawing.add_subplot()
     for colour, (label, matrix) in zip(COLOURS, matrices.items(), strict=False):
@@ -43,7 +43,7 @@ def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -
 
 
 def draw_matrix(file: Path, matrix: AccuracyMatrix, title: str) -> None:
-    """R[t, i]: a row after each task learned, a column a task tested."""
+    """Draw R[t, i], the accuracy on task i after learning task t: one row per task learned, one column per task tested."""
     percent, tasks = matrix.percent, len(matrix.totals)
     side = max(3.6, 0.45 * tasks + 1.4)
     drawing = figure(side + 0.8, side)

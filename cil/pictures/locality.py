@@ -1,4 +1,4 @@
-"""How far patches look: over the tasks as lines, and of one image as maps (LPA, ICME 2023)."""
+"""Plots how far patches attend: curves over the tasks, and attention maps of one image (LPA, ICME 2023)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,11 @@ CELL = 1.15  # inches
 
 
 def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], uniform: float) -> None:
-    """`panels`: by title, and in it by the name of a line, (seeds, tasks, blocks). A column a title, a row a block and one
-    for their mean.
+    """Plot the mean attention distance over the tasks: one column per panel, one row per block and one for their mean.
 
-    `uniform`: how far a patch looks that looks everywhere alike.
+    `panels`: title → name of a curve → distances (seeds, tasks, blocks). `uniform`: the distance under uniform attention.
     """
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))  # one colour each, also where some lack
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))  # a name has one colour in all panels
     found = {title: {name: np.array(runs) for name, runs in lines.items()} for title, lines in panels.items()}
     blocks = next(iter(next(iter(found.values())).values())).shape[2]
     drawing = figure(1.2 + 3.1 * len(found), 0.7 + 1.55 * (blocks + 1))
@@ -51,9 +50,9 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
 
 
 def draw_maps(file: Path, image: Tensor, maps: Sequence[Tensor], far: Sequence[Tensor], norm: tuple, title: str) -> None:
-    """One image with a patch framed, the middle one, and where it looks: a row a block, a column a head.
+    """Draw an image and where its middle patch, which is framed, attends: one row per block, one column per head.
 
-    `maps`: of each block (heads, queries, keys); `far`: (heads,) the mean distance over all patches, written above a map.
+    `maps`: for each block (heads, queries, keys); `far`: for each block (heads,), the mean distance over all patches.
     """
     side = round(maps[0].shape[-1] ** 0.5)
     heads, query = len(maps[0]), (side // 2) * side + side // 2
@@ -82,7 +81,7 @@ def frame(corner: tuple[float, float], size: float):
 
 
 def everywhere(side: int) -> float:
-    """The mean distance of two patches of a grid."""
+    """The attention distance under uniform attention, on a grid of side × side patches."""
     from cil.modules.growing.attention import nonlocality
 
     return float(nonlocality(torch.full((side**2, side**2), 1 / side**2), side))

@@ -1,7 +1,8 @@
-"""Where an image speaks for a prompt: Grad-CAM of the cosine between image and prompt (AttriCLIP, figures 4 and 5)."""
+"""Grad-CAM maps of the cosine similarity between images and text prompts (AttriCLIP, figures 4 and 5)."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,24 +12,27 @@ from torch import Tensor
 from cil.capabilities import ChoosesPrompts, HasCamLayer, require
 from cil.pictures.accuracy import figure, save
 
-CELL = 1.15  # inches: a person must see what is on the image
+CELL = 1.15  # inches per image
 
 
 def grad_cam(backbone: HasCamLayer, images: Tensor, texts: Tensor, *, contrast: bool = False) -> Tensor:
-    """(images, texts, height, width) in [0, 1]: patches weighted by the gradient of a text's score, which is
-    exp(logit_scale) · cos(image, text), or with `contrast` the logarithm of its softmax over all texts.
+    """Grad-CAM maps (images, texts, height, width) in [0, 1], of `images` (n, 3, height, width) and `texts` (m, width).
 
-    Activations are those behind the first norm of the last block: after the block only the class token reaches the score,
-    so that the patches' gradients would be nothing. A channel weighs the mean of its gradient over patches; what is negative
-    is cut.
+    The score of a text is exp(logit_scale) · cos(image, text), or with `contrast` its log-softmax over all texts.
+    Activations are taken after the first norm of the last block: after the block only the class token reaches the score, so
+    the patches would have no gradient. A channel's weight is the mean of its gradient over patches; negative values are cut.
     """
-    kept = []
-    hook = backbone.cam_layer.register_forward_hook(
-        lambda *called: kept.append(called[-1].detach().requires_grad_()) or kept[-1]
-    )
+    model: Any = backbone  # a module
+    kept: list[Tensor] = []
+
+    def keep(*called: Any) -> Tensor:
+        kept.append(called[-1].detach().requires_grad_())
+        return kept[-1]
+
+    hook = model.cam_layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            scores = backbone.logit_scale.detach() * F.normalize(backbone(images).float(), dim=1) @ texts.detach().T
+            scores = model.logit_scale.detach() * F.normalize(model(images).float(), dim=1) @ texts.detach().T
             scores = scores.log_softmax(1) if contrast else scores
             gradients = [torch.autograd.grad(column.sum(), kept[0], retain_graph=True)[0] for column in scores.unbind(1)]
     finally:
@@ -42,7 +46,7 @@ def grad_cam(backbone: HasCamLayer, images: Tensor, texts: Tensor, *, contrast: 
 
 
 def shown(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """(images, height, width, 3) in [0, 1]: the normalisation undone."""
+    """Undo the normalization: (n, 3, height, width) → (n, height, width, 3) in [0, 1]."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
     return (images.cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
@@ -50,14 +54,17 @@ def shown(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.nda
 def draw_prompts(
     files: tuple[Path, Path], method: ChoosesPrompts, images: Tensor, names: Sequence[str], contrast: bool
 ) -> None:
-    """The first file: a row an image, under the prompts that it chose, best first. The second: the prompts that most of the
-    images chose, each over all of them. A prompt is encoded as the method's diversity loss encodes it, without a name."""
+    """Draw two files: each image with the prompts that it chose, best first; and the most chosen prompts on all images.
+
+    Prompts are encoded without a class name, as in the method's diversity loss.
+    """
+    backbone: Any = getattr(method, "backbone", None)
     require(method, ChoosesPrompts, "pictures of prompts")
-    require(method.backbone, HasCamLayer, "pictures of prompts")
+    require(backbone, HasCamLayer, "pictures of prompts")
     with torch.no_grad():
         chosen, texts = method.choose(F.normalize(method.frozen_stage(images), dim=1)), method.alone()
-    maps = grad_cam(method.backbone, images, texts, contrast=contrast).cpu().numpy()
-    seen, spec = shown(images, method.backbone.image.mean, method.backbone.image.std), range(len(images))
+    maps = grad_cam(backbone, images, texts, contrast=contrast).cpu().numpy()
+    seen, spec = shown(images, backbone.image.mean, backbone.image.std), range(len(images))
     rows = [[(seen[n], maps[n, k], f"prompt {k + 1}") for k in chosen[n].tolist()] for n in spec]
     draw_grid(files[0], [[(seen[n], None, "image"), *row] for n, row in zip(spec, rows)], names)
     often = torch.bincount(chosen.flatten().cpu(), minlength=len(texts)).argsort(descending=True, stable=True)[:3].tolist()
@@ -67,7 +74,7 @@ def draw_prompts(
 
 
 def draw_grid(file: Path, rows: Sequence[Sequence[tuple]], labels: Sequence[str]) -> None:
-    """Cells of (image, map or None, title), with a label before each row."""
+    """Draw rows of cells (image, map or None, title), with a label before each row."""
     high, wide = len(rows), max(map(len, rows))
     drawing = figure(CELL * wide + 1.3, (CELL + 0.22) * high)
     cells = drawing.subplots(high, wide, squeeze=False)
@@ -76,7 +83,7 @@ def draw_grid(file: Path, rows: Sequence[Sequence[tuple]], labels: Sequence[str]
             image, heat, title = cell
             if heat is None:
                 place.imshow(image, interpolation="nearest")
-            else:  # grey, so that colours are the map's alone
+            else:  # a grey image, so that only the map has colours
                 place.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 place.imshow(heat, cmap="turbo", alpha=0.5, vmin=0, vmax=1, interpolation="nearest")
             nowhere = ["nowhere"] if heat is not None and not heat.any() else []
@@ -95,7 +102,7 @@ def folded(text: str, width: int) -> str:
 
 
 def draw_usage(file: Path, percents: Sequence[Sequence[float]], title: str) -> None:
-    """How often each key was chosen: a row a task, a column a key."""
+    """Draw how often each key was chosen, in percent of images: one row per task, one column per key."""
     share = np.array(percents, dtype=float)
     drawing = figure(max(4.0, 0.09 * share.shape[1] + 1.8), max(2.2, 0.13 * share.shape[0] + 1.2))
     axes = drawing.add_subplot()

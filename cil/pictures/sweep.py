@@ -1,4 +1,4 @@
-"""Numbers of a run against a setting: a line each, with its spread over seeds."""
+"""Plots metrics against the value of a setting, as mean and standard deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 
 from cil.pictures.accuracy import COLOURS, figure, save
 
-Lines = Mapping[str, Sequence[Sequence[float]]]  # by name: for each value of the setting, the numbers of its seeds
+Lines = Mapping[str, Sequence[Sequence[float]]]  # name → for each value of the setting, one number per seed
 
 
 def draw_sweep(
     file: Path, setting: str, values: Sequence[float], panels: Mapping[str, Lines], levels: Mapping[str, float]
 ) -> None:
-    """A panel for each unit, one above the other; `levels`: what to compare the first panel with, dashed."""
+    """Draw one panel per unit, one above the other. `levels`: named values, drawn as dashed lines in the first panel."""
     drawing = figure(6.4, 2.1 + 1.7 * len(panels))
     rows = drawing.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[1.9, *[1] * (len(panels) - 1)])[:, 0]
     for axes, (unit, lines) in zip(rows, panels.items()):

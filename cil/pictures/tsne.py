@@ -1,4 +1,4 @@
-"""Features on a plane by t-SNE: those of the frozen backbone beside those of the method (AWPF's Figure 3)."""
+"""t-SNE plots of the features of the frozen backbone and of the method (AWPF's Figure 3)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from cil.modules.adapters.balance import separability
 from cil.pictures.accuracy import figure, save
 
 PANEL = 5.4  # inches
-WIDTH = 22  # letters of a name in a line
-BELOW = (0, 0.022)  # of its images, so that they stay in sight
+WIDTH = 22  # characters per line of a class name
+BELOW = (0, 0.022)  # offset of a name, so that it does not hide its images
 
 
 def plane(features: Tensor, seed: int = 0) -> np.ndarray:
-    """(images, 2) in [0, 1], the same for the same features."""
+    """Embed features (images, width) in the plane by t-SNE: (images, 2) in [0, 1], deterministic for a seed."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30, (len(features) - 1) / 3)
@@ -26,9 +26,9 @@ def plane(features: Tensor, seed: int = 0) -> np.ndarray:
 
 
 def draw_planes(file: Path, sets: Mapping[str, Tensor], labels: Tensor, names: Sequence[str]) -> None:
-    """A panel for each set of normalised features of the same images: a colour a class, its name where its images lie.
+    """Draw one panel for each set of normalized features (images, width) of the same images, with one color per class.
 
-    `names[k]` is that of label k. Above a panel stands the share of the scatter that lies between the classes.
+    `labels`: (images,); `names[k]`: the class name of label k. The title gives the share of between-class scatter.
     """
     from matplotlib import colormaps
 
@@ -54,7 +54,7 @@ def draw_planes(file: Path, sets: Mapping[str, Tensor], labels: Tensor, names: S
 
 
 def apart(places: Sequence[np.ndarray], least: float = 0.045) -> np.ndarray:
-    """Where names go: at their places, but those that would lie on one another are moved up and down."""
+    """Positions of labels (n, 2): as given, but overlapping labels are moved up and down until they are `least` apart."""
     moved = np.array(places, float)
     for _ in range(200):
         still = True

@@ -1,8 +1,8 @@
-"""Pre-training of the tiny backbones on the base characters, in the faces that training may see. Nothing of the 100 classes.
+"""Pre-trains the tiny backbones on the base characters in the training fonts, without any of the 100 benchmark classes.
 
-Both learn a classifier of the base characters and which name belongs to which drawing: `clip_tiny` with its text tower,
-`vit_tiny` with a bag of words that is thrown away afterwards (ImageNet-21k, too, has a hierarchy of labels). The classifier
-alone did not leave chance in 500 steps, since no word is shared between its 1,534 columns.
+Two losses are used: classification of the base characters, and a contrastive loss between drawings and names. `clip_tiny`
+encodes names with its text encoder, `vit_tiny` with a bag of words that is discarded afterwards. Classification alone stayed at
+chance for 500 steps, since its 1,534 classes share nothing; the words of the names are shared (as in ImageNet-21k's hierarchy).
 """
 
 import time
@@ -20,7 +20,7 @@ from cil.backbones.clip import CLIP, IDS, ROWS
 from cil.data.datasets import glyphs
 from cil.data.transforms.views import View
 
-# What surrounds a name in training. The fillers put names at later positions, where learned contexts will put them.
+# Templates of names and their probabilities. The x's move names to later positions, where learned contexts will put them.
 TEMPLATES = {"{}": 0.25, "a photo of a {}.": 0.3, "the character {}.": 0.1, "a drawing of the {}.": 0.1,
              "x " * 4 + "{}": 0.1, "x " * 16 + "{}": 0.1, "x " * 40 + "{}": 0.05}  # fmt: skip
 
@@ -28,19 +28,19 @@ TEMPLATES = {"{}": 0.25, "a photo of a {}.": 0.3, "the character {}.": 0.1, "a d
 @dataclass(frozen=True)
 class Recipe:
     steps: int
-    batch_size: int = 256  # characters a step, all different
-    lr: float = 2e-3  # peak of one cycle
+    batch_size: int = 256  # different characters per step
+    lr: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.05
     seed: int = 0
 
 
 def all_drawings() -> np.ndarray:
-    """(characters, faces, canvas, canvas): everything that pre-training draws from."""
+    """All drawings for pre-training, (characters, fonts, canvas, canvas)."""
     return np.stack([[glyphs.draw(point, face) for face in glyphs.TRAIN_FACES] for point in glyphs.code_points("base")])
 
 
 def drawings(recipe: Recipe) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Endless batches: which base characters, and one painted drawing of each, (batch, size, 3, size) uint8."""
+    """Yields endless batches: indices of base characters (batch,) and a drawing of each (batch, size, 3, size) uint8."""
     masks, random = all_drawings(), np.random.RandomState(recipe.seed)
     while True:
         chosen = random.permutation(len(masks))[: recipe.batch_size]
@@ -48,14 +48,14 @@ def drawings(recipe: Recipe) -> Iterator[tuple[np.ndarray, Tensor]]:
         yield chosen, torch.from_numpy(glyphs.paint(masks[chosen, faces], glyphs.Jitter(), random))
 
 
-def pretrain(backbone: nn.Module, recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Train every weight of `backbone` in place."""
+def pretrain(backbone: nn.Module, recipe: Recipe, log: Callable[[str], None]) -> None:
+    """Train all weights of `backbone` in place, and pass progress lines to `log`."""
     torch.manual_seed(recipe.seed)
     random = np.random.RandomState(recipe.seed + 1)
     words = word_table()
     heads = nn.ModuleDict({"classes": nn.Linear(backbone.width, len(words))})
     if not isinstance(backbone, CLIP):
-        heads["words"] = nn.Linear(words.shape[1], backbone.width)  # a bag of words in place of a text tower
+        heads["words"] = nn.Linear(words.shape[1], backbone.width)  # a bag of words instead of a text encoder
         logit_scale = torch.tensor(14.3)
     parameters = [p for p in (*backbone.parameters(), *heads.parameters()) if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]
@@ -79,13 +79,13 @@ def pretrain(backbone: nn.Module, recipe: Recipe, say: Callable[[str], None]) ->
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == recipe.steps - 1:
-            told = "  ".join(f"{key} {loss.item():.3f}" for key, loss in losses.items())
-            say(f"step {step + 1}/{recipe.steps}  {told}  {time.perf_counter() - started:.0f} s")
+            shown = "  ".join(f"{key} {loss.item():.3f}" for key, loss in losses.items())
+            log(f"step {step + 1}/{recipe.steps}  {shown}  {time.perf_counter() - started:.0f} s")
     backbone.eval()
 
 
 def word_table(at_least: int = 3) -> Tensor:
-    """(characters, words) with a one where the character's name has the word; words of fewer than three names are left out."""
+    """Multi-hot table (characters, words) of the words in each character's name; only words in `at_least` names or more."""
     names = [base_name(place).split() for place in range(len(glyphs.code_points("base")))]
     uses = Counter(word for name in names for word in set(name))
     words = sorted(word for word, count in uses.items() if count >= at_least)
@@ -97,14 +97,14 @@ def base_name(place: int) -> str:
 
 
 def contrast(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss: the i-th text belongs to the i-th image and to no other."""
+    """CLIP's symmetric contrastive loss between images and texts (batch, width), where text i belongs to image i."""
     logits = scale.clamp(max=100) * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
     own = torch.arange(len(logits))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def stored(backbone: nn.Module) -> dict[str, Tensor]:
-    """What goes into the weight file, in half precision: of the token table only the rows that a name or template uses."""
+    """The state dict for the weight file, in half precision, with only those token embeddings that names and templates use."""
     state = {key: value.half() if value.is_floating_point() else value for key, value in backbone.trunk.state_dict().items()}
     if isinstance(backbone, CLIP):
         names = [glyphs.name(point) for point in glyphs.code_points("base")]
@@ -116,7 +116,7 @@ def stored(backbone: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def examine(backbone: nn.Module, images) -> dict[str, float]:
-    """Percent right on the 100 classes in the three unseen faces: by nearest class mean and, for CLIP, by name alone."""
+    """Accuracy in percent on the 100 classes in the three unseen fonts: nearest class mean and, for CLIP, zero-shot."""
     view = View(backbone.image)
     encode = partial(torch.cat)
     train, test = (encode([F.normalize(backbone(view(block)), dim=1) for block in split.split(500)])

@@ -1,7 +1,8 @@
-"""Data sets learned one after another: what the second gained and what the first lost (AttriCLIP, tables 3 to 5).
+"""Forward and backward transfer (FT, BT) between two datasets that are learned one after the other (AttriCLIP, tables 3 to 5).
 
-FT and BT are differences between runs: the second data set after the first and alone, the first after the second and alone.
-Alone means that nothing follows: the row of a run over both that stands where the first ends, or a run with `dataset.only`.
+FT compares the second dataset, learned after the first, with a run on the second alone. BT compares the first dataset, after
+the second was learned, with the first alone. "Alone" is a run with `dataset.only`, or, for the first dataset, the run over both
+at the point where the first dataset ends.
 """
 
 import copy
@@ -17,7 +18,7 @@ from cil.runs.run_folder import address, read_matrices
 
 
 class Across(NamedTuple):
-    """Percent of all test images of a data set, after the last task."""
+    """Accuracies, in percent of all test images of a dataset, after the last task."""
 
     second_alone: float
     second: float
@@ -29,23 +30,24 @@ class Across(NamedTuple):
 
 
 DEFINITIONS = {
-    "second_alone": "accuracy on the second data set, learned alone",
-    "second": "accuracy on the second data set, learned after the first",
-    "forward": "FT: that on the second data set after the first, minus that alone",
-    "first_alone": "accuracy on the first data set, right after it",
-    "first": "accuracy on the first data set, after the second",
-    "backward": "BT: that on the first data set after the second, minus that right after it",
-    "union": "accuracy on the images of both data sets, among the classes of both",
+    "second_alone": "accuracy on the second dataset, learned alone",
+    "second": "accuracy on the second dataset, learned after the first",
+    "forward": "FT: accuracy on the second dataset learned after the first, minus its accuracy learned alone",
+    "first_alone": "accuracy on the first dataset, right after it was learned",
+    "first": "accuracy on the first dataset, after the second was learned",
+    "backward": "BT: accuracy on the first dataset after the second, minus its accuracy right after it was learned",
+    "union": "accuracy on the images of both datasets, among the classes of both",
 }
 
 
 def across(outputs: Path, both: dict, second: dict, first: dict | None = None) -> dict[str, Across]:
-    """From the summaries of a run over both data sets and of runs over one; by whose names compete after the last task.
+    """Transfer from the summaries of a run over both datasets, of a run over the second, and, if needed, over the first.
 
-    "own": those of the image's data set; "all": those of both. `first` is needed where the run has no answers in between.
+    Returns the accuracies among the classes of the image's own dataset ("own") and among those of both ("all"). `first` is
+    needed if the run over both was not evaluated between the datasets.
     """
     runs = read_matrices(outputs / both["address"])
-    early = both["config"]["scenario"]["tasks"]  # of each data set
+    early = both["config"]["scenario"]["tasks"]  # tasks of each dataset
     alone = read_matrices(outputs / first["address"])["class_il"] if first else runs["class_il"]
     reference = pooled(alone, early - 1, range(early))
     other = read_matrices(outputs / second["address"])["class_il"]
@@ -61,18 +63,20 @@ def across(outputs: Path, both: dict, second: dict, first: dict | None = None) -
 
 
 def pooled(matrix: AccuracyMatrix, after: int, tasks: range) -> float:
-    """Percent of the images of some tasks, after a task."""
+    """Accuracy in percent on the images of `tasks` together, after learning task `after`."""
     part = slice(tasks.start, tasks.stop)
     return float(100 * matrix.correct[after, part].sum() / matrix.totals[part].sum())
 
 
 def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *, markdown: bool = False) -> str:
-    """Two: among the names of the image's data set and among all. `groups`: runs over both data sets, a configuration each;
-    `every`: those and their counterparts over one."""
+    """Two tables: accuracy among the classes of the image's own dataset, and among all classes.
+
+    `groups`: runs over both datasets, one configuration each; `every`: these runs and their counterparts over one dataset.
+    """
     by_address, (head, titles) = {summary["address"]: summary for summary in every}, titled(groups)
     own, full, left_out = [], [], []
     for title, group in zip(titles, groups):
-        told, runs = [], []
+        results, runs = [], []
         for both in group:
             try:
                 second = counterpart(both, "second", by_address)
@@ -80,31 +84,31 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
             except UserError as missing:
                 left_out.append(str(missing))
                 continue
-            told.append(across(outputs, both, second, early))
+            results.append(across(outputs, both, second, early))
             runs.append(both["class_il"])
-        if not told:
+        if not results:
             continue
-        numbers = {names: [mean_and_spread([getattr(one[names], field) for one in told]) for field in Across._fields]
-                   for names in told[0]}  # fmt: skip
+        numbers = {names: [mean_and_spread([getattr(one[names], field) for one in results]) for field in Across._fields]
+                   for names in results[0]}  # fmt: skip
         within = [mean_and_spread([run[key] for run in runs]) for key in ("forgetting", "backward_transfer")]
-        own.append([*title, *numbers["own"][:-1], str(len(told))])
-        full.append([*title, *numbers["all"], *within, str(len(told))])
+        own.append([*title, *numbers["own"][:-1], str(len(results))])
+        full.append([*title, *numbers["all"], *within, str(len(results))])
     if not own:
         raise UserError(left_out[0])
     columns = ["second alone", "second", "FT", "first alone", "first", "BT"]
     more = ["both", "forgetting", "BT of tasks"]
     heads = [[*head, *columns, "seeds"], [*head, *columns, *more, "seeds"]]
     parts = [grid(one, lines, markdown=markdown) for one, lines in zip(heads, (own, full))]
-    texts = ["Among the names of the image's own data set:", parts[0], "Among the names of both:", parts[1]]
+    texts = ["Among the classes of the image's own dataset:", parts[0], "Among the classes of both datasets:", parts[1]]
     return "\n\n".join([*texts, *(f"left out: {line}" for line in left_out)])
 
 
 def counterpart(both: dict, only: str, by_address: dict[str, dict]) -> dict:
-    """The same configuration over one data set, in which heads and old exemplars make no difference."""
+    """The run with the same configuration over one dataset, where the settings of heads and old exemplars have no effect."""
     for variant in ({}, {"heads": "joint", "exemplars": "all"}):
         config = copy.deepcopy(both["config"])
         config["dataset"]["only"] = only
         config["scenario"].update(variant)
         if found := by_address.get(address(config)):
             return found
-    raise UserError(f"{both['address']} has no counterpart; type its command again with dataset.only={only}")
+    raise UserError(f"{both['address']} has no counterpart over one dataset; type its command again with dataset.only={only}")

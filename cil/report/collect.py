@@ -1,4 +1,4 @@
-"""From run folders to the rows of a table."""
+"""Collects finished runs and makes tables of their results."""
 
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
@@ -17,9 +17,9 @@ COLUMNS = {
     "task-IL": ("task_il", "acc"),
 }
 INPUTS = {"data_digest": "images", "split_digest": "split", "order_digest": "class order"}
-NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine"}  # make no other configuration
+NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine"}  # not part of the configuration
 NEEDED = ("scenario", "method", "digest", "seed", "config", "trained_parameters", "seconds")
-ROOM = 45  # characters, before a digest tells more
+LONGEST = 45  # characters of settings in a table; longer ones are replaced by the digest
 MEANING = (
     "ACC: mean over tasks of the accuracy after the last one, among all classes; forgetting: mean over old tasks of best "
     "earlier accuracy minus last; BT: last accuracy minus that right after learning; avg inc: mean of ACC over the tasks; "
@@ -28,7 +28,7 @@ MEANING = (
 
 
 def collect(outputs: Path) -> tuple[list[dict], list[str]]:
-    """Summaries of the finished runs below a folder, and what was passed over and why."""
+    """The summaries of all finished runs below a folder, and a line for each folder that was skipped, with the reason."""
     found, passed_over = [], []
     for file in (folder / "summary.json" for folder in sorted(outputs.glob("*/*/*/seed*/"))):
         try:
@@ -49,9 +49,9 @@ def collect(outputs: Path) -> tuple[list[dict], list[str]]:
 
 
 def rows(summaries: Iterable[dict], addresses: Container[str] | None = None) -> list[list[dict]]:
-    """Group runs that differ in the seed alone; the worst ACC first. Runs on other images are another group.
+    """Group runs that differ only in the seed, and sort the groups by ACC, lowest first. Other images are another group.
 
-    `addresses`: only the runs at these.
+    `addresses`: keep only these runs.
     """
     groups = defaultdict(list)
     for summary in summaries:
@@ -66,9 +66,9 @@ def inputs(summary: dict) -> tuple[str, ...]:
 
 
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
-    """One line a configuration: mean ± standard deviation over seeds.
+    """A table with one line per configuration: mean ± standard deviation over seeds.
 
-    Of a method in two readings each is named; what differs otherwise is told apart by the settings that few of them have.
+    The reading is shown if a method has both; settings are shown if they are needed to tell configurations apart.
     """
     head, titles = titled(groups)
     lines = []
@@ -81,7 +81,7 @@ def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
 
 
 def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
-    """The head and the cells that name each configuration: method, reading where there are two, settings where needed."""
+    """The first columns of the head, and the cells that name each configuration: method, reading and settings if needed."""
     readings = defaultdict(set)
     for group in groups:
         readings[group[0]["method"]].add(_reading(group))
@@ -92,42 +92,49 @@ def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
 
 
 def told_apart(groups: Sequence[list[dict]]) -> list[str]:
-    """Where each configuration leaves the most runs of its method and reading; where that is long, what was typed for it
-    alone; where that is long too or nothing tells it apart, its digest."""
-    settings, kin, words_of = [_settings(group[0]["config"]) for group in groups], defaultdict(list), defaultdict(list)
+    """For each configuration, the settings in which it differs from most runs of the same method and reading.
+
+    If these are too long, the words typed for it alone; if those are too long or not unique, its digest.
+    """
+    settings = [_settings(group[0]["config"]) for group in groups]
+    same_kind: dict[tuple, list[dict]] = defaultdict(list)
+    words_of: dict[tuple, list[list[str]]] = defaultdict(list)
     for group, own in zip(groups, settings):
-        kin[_kind(group)] += [own] * len(group)
+        same_kind[_kind(group)] += [own] * len(group)
         words_of[_kind(group)].append(typed(group))
-    told = []
+    names = []
     for group, own in zip(groups, settings):
-        others = kin[_kind(group)]
+        others = same_kind[_kind(group)]
         usual = {key: _most([str(other.get(key)) for other in others]) for key in {*own}.union(*others)}
         words = " ".join(f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key])
-        if len(words) > ROOM:
+        if len(words) > LONGEST:
             words = " ".join(word for word in typed(group) if not all(word in other for other in words_of[_kind(group)]))
-        told.append(words if len(words) <= ROOM else group[0]["digest"])
+        names.append(words if len(words) <= LONGEST else group[0]["digest"])
     digests = defaultdict(set)
-    for group, words in zip(groups, told):
+    for group, words in zip(groups, names):
         digests[(*_kind(group), words)].add(group[0]["digest"])
-    return [w if len(digests[(*_kind(group), w)]) == 1 else group[0]["digest"] for group, w in zip(groups, told)]
+    return [w if len(digests[(*_kind(group), w)]) == 1 else group[0]["digest"] for group, w in zip(groups, names)]
 
 
 def other_inputs(groups: Sequence[list[dict]]) -> list[str]:
-    """Of configurations that were run on different images, which of them each group saw; "" where there is one kind."""
-    kin = defaultdict(list)
+    """For each group, the images, split and order that it saw, if its configuration was also run on others; else ""."""
+    same_settings = defaultdict(list)
     for group in groups:
-        kin[group[0]["scenario"], group[0]["method"], group[0]["digest"]].append(inputs(group[0]))
-    told = []
+        same_settings[_settings_key(group)].append(inputs(group[0]))
+    names = []
     for group in groups:
-        columns = zip(*kin[group[0]["scenario"], group[0]["method"], group[0]["digest"]])
-        apart = [len(set(column)) > 1 for column in columns]
-        own = zip(INPUTS.values(), inputs(group[0]), apart)
-        told.append(" ".join(f"{word} {digest[:6]}" for word, digest, differs in own if differs))
-    return told
+        differs = [len(set(column)) > 1 for column in zip(*same_settings[_settings_key(group)])]
+        own = zip(INPUTS.values(), inputs(group[0]), differs)
+        names.append(" ".join(f"{word} {digest[:6]}" for word, digest, apart in own if apart))
+    return names
+
+
+def _settings_key(group: list[dict]) -> tuple[str, str, str]:
+    return group[0]["scenario"], group[0]["method"], group[0]["digest"]
 
 
 def _most(values: list[str]) -> str | None:
-    """What more than half of them are, if anything."""
+    """The value that more than half of the list has, or None."""
     value, count = Counter(values).most_common(1)[0]
     return value if 2 * count > len(values) else None
 
@@ -137,7 +144,7 @@ def _kind(group: list[dict]) -> tuple[str, str, str]:
 
 
 def typed(group: list[dict]) -> list[str]:
-    """The words of its command that may make another configuration."""
+    """The arguments of its command that may change the configuration."""
     words = group[0].get("command", "").split()[2:]
     return [word for word in words if word.lstrip("+~").partition("=")[0].split(".")[0] not in NO_SETTING]
 
@@ -157,14 +164,14 @@ def _reading(group: list[dict]) -> str:
 
 
 def doubts(groups: Iterable[list[dict]]) -> list[str]:
-    """Rows that no run can have produced."""
-    told = []
+    """One line for each run whose accuracy and forgetting cannot both be right."""
+    lines = []
     for summary in (s for group in groups for s in group):
         numbers = summary["class_il"]
         if numbers["forgetting"] is not None:
             reason = impossible(numbers["acc"], numbers["forgetting"], summary["tasks"])
-            told += [f"{summary['address']}: {reason}"] if reason else []
-    return told
+            lines += [f"{summary['address']}: {reason}"] if reason else []
+    return lines
 
 
 def count(parameters: int) -> str:

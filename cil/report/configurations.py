@@ -1,4 +1,4 @@
-"""What is known of each configuration, for the report page, and what a click on it tells: matrix, settings, runs, pictures."""
+"""Data of each configuration on the report page, and the HTML of its details: matrix, settings, runs, pictures."""
 
 import base64
 import math
@@ -18,31 +18,31 @@ from cil.report import svg
 from cil.report.collect import inputs, titled
 from cil.report.numbers import Numbers
 
-PICTURES = 4 << 20  # bytes of those pictures whose numbers the page draws itself
-DRAWN = ("accuracy.png", "matrix.png")
-LARGEST = 20  # tasks, of a matrix with its numbers
+PICTURES = 4 << 20  # bytes; if those in DRAWN are larger together, the page leaves them out
+DRAWN = ("accuracy.png", "matrix.png")  # the page draws the same numbers itself
+LARGEST = 20  # tasks; larger matrices are drawn without numbers
 
 
 class Entry(NamedTuple):
-    """One configuration: its runs, its name, and what accuracy.csv holds over seeds."""
+    """One configuration: its runs, its name, and its accuracies over seeds."""
 
     runs: list[dict]
     name: str
     settings: str
     anchor: str
-    percent: np.ndarray | None  # the accuracy matrix; None where no run has one
+    percent: np.ndarray | None  # mean accuracy matrix; None if no run has one
     means: list[float]  # ACC after each task
     spreads: list[float]
     numbers: Numbers
 
     def values(self, quantity: str) -> list[float]:
-        """Of each run, a number as cil.report.published calls it; none at all where one of them has none."""
+        """The value of a quantity (named as in cil.report.published) in each run; empty if one of the runs has none."""
         values = [self.numbers.of(run, quantity) for run in self.runs]
-        return [] if None in values else values
+        return [] if None in values else [value for value in values if value is not None]
 
 
 def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:
-    """`groups`: of one scenario, from collect.rows."""
+    """The entries of one scenario, from groups of runs as `collect.rows` returns them."""
     found = []
     for group, (name, *settings) in zip(groups, titled(groups)[1]):
         known = [matrix for run in group if (matrix := numbers.matrix(run)) is not None]
@@ -55,7 +55,7 @@ def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:
 
 
 def pictures(groups: Iterable[list[dict]], outputs: Path) -> tuple[dict[str, list[Path]], str]:
-    """By address, of the first seed of each configuration, and what was left out: those in DRAWN, where they are large."""
+    """The pictures of the first seed of each configuration, by address, and a note on what was left out because of its size."""
     files = {group[0]["address"]: sorted((outputs / group[0]["address"] / "pictures").glob("*.png")) for group in groups}
     drawn = [file.stat().st_size for own in files.values() for file in own if file.name in DRAWN]
     note = "The page holds the pictures of the first seed of each configuration."
@@ -88,9 +88,9 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text; libyaml
 
 
 def run(summary: dict) -> str:
-    """The command and everything that decides the number."""
+    """The details of one run: its command, and everything that its results depend on."""
     identity, numbers = dict(summary["identity"]), summary["class_il"]
-    told = {
+    known = {
         "commit": identity.pop("git_commit", "unknown"),
         "address": summary["address"],
         **identity,
@@ -102,14 +102,14 @@ def run(summary: dict) -> str:
     return (
         f'<details class="run"><summary>seed {escape(str(summary["seed"]))}: ACC {number(numbers["acc"], 2)}, forgetting '
         f"{number(numbers['forgetting'], 2)}, {summary['seconds']:.0f} s</summary>"
-        f'<p class="command"><code>{escape(summary["command"])}</code></p>{facts(told)}</details>'
+        f'<p class="command"><code>{escape(summary["command"])}</code></p>{facts(known)}</details>'
     )
 
 
 def matrix(entry: Entry) -> str:
-    """Numbers on their colours: a row after each task; many tasks are colours alone."""
+    """The accuracy matrix as a colored table with one row after each task; without numbers if there are many tasks."""
     if entry.percent is None:
-        return "<p>It has no accuracy.csv that can be read, so that its curve and its matrix are missing.</p>"
+        return "<p>Its curve and matrix are missing: it has no accuracy.csv that can be read.</p>"
     tasks = len(entry.percent)
     if tasks > LARGEST:
         return svg.heat(entry.percent, f"accuracy matrix of {entry.name}")
@@ -118,9 +118,9 @@ def matrix(entry: Entry) -> str:
         f'<tr><th scope="row">{after + 1}{"".join(_cell(value) for value in row)}<td>{number(mean)}'
         for after, (row, mean) in enumerate(zip(entry.percent, entry.means)) if math.isfinite(mean)
     )  # fmt: skip
-    told = "Percent correct on each task (columns) after each task (rows), mean over seeds"
+    caption = "Percent correct on each task (columns) after each task (rows), mean over seeds"
     return (
-        f'<p class="told">{told}</p><div class="scroll" tabindex="0"><table class="matrix" aria-label="{told}">'
+        f'<p class="told">{caption}</p><div class="scroll" tabindex="0"><table class="matrix" aria-label="{caption}">'
         f'<thead><tr><th scope="col">after{head}<th scope="col">ACC<tbody>{lines}</table></div>'
     )
 
@@ -130,7 +130,7 @@ def _cell(value: float) -> str:
 
 
 def picture(file: Path) -> str:
-    """A PNG in the page itself; another file under that name is not shown."""
+    """A PNG embedded in the page; empty if the file is not a PNG."""
     data = file.read_bytes()
     if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:
         return ""
@@ -143,20 +143,20 @@ def picture(file: Path) -> str:
     )
 
 
-def facts(told: Mapping[str, object]) -> str:
-    """Names and what they are; those without a value are left out."""
-    known = ((escape(key.replace("_", " ")), escape(_words(value))) for key, value in told.items() if value not in (None, ""))
+def facts(values: Mapping[str, object]) -> str:
+    """A list of names and values; names without a value are left out."""
+    known = ((escape(key.replace("_", " ")), escape(_words(value))) for key, value in values.items() if value not in (None, ""))
     return f'<dl class="facts">{"".join(f"<dt>{key}<dd>{value}" for key, value in known)}</dl>'
 
 
 def spelled(values: Sequence[float]) -> str:
-    """Mean ± standard deviation, so that a column's numbers stand under each other."""
+    """Mean ± standard deviation, marked up so that the numbers of a column are aligned."""
     mean, sign, spread = mean_and_spread(values).partition(" ± ")
     return f'<span class="n">{mean.replace("-", "−")}<i>{sign}{spread}</i></span>'
 
 
 def small(settings: str) -> str:
-    """Under or behind a name; a line may break inside of it where a person would."""
+    """Settings in small print; lines may break after '.', '_' and '='."""
     words = re.sub("([._=])", r"\1<wbr>", escape(settings))
     return f"<small>{words}</small>"
 
@@ -171,7 +171,7 @@ def plural(many: int, thing: str) -> str:
 
 
 def slug(name: str) -> str:
-    """An id that a link can hold."""
+    """A name with all characters replaced that an HTML id must not have."""
     return re.sub(r"[^\w-]+", "-", name)
 
 

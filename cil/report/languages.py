@@ -1,4 +1,4 @@
-"""A reproduced table as text for a terminal, Markdown, LaTeX (booktabs) and CSV."""
+"""Formats a reproduced table as text for a terminal, Markdown, LaTeX (booktabs) or CSV."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from cil.report.published import Number, Table
 from cil.report.reproduced import APART, OURS, Line
 
 Parts = Mapping[str, Sequence[Line]]  # by column
-ROOM = 3  # quantities side by side in 80 columns
+SIDE_BY_SIDE = 3  # quantities that fit into 80 columns
 NOT_RUN = "not run"
 
 
@@ -27,7 +27,7 @@ def _cells(line: Line) -> list[str]:
 
 
 def _once(rows: Sequence[list[str]]) -> list[list[str]]:
-    """The name of a row stands in its first line alone."""
+    """Blank the name of a row in all its lines but the first."""
     return [
         [row[0] if n == 0 else "", *row[1:]]
         for _, group in groupby(rows, key=lambda row: row[0])
@@ -36,23 +36,23 @@ def _once(rows: Sequence[list[str]]) -> list[list[str]]:
 
 
 def text(table: Table, parts: Parts, *, markdown: bool = False) -> str:
-    """On a terminal, where 80 columns do not hold all numbers, those that are left come below."""
-    told = [heading(table)]
+    """The table as text or Markdown. Text is split into several tables below each other if it is wider than 80 columns."""
+    parts_of_text = [heading(table)]
     for key, lines in parts.items():
         names, rows = [*table.columns[key].quantities.values()], _once([_cells(line) for line in lines])
-        room = len(names) if markdown else ROOM
-        told.append(f"{table.columns[key].title}:")
-        for first in range(0, len(names), room):
-            chosen = [0, 1, *range(2 + first, 2 + min(first + room, len(names))), 2 + len(names)]
+        step = len(names) if markdown else SIDE_BY_SIDE
+        parts_of_text.append(f"{table.columns[key].title}:")
+        for first in range(0, len(names), step):
+            chosen = [0, 1, *range(2 + first, 2 + min(first + step, len(names))), 2 + len(names)]
             head = ["row", "", *names, "seeds"]
-            told.append(grid([head[n] for n in chosen], [[row[n] for n in chosen] for row in rows], markdown=markdown))
+            parts_of_text.append(grid([head[n] for n in chosen], [[row[n] for n in chosen] for row in rows], markdown=markdown))
     listed = [f"- {note}" if markdown else fill(note, 80, subsequent_indent="  ") for note in notes(table)]
-    return "\n\n".join([*told, "\n".join(listed)]).rstrip()
+    return "\n\n".join([*parts_of_text, "\n".join(listed)]).rstrip()
 
 
 def compact(table: Table, parts: Parts, beside: Mapping[str, Sequence[str]]) -> str:
-    """Markdown of a table that nobody printed: a line a row and reading. `beside`: more cells of a row, by its head."""
-    told = []
+    """Markdown of a table without published numbers: one line per row and reading. `beside`: head → one more cell per row."""
+    grids = []
     for key, lines in parts.items():
         head = ["method", *table.columns[key].quantities.values(), *beside, "seeds"]
         rows = []
@@ -62,19 +62,19 @@ def compact(table: Table, parts: Parts, beside: Mapping[str, Sequence[str]]) -> 
             reading = " (released)" if line.what == OURS["released"] else " (paper)" if several else ""
             rows.append([f"`{name}`{reading}", *numbers, *(cells[n] for cells in beside.values()), seeds])
         rows.sort(key=lambda row: row[1] == NOT_RUN or float(row[1].split()[0]))
-        told.append(grid(head, rows, markdown=True))
-    return "\n\n".join(told)
+        grids.append(grid(head, rows, markdown=True))
+    return "\n\n".join(grids)
 
 
 def latex(table: Table, parts: Parts) -> str:
-    told = [f"% {heading(table)}"]
+    output = [f"% {heading(table)}"]
     for key, lines in parts.items():
         names = [_tex(name) for name in table.columns[key].quantities.values()]
-        told += [f"% {table.columns[key].title}", rf"\begin{{tabular}}{{ll{'r' * len(names)}r}}", r"\toprule",
+        output += [f"% {table.columns[key].title}", rf"\begin{{tabular}}{{ll{'r' * len(names)}r}}", r"\toprule",
                  " & ".join(["", "", *names, "seeds"]) + r" \\", r"\midrule"]  # fmt: skip
-        told += [" & ".join(map(_tex, row)) + r" \\" for row in _once([_cells(line) for line in lines])]
-        told += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*told, *(f"% {note}" for note in notes(table))])
+        output += [" & ".join(map(_tex, row)) + r" \\" for row in _once([_cells(line) for line in lines])]
+        output += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*output, *(f"% {note}" for note in notes(table))])
 
 
 def _tex(words: str) -> str:
@@ -85,7 +85,7 @@ def _tex(words: str) -> str:
 
 
 def sheet(table: Table, parts: Parts) -> str:
-    """CSV, a line a number."""
+    """CSV with one line per number."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(["table", "column", "row", "what", "quantity", "value", "spread", "seeds"])
@@ -106,7 +106,7 @@ def heading(table: Table) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """What one must know of the table, of its rows, and why rows are quoted alone."""
+    """Notes on the table and its rows, and the reasons why rows are quoted and not run."""
     quoted = [f"{row.name} is quoted: {row.quoted}" for row in table.rows if row.quoted]
     return [*table.notes, *(f"{row.name}: {note}" for row in table.rows for note in row.notes), *dict.fromkeys(quoted)]
 

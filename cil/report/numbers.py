@@ -1,4 +1,4 @@
-"""What finished runs say of a quantity, called as `cil.report.published` calls it."""
+"""Looks up quantities of finished runs by the names that `cil.report.published` defines."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cil.runs.run_folder import read_matrices
 
 
 class Numbers:
-    """Of runs below `outputs`, whose summaries are `every`; a folder is read no more often than needed."""
+    """Quantities of the runs below `outputs` with the summaries `every`. Matrices are read once and cached."""
 
     def __init__(self, outputs: Path, every: Sequence[dict]) -> None:
         self.outputs, self.by_address = outputs, {summary["address"]: summary for summary in every}
@@ -21,7 +21,7 @@ class Numbers:
         self._pairs: dict[str, Across | None] = {}
 
     def of(self, run: dict, quantity: str) -> float | None:
-        """None where it was not measured, or where a run that it stands on is missing or cannot be read."""
+        """The value of a quantity; None if it was not measured, or if a run that it needs is missing or unreadable."""
         count, _, key = quantity.rpartition(".")
         if count == "across":
             pair = self._across(run)
@@ -34,7 +34,7 @@ class Numbers:
         return float(value) if value is not None and math.isfinite(value) else None
 
     def matrix(self, run: dict) -> AccuracyMatrix | None:
-        """Of all classes seen; None where there is no file that can be read."""
+        """The accuracy matrix among all classes seen; None if there is no readable file."""
         address = run["address"]
         if address not in self._matrices:
             try:
@@ -50,7 +50,7 @@ class Numbers:
 
     def _between(self, both: dict) -> Across | None:
         if "dataset_il" not in both or both["config"]["dataset"].get("only"):
-            return None  # one data set
+            return None  # only one dataset
         try:
             second = counterpart(both, "second", self.by_address)
             first = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", self.by_address)
@@ -62,7 +62,8 @@ class Numbers:
 
 
 def over(values: Sequence[float | None]) -> Number | None:
-    """Mean and standard deviation over seeds; None where one of them has no number."""
-    if not values or None in values:
+    """Mean and standard deviation over seeds; None if there are no values or one of them is None."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
         return None
-    return Number(fmean(values), stdev(values) if len(values) > 1 else None)
+    return Number(fmean(known), stdev(known) if len(known) > 1 else None)

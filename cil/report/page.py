@@ -1,4 +1,4 @@
-"""One self-contained HTML page of finished runs: no script, no network, the same bytes for the same runs."""
+"""Writes finished runs as one self-contained HTML page: no scripts, no network; the same runs give the same bytes."""
 
 import math
 import statistics
@@ -27,35 +27,35 @@ from cil.report.configurations import (
 from cil.report.numbers import Numbers
 from cil.report.published import Number, meaning
 
-ALL, FEW = 12, 6  # configurations that figures show: all where there are no more, else one of each name, and these at least
+ALL, FEW = 12, 6  # figures show up to ALL configurations; if there are more, one per name, but at least FEW
 OWN = {name: key if part == "class_il" else f"{part}.{key}" for name, (part, key) in COLUMNS.items()}
-OTHER = {"dataset-IL": "dataset_il.acc", "leaky-IL": "leaky_il.acc"}  # columns, where that was counted in a third of the runs
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser fetches nothing, whatever stands in it
-ALIKE = {"data_digest": "data set", "split_digest": "split", "order_digest": "class order", "git_commit": "commit",
+OTHER = {"dataset-IL": "dataset_il.acc", "leaky-IL": "leaky_il.acc"}  # shown if more than a third of the configurations have it
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the browser loads nothing from the network
+ALIKE = {"data_digest": "dataset", "split_digest": "split", "order_digest": "class order", "git_commit": "commit",
          "device": "device"}  # fmt: skip
 TOLD = {
-    "ACC": f"{DEFINITIONS['acc']}, {COUNTS['class_il']}; in percent, as every number without a unit",
+    "ACC": f"{DEFINITIONS['acc']}, {COUNTS['class_il']}; in percent, like every number without a unit",
     "forgetting": DEFINITIONS["forgetting"],
     "BT": DEFINITIONS["backward_transfer"],
     "avg inc": DEFINITIONS["incremental_average"],
-    "task-IL": f"ACC {COUNTS['task_il']}: the task is told",
+    "task-IL": f"ACC {COUNTS['task_il']}: the task identity is given",
     "dataset-IL": f"ACC {COUNTS['dataset_il']}",
     "leaky-IL": f"ACC {COUNTS['leaky_il']}",
-    "±": "standard deviation over seeds (n − 1); nothing where there is one seed",
+    "±": "standard deviation over seeds (n − 1); empty for one seed",
     "curve": "ACC after each task, mean over seeds, on a scale from 0 to 100",
-    "exemplars": "images of old tasks that a method may keep, in all or of each class",
-    "trained": "parameters that learned in some task",
-    "seconds": "wall clock of a run, mean over seeds; frozen features that lay ready shorten it",
-    "weights": "what the backbone starts from",
+    "exemplars": "images of old tasks that a method may keep, in total or per class",
+    "trained": "number of parameters that were trained in at least one task",
+    "seconds": "wall-clock time of a run, mean over seeds; shorter if cached features were found",
+    "weights": "initial weights of the backbone",
 }
 BESIDE = {
-    "published": "as printed, under the definition of the column before it; its ± is the paper's own",
-    "Δ": "mean here minus what is published",
+    "published": "the published number, with the definition of the column before it and the paper's own ±",
+    "Δ": "our mean minus the published number",
 }
 
 
 class Printed(NamedTuple):
-    """A row of a published table, its numbers by quantity."""
+    """A row of a published table: its name, and its numbers by quantity."""
 
     name: str
     numbers: Mapping[str, Number]
@@ -63,8 +63,11 @@ class Printed(NamedTuple):
 
 def page(groups: Sequence[list[dict]], numbers: Numbers, *, title: str, published: Mapping[str, Printed] | None = None,
          notes: Sequence[str] = (), passed_over: Sequence[str] = ()) -> str:  # fmt: skip
-    """`groups`: from collect.rows; `numbers`: of these runs and of those that they are compared with; `published`: by the
-    digest of a configuration; `notes`: what a reader should know first."""
+    """The whole page as HTML.
+
+    `groups`: as `collect.rows` returns them; `numbers`: of these runs and of those they are compared with; `published`: digest
+    of a configuration → its published row; `notes`: lines shown at the top; `passed_over`: lines on skipped folders.
+    """
     scenarios: dict[str, list[list[dict]]] = {}
     for group in groups:
         scenarios.setdefault(group[0]["scenario"], []).append(group)
@@ -72,7 +75,7 @@ def page(groups: Sequence[list[dict]], numbers: Numbers, *, title: str, publishe
     sections = [section(name, entries(own, numbers), published or {}, files) for name, own in sorted(scenarios.items())]
     places = {**{slug(name): name for name in sorted(scenarios)}, "definitions": "Definitions"}
     links = "".join(f'<li><a href="#{place}">{escape(name)}</a>' for place, name in places.items())
-    told = facts(TOLD | _defined(published or {}))
+    definitions = facts(TOLD | _defined(published or {}))
     over = f"<h2>Passed over</h2>{bullets(passed_over)}" if passed_over else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -80,33 +83,33 @@ def page(groups: Sequence[list[dict]], numbers: Numbers, *, title: str, publishe
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n'
         f"<style>\n{Path(__file__).with_suffix('.css').read_text()}</style></head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1><p>{_counted(groups)}. Every name leads to the settings, commands and identities of "
-        f"its runs.</p>{bullets(notes)}<nav><ul>{links}</ul></nav></header>\n{''.join(sections)}"
-        f'<section id="definitions"><h2>Definitions</h2>{told}<p>{escape(left_out)}</p>{over}</section>\n'
+        f"<header><h1>{escape(title)}</h1><p>{_counted(groups)}. Click a name to see the settings, commands and identities "
+        f"of its runs.</p>{bullets(notes)}<nav><ul>{links}</ul></nav></header>\n{''.join(sections)}"
+        f'<section id="definitions"><h2>Definitions</h2>{definitions}<p>{escape(left_out)}</p>{over}</section>\n'
         "</body></html>\n"
     )
 
 
 def section(scenario: str, found: list[Entry], published: Mapping[str, Printed], files: Mapping[str, list[Path]]) -> str:
     runs = [entry.runs for entry in found]
-    told = "".join(configuration(entry, files[entry.runs[0]["address"]]) for entry in found)
+    details = "".join(configuration(entry, files[entry.runs[0]["address"]]) for entry in found)
     return (
         f'<section id="{slug(scenario)}"><h2>{escape(scenario)}</h2><p>{_counted(runs)}. {alike(runs)} '
         f'<a href="#{slug(scenario)}-table">The table</a>, <a href="#{slug(scenario)}-runs">the runs</a>.</p>'
         f"{bullets(f'impossible row: {line}' for line in doubts(runs))}{figures(found)}"
         f'<h3 id="{slug(scenario)}-table">All configurations</h3>{table(found, published)}'
-        f'<h3 id="{slug(scenario)}-runs">Their runs</h3>{told}</section>\n'
+        f'<h3 id="{slug(scenario)}-runs">Their runs</h3>{details}</section>\n'
     )
 
 
 def _defined(published: Mapping[str, Printed]) -> dict[str, str]:
-    """What only a published table brings along."""
+    """Definitions of the quantities that only the published table has."""
     keys = {key for row in published.values() for key in row.numbers}
     return {_head(key): meaning(key) for key in sorted(keys - {*OWN.values()})} | BESIDE if keys else {}
 
 
 def _head(quantity: str) -> str:
-    words = {"across.forward": "FT", "across.backward": "BT of data sets"}
+    words = {"across.forward": "FT", "across.backward": "BT of datasets"}
     return words.get(quantity, quantity.removeprefix("across.").replace("_", " "))
 
 
@@ -115,7 +118,7 @@ def _counted(groups: Sequence[list[dict]]) -> str:
 
 
 def alike(groups: Sequence[list[dict]]) -> str:
-    """What all runs have in common, and in how many kinds the rest comes."""
+    """Which part of their identity all runs have in common, and how many different values the other parts have."""
     same, apart = [], []
     for key, word in ALIKE.items():
         kinds = sorted({str(run["identity"].get(key, "unknown")) for group in groups for run in group})
@@ -123,16 +126,18 @@ def alike(groups: Sequence[list[dict]]) -> str:
             same.append(f"{word} <code>{escape(kinds[0])}</code>")
         else:
             apart.append(plural(len(kinds), word))
-    told = [f"{words}: {', '.join(what)}." for words, what in (("In common", same), ("Not in common", apart)) if what]
-    return " ".join(told)
+    sentences = [f"{words}: {', '.join(what)}." for words, what in (("In common", same), ("Not in common", apart)) if what]
+    return " ".join(sentences)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def chosen(found: Sequence[Entry]) -> list[Entry]:
-    """For figures, in the table's order: of each name the configuration with the most seeds, of these with the most tasks, of
-    these the one with the shortest command; then the next ones up to FEW."""
+    """The configurations shown in figures, in the order of the table.
+
+    For each name, the one with the most seeds, then the most tasks, then the shortest command; then the next ones up to FEW.
+    """
     rank: Counter = Counter()
     ranked = []
     for entry in sorted(found, key=lambda e: (-len(e.runs), -len(e.means), len(typed(e.runs)), e.anchor)):
@@ -145,7 +150,7 @@ def chosen(found: Sequence[Entry]) -> list[Entry]:
 
 
 def coloured(found: Sequence[Entry]) -> dict[str, str]:
-    """Classes by anchor: evenly over the ranking, so that neighbours are told apart, and all where they are few."""
+    """Color classes by anchor. If there are more configurations than colors, they are spread evenly over the ranking."""
     few = min(len(found), svg.COLOURS)
     places = [round(n * (len(found) - 1) / max(1, few - 1)) for n in range(few)]
     return {found[place].anchor: f"c{n}" for n, place in enumerate(places)}
@@ -160,13 +165,14 @@ def figures(found: Sequence[Entry]) -> str:
     lines = [svg.Line(labels[e.anchor], e.anchor, colours.get(e.anchor, ""), e.means, e.spreads) for e in few]
     note = ""
     if len(few) < len(found):
-        note += f" {len(few)} of {len(found)}: of each method and reading the configuration with the most seeds, and of these"
-        note += " the one with the shortest command."
+        note += f" {len(few)} of {len(found)}: for each method and reading the configuration with the most seeds, and among"
+        note += " these the one with the shortest command."
     if len(colours) < len(few):
-        note += " Seven are coloured, evenly over the ranking; the others are grey and without a band."
+        note += " Seven are colored, spread evenly over the ranking; the others are grey and have no band."
     grids = "".join(
         f'<figure><a href="#{e.anchor}">{svg.heat(e.percent, f"accuracy matrix of {labels[e.anchor]}")}</a>'
-        f"<figcaption>{escape(labels[e.anchor])} <b>{number(e.means[-1])}</b></figcaption></figure>" for e in few
+        f"<figcaption>{escape(labels[e.anchor])} <b>{number(e.means[-1])}</b></figcaption></figure>"
+        for e in few if e.percent is not None
     )  # fmt: skip
     scale = "".join(f'<i class="h{n}"></i>' for n in range(svg.LEVELS))
     return (
@@ -180,7 +186,7 @@ def figures(found: Sequence[Entry]) -> str:
 
 
 def _label(entry: Entry, repeated: Counter) -> str:
-    """The name, where it says enough; the settings, where all have that name."""
+    """The label of a configuration: its name, with its settings if several share the name."""
     if repeated[entry.name] == 1 or not entry.settings:
         return entry.name
     return entry.settings if len(repeated) == 1 else f"{entry.name} {entry.settings}"
@@ -189,7 +195,7 @@ def _label(entry: Entry, repeated: Counter) -> str:
 def bars(few: Sequence[Entry], labels: Mapping[str, str], colours: Mapping[str, str]) -> str:
     known = [(statistics.fmean(values), e) for e in few if (values := e.values("forgetting"))]
     if not known:
-        return "<p>None has any: one task, or earlier tasks were not measured.</p>"
+        return "<p>No forgetting was measured: there is one task, or earlier tasks were not tested.</p>"
     low, high = min(0.0, *(mean for mean, _ in known)), max(0.0, *(mean for mean, _ in known))
     lines = []
     for mean, entry in sorted(known, key=lambda one: (one[0], one[1].anchor)):
@@ -204,7 +210,7 @@ def bars(few: Sequence[Entry], labels: Mapping[str, str], colours: Mapping[str, 
 
 
 def table(found: Sequence[Entry], published: Mapping[str, Printed]) -> str:
-    """A line each; after a number comes what was published under its definition, and by how much ours is higher."""
+    """One line per configuration; if a number is published, it follows ours, with the difference."""
     columns = OWN | {name: key for name, key in OTHER.items() if 3 * sum(bool(e.values(key)) for e in found) > len(found)}
     mine = {entry.runs[0]["digest"] for entry in found}
     keys = dict.fromkeys(key for digest, row in published.items() if digest in mine for key in row.numbers)
@@ -231,22 +237,22 @@ def _line(entry: Entry, columns: Mapping[str, str], keys: Mapping[str, None], pr
     under += f'<small class="pub">{escape(printed.name)}</small>' if printed else ""
     weights = str(first["identity"].get("weights", "–")).removeprefix("shipped:").removesuffix(".safetensors")
     seconds = statistics.fmean(run["seconds"] for run in entry.runs)
-    told = (len(entry.runs), _exemplars(first["config"]["method"]), count(first["trained_parameters"]), f"{seconds:.0f}")
+    last = (len(entry.runs), _exemplars(first["config"]["method"]), count(first["trained_parameters"]), f"{seconds:.0f}")
     return (
         f'<tr><th scope="row"><a href="#{entry.anchor}">{escape(entry.name)}</a>{under}<td>{svg.spark(entry.means)}'
-        f'{"".join(cells)}{"".join(f"<td>{escape(str(value))}" for value in told)}<td class="words">{escape(weights)}'
+        f'{"".join(cells)}{"".join(f"<td>{escape(str(value))}" for value in last)}<td class="words">{escape(weights)}'
     )
 
 
-def _beside(values: Sequence[float], told: Number | None) -> str:
-    if told is None:
+def _beside(values: Sequence[float], printed: Number | None) -> str:
+    if printed is None:
         return '<td class="pub"><td>'
-    spread = "" if told.spread is None else f" ± {told.spread:.2f}"
-    apart = f"{statistics.fmean(values) - told.value:+.1f}".replace("-", "−") if values else ""
-    return f'<td class="pub"><span class="n">{told.value:.2f}<i>{spread}</i></span><td>{apart}'
+    spread = "" if printed.spread is None else f" ± {printed.spread:.2f}"
+    apart = f"{statistics.fmean(values) - printed.value:+.1f}".replace("-", "−") if values else ""
+    return f'<td class="pub"><span class="n">{printed.value:.2f}<i>{spread}</i></span><td>{apart}'
 
 
 def _exemplars(method: Mapping) -> str:
     if each := method.get("per_class"):
-        return f"{each} a class"
+        return f"{each} per class"
     return f"{method['memory']:,}" if isinstance(method.get("memory"), int) else "–"

@@ -1,8 +1,8 @@
-"""Numbers that papers print, one file a table in `published/`, each row with the words of the command that runs it here.
+"""Loads published results from `published/`: one YAML file per table, each row with the command that reproduces it here.
 
-A file's keys are the fields below. A quantity is called as `AccuracyMatrix.summary` calls it, counted among all classes unless
-another count stands before it (`task_il.acc`), or `after.N`, the task mean after task N, or `across.FIELD` between data sets.
-A number is `value` or `[value, what is printed behind ±]`.
+The keys of a file are the fields of the classes below. A quantity is named as in `AccuracyMatrix.summary` and counted among
+all classes, unless another count is given (`task_il.acc`). It may also be `after.N`, the mean accuracy over tasks after task
+N, or `across.FIELD`, a transfer between datasets. A number is `value` or `[value, number printed after ±]`.
 """
 
 import re
@@ -27,16 +27,19 @@ class Number:
 
 @dataclass(frozen=True)
 class Column:
-    """One scenario or setting; `run` holds the first words of the command, none where nothing here fits."""
+    """One scenario or setting of a table. `run` holds the first arguments of its command; empty if it cannot be run here."""
 
     title: str
     run: list[str]
-    quantities: dict[str, str]  # our key: the paper's word
+    quantities: dict[str, str]  # our name → the paper's name
 
 
 @dataclass(frozen=True)
 class Row:
-    """Run by `run` after its column's words, or `quoted` for a reason. A column without a number is run all the same."""
+    """One row of a table: either `run` holds its arguments after the column's, or `quoted` says why it cannot be run.
+
+    A row may have a column without numbers: it is run, but there is nothing to compare with.
+    """
 
     name: str
     numbers: dict[str, dict[str, Number]]
@@ -64,6 +67,7 @@ def tables() -> list[str]:
 
 
 def load(name: str) -> Table:
+    """Read and check the table `published/NAME.yaml`."""
     if name not in tables():
         raise UserError(f"table {name} is not known; {nearest(name, tables())}")
     node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
@@ -76,7 +80,7 @@ def load(name: str) -> Table:
 
 
 def known(quantity: str) -> bool:
-    """Whether a run's record, or several, can be asked for it."""
+    """Whether a quantity of this name can be read from finished runs."""
     count, _, key = quantity.rpartition(".")
     if count == "across":
         return key in across.DEFINITIONS
@@ -84,7 +88,7 @@ def known(quantity: str) -> bool:
 
 
 def meaning(quantity: str) -> str:
-    """In words, with the classes that a prediction is counted among."""
+    """The definition of a quantity in words, with the classes among which predictions are counted."""
     count, _, key = quantity.rpartition(".")
     if count == "across":
         return across.DEFINITIONS[key]
@@ -104,13 +108,13 @@ def _row(node: dict, columns: Mapping[str, Column], where: str) -> Row:
     readings = {"both": ("paper", "released"), "paper": ("paper",)}[node.get("readings", "paper")]
     row = _made(Row, {**node, "numbers": numbers, "readings": readings}, where)
     if (row.run is None) == (row.quoted is None):
-        raise UserError(f"{where}: a row is run or quoted, one of the two")
+        raise UserError(f"{where}: a row needs either run or quoted, not both")
     return row
 
 
 def _known(where: str, quantity: str) -> None:
     if not known(quantity):
-        raise UserError(f"{where}: {quantity} is no quantity; {nearest(quantity, DEFINITIONS)}")
+        raise UserError(f"{where}: {quantity} is not a quantity; {nearest(quantity, DEFINITIONS)}")
 
 
 def _pair(value: float | list[float]) -> list[float]:
@@ -118,7 +122,7 @@ def _pair(value: float | list[float]) -> list[float]:
 
 
 def _made(kind: type, node: dict, where: str):
-    """The dataclass, or a line about the key that is missing or too many."""
+    """Build the dataclass; raise a UserError for a key that is missing or unknown."""
     own = {one.name: one for one in fields(kind)}
     for key in node.keys() - own.keys():
         raise UserError(f"{where}: there is no key {key}; {nearest(key, own)}")

@@ -1,4 +1,4 @@
-"""A published table beside what runs gave: each row as it is printed, as it came out here, and the difference."""
+"""Compares a published table with our runs: for each row the printed numbers, ours, and the difference."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,19 +11,19 @@ OURS = {"paper": "ours", "released": "ours (released)"}
 
 
 class Line(NamedTuple):
-    """One line of a column's part of the table."""
+    """One line of the comparison for one column of the table."""
 
     row: str
     what: str  # PRINTED, QUOTED, one of OURS, or APART
     values: list[Number | None]
-    seeds: int | None = None  # that it is over, where it is ours; 0: not run
+    seeds: int | None = None  # number of seeds of a line of ours; 0: not run
 
 
-Runs = Mapping[tuple[str, int, str], Sequence[dict]]  # column, row's number, reading: summaries of what is finished
+Runs = Mapping[tuple[str, int, str], Sequence[dict]]  # (column, index of the row, reading) → summaries of finished runs
 
 
 def lines(table: Table, key: str, runs: Runs, numbers: Numbers) -> list[Line]:
-    """A column's part: of each row what is printed, ours in each reading, and how far the first reading is from print."""
+    """The lines of one column: for each row the printed numbers, ours in each reading, and ours (paper) minus printed."""
     found = []
     for place, row in enumerate(table.rows):
         if key not in row.numbers:
@@ -34,7 +34,7 @@ def lines(table: Table, key: str, runs: Runs, numbers: Numbers) -> list[Line]:
             found.append(Line(name, PRINTED if row.run is not None else QUOTED, printed))
         for reading in row.readings if row.run is not None else ():
             group = runs.get((key, place, reading), ())
-            asked = row.numbers[key] or table.columns[key].quantities  # what the row prints; all where it prints nothing
+            asked = row.numbers[key] or table.columns[key].quantities  # what the row prints; everything if it prints nothing
             values = [
                 over([numbers.of(run, q) for run in group]) if q in asked else None for q in table.columns[key].quantities
             ]

@@ -1,6 +1,6 @@
-"""Drawings of the report page as inline SVG: curves with bands, word-sized curves, grids of colour, bars.
+"""Draws the figures of the report page as inline SVG: curves with bands, sparklines, heat maps, bars.
 
-Colours are classes of page.css: c0 … c6 of lines, h0 … h9 of percentages, none for what stays grey.
+Colors are classes of page.css: c0 … c6 for lines, h0 … h9 for percentages; lines without a class are grey.
 """
 
 import math
@@ -11,33 +11,33 @@ from typing import NamedTuple
 import numpy as np
 
 COLOURS, LEVELS = 7, 10
-WIDE, LEFT, TOP, BOTTOM = 760, 30, 12, 34  # of the drawing of curves
-LINE, LETTER, LONGEST = 13.5, 6.4, 34  # height of a label, width of a letter, letters
+WIDE, LEFT, TOP, BOTTOM = 760, 30, 12, 34  # sizes of the figure of curves, in pixels
+LINE, LETTER, LONGEST = 13.5, 6.4, 34  # of labels: height, width of a letter, largest number of letters
 
 
 class Line(NamedTuple):
-    """What is known of one configuration, over its seeds."""
+    """The curve of one configuration over its seeds."""
 
     label: str
-    target: str  # the id of the place that tells more
-    colour: str  # a class, or nothing
+    target: str  # the id of its details on the page
+    colour: str  # a class, or empty
     means: Sequence[float]  # after each task, NaN where nothing was measured
     spreads: Sequence[float]  # standard deviations, NaN for one seed
 
 
 def curves(lines: Sequence[Line]) -> str:
-    """Percent after each task, a label at each line's end; coloured lines lie on top."""
+    """Accuracy in percent after each task, one labeled line per configuration; colored lines are drawn on top."""
     tasks = max(len(line.means) for line in lines)
     known = [value for line in lines for value in line.means if math.isfinite(value)]
-    floor = min(90, 10 * math.floor(min(known) / 10))
-    room = 34 + LETTER * min(LONGEST, max(len(line.label) for line in lines))
-    right, high = WIDE - room, max(300.0, LINE * len(lines) + 20)
+    bottom = min(90, 10 * math.floor(min(known) / 10))
+    margin = 34 + LETTER * min(LONGEST, max(len(line.label) for line in lines))
+    right, high = WIDE - margin, max(300.0, LINE * len(lines) + 20)
 
     def x(task: int) -> float:
         return LEFT + (right - LEFT) * (task / (tasks - 1) if tasks > 1 else 0.5)
 
     def y(percent: float) -> float:
-        return TOP + high * (100 - min(100.0, max(float(floor), percent))) / (100 - floor)
+        return TOP + high * (100 - min(100.0, max(float(bottom), percent))) / (100 - bottom)
 
     ends = [max(n for n, value in enumerate(line.means) if math.isfinite(value)) for line in lines]
     places = apart([y(line.means[end]) for line, end in zip(lines, ends)], LINE, TOP, TOP + high)
@@ -45,7 +45,7 @@ def curves(lines: Sequence[Line]) -> str:
     for line, end, place in sorted(zip(lines, ends, places), key=lambda one: bool(one[0].colour)):
         tip = (x(end), y(line.means[end]))
         drawn.append(
-            f'<a href="#{escape(line.target)}" class="line {line.colour}">{_told(line, end)}{_band(line, x, y)}'
+            f'<a href="#{escape(line.target)}" class="line {line.colour}">{_tooltip(line, end)}{_band(line, x, y)}'
             f'<path class="lead" d="M{_at(*tip)}L{_at(right + 14, place)}"/>{_strokes(line, x, y)}'
             f'<path d="M{_at(right + 14, place)}h10"/>'
             f'<circle cx="{_number(tip[0])}" cy="{_number(tip[1])}" r="2.6"/>'
@@ -53,13 +53,13 @@ def curves(lines: Sequence[Line]) -> str:
         )
     size = f'viewBox="0 0 {WIDE} {_number(TOP + high + BOTTOM)}"'
     about = f"Accuracy after each task, {len(lines)} configurations; the table has the numbers"
-    return f'<svg class="curves" {size} role="group" aria-label="{about}">{_axes(tasks, floor, x, y)}{"".join(drawn)}</svg>'
+    return f'<svg class="curves" {size} role="group" aria-label="{about}">{_axes(tasks, bottom, x, y)}{"".join(drawn)}</svg>'
 
 
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least `gap` from each other, as near to the wanted ones as can be (isotonic regression), in their order."""
+    """Positions at least `gap` apart, in the order of `wanted` and as close to it as possible (isotonic regression)."""
     order = sorted(range(len(wanted)), key=lambda n: wanted[n])
-    blocks: list[list[float]] = []  # sum and number of (wanted − rank · gap) that share one place
+    blocks: list[list[float]] = []  # sum and number of the values (wanted − rank · gap) with one position
     for rank, n in enumerate(order):
         blocks.append([wanted[n] - rank * gap, 1])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
@@ -74,7 +74,7 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
 
 
 def spark(means: Sequence[float]) -> str:
-    """The curve as a word: 0 to 100 % in the height of a line."""
+    """A sparkline: the curve from 0 to 100 % in the height of a text line."""
     known = [(2 + 68 * n / max(1, len(means) - 1), 22 - 0.2 * value) for n, value in enumerate(means) if math.isfinite(value)]
     if not known:
         return ""
@@ -84,7 +84,7 @@ def spark(means: Sequence[float]) -> str:
 
 
 def heat(percent: np.ndarray, about: str) -> str:
-    """A cell for each measured pair: a row after each task, a column a task tested. One path a colour."""
+    """A heat map of an accuracy matrix: one row after each task, one column per task tested. One path per color."""
     cells: dict[int, list[str]] = {}
     for after, on in zip(*np.nonzero(np.isfinite(percent))):
         cells.setdefault(level(percent[after, on]), []).append(f"M{on} {after}h1v1h-1z")
@@ -98,7 +98,7 @@ def level(percent: float) -> int:
 
 
 def bar(mean: float, spread: float, low: float, high: float) -> str:
-    """From 0 to the mean on a scale that all bars share, with the spread as a line."""
+    """A bar from 0 to the mean on the scale `low` to `high`, which all bars share; the spread is a line."""
     width = (high - low) or 1.0
 
     def x(value: float) -> float:
@@ -112,18 +112,18 @@ def bar(mean: float, spread: float, low: float, high: float) -> str:
     return f'<svg viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
 
 
-def _axes(tasks: int, floor: int, x, y) -> str:
-    """Lines at every 20 percent (10 where the scale is short) and a number for each task, or for every fifth of many."""
-    marks = range(floor, 101, 20 if floor < 50 and floor % 20 == 0 else 10)
+def _axes(tasks: int, bottom: int, x, y) -> str:
+    """Grid lines every 20 percent (10 on a short scale), and numbers of tasks (every fifth if there are more than 20)."""
+    marks = range(bottom, 101, 20 if bottom < 50 and bottom % 20 == 0 else 10)
     shown = [task for task in range(tasks) if tasks <= 20 or task == 0 or (task + 1) % 5 == 0]
     across = "".join(f'<path class="rule" d="M{_at(LEFT, y(mark))}H{_number(x(tasks - 1))}"/>'
                      f'<text class="y" x="{LEFT - 6}" y="{_number(y(mark) + 4)}">{mark}</text>' for mark in marks)  # fmt: skip
-    below = "".join(f'<text class="x" x="{_number(x(task))}" y="{_number(y(floor) + 16)}">{task + 1}</text>' for task in shown)
-    words = f'<text class="x" x="{_number((LEFT + x(tasks - 1)) / 2)}" y="{_number(y(floor) + 31)}">tasks learned</text>'
+    below = "".join(f'<text class="x" x="{_number(x(task))}" y="{_number(y(bottom) + 16)}">{task + 1}</text>' for task in shown)
+    words = f'<text class="x" x="{_number((LEFT + x(tasks - 1)) / 2)}" y="{_number(y(bottom) + 31)}">tasks learned</text>'
     return across + below + words
 
 
-def _told(line: Line, end: int) -> str:
+def _tooltip(line: Line, end: int) -> str:
     spread = f" ± {line.spreads[end]:.1f}" if math.isfinite(line.spreads[end]) else ""
     return f"<title>{escape(line.label)}: {line.means[end]:.1f}{spread} % after task {end + 1}</title>"
 
@@ -133,7 +133,7 @@ def _strokes(line: Line, x, y) -> str:
 
 
 def _band(line: Line, x, y) -> str:
-    """± one standard deviation; nothing for one seed."""
+    """The band of ± one standard deviation; empty for one seed."""
     drawn = ""
     for run in _runs(line.spreads):
         upper = [_at(x(n), y(line.means[n] + line.spreads[n])) for n in run]
@@ -143,7 +143,7 @@ def _band(line: Line, x, y) -> str:
 
 
 def _runs(values: Sequence[float]) -> Iterator[list[int]]:
-    """Indices of two or more known neighbours; a single one is no line."""
+    """Yields runs of two or more neighboring indices with finite values."""
     run: list[int] = []
     for n, value in enumerate([*values, math.nan]):
         if math.isfinite(value):
@@ -155,7 +155,7 @@ def _runs(values: Sequence[float]) -> Iterator[list[int]]:
 
 
 def _short(label: str) -> str:
-    """Its beginning and its end, where settings differ."""
+    """Shorten a label: keep its beginning and its end, where settings differ."""
     half = (LONGEST - 1) // 2
     return label if len(label) <= LONGEST else f"{label[:half]}…{label[-half:]}"
 

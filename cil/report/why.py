@@ -1,7 +1,7 @@
-"""Why two runs differ: every setting, file and version that can move a number, the likeliest first."""
+"""Explains why two runs differ: lists the settings, files and versions that can change results, most likely causes first."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from cil.runs.run_folder import RunDir, read_matrices
 
 
 class Difference(NamedTuple):
-    rank: int  # smaller: more likely to be the reason
+    rank: int  # smaller: more likely to be the cause
     what: str
     first: object
     second: object
 
 
-# The order of causes that this field's issue trackers keep finding.
+# Causes of differences, most likely first, by experience from issue trackers of this field.
 RANKS = (
     (("weights", "weights_sha256", "config.backbone"), "another checkpoint or backbone"),
     (("data_digest", "config.dataset"), "other images"),
@@ -28,10 +28,10 @@ RANKS = (
     (("precision", "tf32", "config.machine.precision", "config.machine.tf32"), "another precision"),
     (("config.seed",), "another seed"),
     (("git_commit",), "other code"),
-    (("feature_blocks",), "the same images encoded by another machine or software: the last bits"),
+    (("feature_blocks",), "features encoded by another machine or software: only the last bits differ"),
     (
         ("packages", "python", "device", "threads", "processes", "compile", "config.machine"),
-        "other software or hardware: the last bits",
+        "other software or hardware: only the last bits differ",
     ),
 )
 IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "config.scenario.name", "config.machine.device",
@@ -39,12 +39,12 @@ IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "con
 
 
 def differences(first: dict, second: dict) -> list[Difference]:
-    """Of two summaries, the likeliest reason first."""
+    """The differences between two summaries, most likely cause first."""
     return between(*(dict(flatten(facts(summary))) for summary in (first, second)))
 
 
-def between(*flat: dict[str, object]) -> list[Difference]:
-    """Of two flat collections of facts."""
+def between(*flat: Mapping[str, object]) -> list[Difference]:
+    """The differences between two flat dictionaries, as `flatten` makes them."""
     found = []
     for key in sorted(flat[0].keys() | flat[1].keys()):
         one, two = (side.get(key, "absent") for side in flat)
@@ -58,7 +58,7 @@ def cause(rank: int) -> str:
 
 
 def first_parting(first: AccuracyMatrix, second: AccuracyMatrix) -> str | None:
-    """The first task after which an accuracy differs, in words."""
+    """A sentence on the first task after which an accuracy differs; None if there is none."""
     for after in range(min(first.learned, second.learned)):
         for on in range(after + 1):
             one, two = first.percent[after, on], second.percent[after, on]
@@ -70,7 +70,7 @@ def first_parting(first: AccuracyMatrix, second: AccuracyMatrix) -> str | None:
 
 
 def first_other_loss(first: Path, second: Path) -> str | None:
-    """The first logged loss that differs, in words: usually earlier than the accuracies."""
+    """A sentence on the first logged loss that differs, usually earlier than the accuracies; None if there is none."""
     for one, two in zip_longest(_losses(first), _losses(second)):
         if one != two:
             if one is None or two is None:
@@ -81,7 +81,7 @@ def first_other_loss(first: Path, second: Path) -> str | None:
 
 
 def explain(first: Path, second: Path) -> Iterator[str]:
-    """The whole answer, a line at a time."""
+    """Yields the whole comparison of two run folders, line by line."""
     summaries = [RunDir(path).summary() for path in (first, second)]
     matrices = [read_matrices(path)["class_il"] for path in (first, second)]
     names = [summary["address"] for summary in summaries]
@@ -89,12 +89,12 @@ def explain(first: Path, second: Path) -> Iterator[str]:
     yield f"A  {names[0]}  ACC {accuracies[0]:.2f}"
     yield f"B  {names[1]}  ACC {accuracies[1]:.2f}  (B − A: {accuracies[1] - accuracies[0]:+.2f})"
     yield from listed(differences(*summaries))
-    yield first_other_loss(first, second) or "The logged losses are equal to the bit."
+    yield first_other_loss(first, second) or "The logged losses are bit-identical."
     yield first_parting(*matrices) or "The accuracies are equal."
 
 
 def listed(found: list[Difference]) -> Iterator[str]:
-    """Differences below their causes, between two empty lines."""
+    """Yields the differences grouped by cause, between two empty lines."""
     last = None
     yield "" if found else "\nNothing that can move a number differs."
     for difference in found:

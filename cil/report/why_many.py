@@ -1,4 +1,4 @@
-"""Why two sweeps differ, or a run and a printed row: settings, files and definitions, the likeliest reason first."""
+"""Explains why two sweeps, or runs and a published row, differ: settings, files and definitions, most likely cause first."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ Runs = Sequence[dict]  # summaries
 
 
 def runs_below(folder: Path) -> Runs:
-    """The finished runs of a sweep: of one run, one configuration, one method or a whole folder of outputs."""
+    """Summaries of all finished runs below a folder: of a run, a configuration, a method or all outputs."""
     files = sorted(file for file in folder.rglob("summary.json") if (file.parent / "DONE").exists())
     if not files:
-        raise UserError(f"{folder} holds no finished run (with a DONE); give a folder that run.py wrote, or TABLE:ROW as in "
-                        "pgp_table5:L2P")  # fmt: skip
+        raise UserError(f"{folder} holds no finished run (with a file DONE); type a folder that run.py wrote, or TABLE:ROW as "
+                        "in pgp_table5:L2P")  # fmt: skip
     return [RunDir(file.parent).summary() for file in files]
 
 
@@ -26,11 +26,11 @@ def runs_below(folder: Path) -> Runs:
 
 
 def sweeps(first: Runs, second: Runs) -> Iterator[str]:
-    """Accuracies of what both hold, and every fact that has other values in one of them."""
+    """Yields the accuracies of both sweeps, and every setting or fact in which they differ."""
     yield f"A  {told(first)}"
     yield f"B  {told(second)}"
     yield ""
-    groups = [defaultdict(dict), defaultdict(dict)]
+    groups: list[dict[tuple, dict]] = [defaultdict(dict), defaultdict(dict)]
     for group, runs in zip(groups, (first, second)):
         for run in runs:
             group[run["scenario"], run["method"], run["config"].get("reading", "paper")][run["seed"], run["digest"]] = run
@@ -49,7 +49,7 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
 
 
 def values(runs: Runs) -> dict[str, str]:
-    """Of each fact the values that it has in a sweep."""
+    """The values that each fact takes in a sweep, joined by ` | `."""
     flat = [dict(flatten(facts(run))) for run in runs]
     keys = {key for own in flat for key in own}
     return {key: " | ".join(sorted({str(own.get(key, "absent")) for own in flat})) for key in keys}
@@ -78,7 +78,10 @@ def _written(number: Number) -> str:
 
 
 def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, config: Mapping | None) -> Iterator[str]:
-    """`config`: what the row's own command composes to; None where the row is quoted alone."""
+    """Yields the comparison of runs with one column of a published row.
+
+    `config`: the configuration of the row's own command; None if the row is only quoted.
+    """
     column = table.columns[key]
     yield f"A  {told(runs)}"
     yield f"P  {table.paper}, {table.table}: {row.name}, {column.title}"
@@ -94,7 +97,7 @@ def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, conf
         asked = {name: str(value) for name, value in flatten({"config": {**config, "seed": None}})}
         runs = [{**run, "config": {**run["config"], "seed": None}} for run in runs]
         own = {name: value for name, value in values(runs).items() if name.startswith("config.")}
-        yield "\nWhere these runs leave the row's own command, A → P:"
+        yield "\nSettings of these runs that differ from the row's own command, A → P:"
         yield from listed(between(own, asked))
         yield f"The row's command: python run.py {' '.join([*column.run, *(row.run or [])])}"
     yield from definitions(column.quantities)
@@ -102,6 +105,6 @@ def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, conf
 
 
 def definitions(quantities: Mapping[str, str]) -> Iterator[str]:
-    """What is compared: a number of another definition is another number."""
+    """Yields the definition of each compared quantity, since papers define the same word in different ways."""
     for quantity, word in quantities.items():
         yield f"{word} is taken as `{quantity}`: {meaning(quantity)}"

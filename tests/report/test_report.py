@@ -96,7 +96,7 @@ def test_a_run_does_not_differ_from_itself(finished):
     _, runs = finished
     told = list(explain(runs[0].path, runs[0].path))
     assert "\nNothing that can move a number differs." in told
-    assert told[-2:] == ["The logged losses are equal to the bit.", "The accuracies are equal."]
+    assert told[-2:] == ["The logged losses are bit-identical.", "The accuracies are equal."]
 
 
 def test_numbers_in_words():

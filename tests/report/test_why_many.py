@@ -85,7 +85,7 @@ def test_runs_are_found_below_any_folder(sweeps):
     [
         ("pgp_table5:L2", "error: pgp_table5 has no row L2; did you mean L2P?"),
         ("pgp_table5:L2P:cifar", "error: pgp_table5:L2P has no column cifar; "),
-        ("nowhere", "error: nowhere holds no finished run (with a DONE); give a folder that run.py wrote, or TABLE:ROW"),
+        ("nowhere", "error: nowhere holds no finished run (with a file DONE); type a folder that run.py wrote, or TABLE:ROW"),
     ],
 )
 def test_a_slip_gets_one_line(sweeps, second, line):

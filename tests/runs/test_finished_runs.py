@@ -162,8 +162,8 @@ def draw(folder: Path, seed: int) -> None:
 def photographs(tmp_path) -> Callable[..., dict]:
     def config(root: str, seed: int = 0) -> dict:
         return harness.compose(
-            "scenario=folder", "dataset.path=birds", "method=class_mean", "backbone=vit_tiny", "scenario.tasks=2", "machine=cpu",
-            "log.live=false", "backbone.weights=null", "backbone.sha256=null", f"data.root={tmp_path / root}", f"seed={seed}",
+            "scenario=folder", "dataset.path=birds", "method=class_mean", "backbone=vit_tiny", "scenario.tasks=2",
+            "machine=cpu", "log.live=false", "backbone.weights=null", "backbone.sha256=null", f"data.root={tmp_path / root}", f"seed={seed}",
             f"outputs={tmp_path / 'outputs'}", "data.features=null", "augment=none",
         )  # fmt: skip
 

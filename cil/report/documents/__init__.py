@@ -1,1 +1,1 @@
-"""Fills the generated blocks of README.md and docs/ from finished runs, code and YAML; `scripts/fill_docs.py` calls it."""
+"""Generates the blocks of README.md and docs/ that come from runs, code and YAML. Called by `scripts/fill_docs.py`."""

@@ -1,4 +1,4 @@
-"""The blocks on adapters behind CLIP: RAPF, AWPF and its merges, and what kept features save."""
+"""Documentation blocks on adapters on CLIP: RAPF, AWPF and its merges, and the time saved by cached features."""
 
 import json
 import os
@@ -43,7 +43,7 @@ FUSIONS = {
 
 
 def adapters(at: Project, settings: list[str]) -> str:
-    """All rows on the same features."""
+    """The table of all methods on the same CLIP features."""
     for words in ROWS.values():
         at.run(*words, SCENARIO, f"seed={listed(SEEDS)}", *settings)
     lines = []
@@ -51,14 +51,14 @@ def adapters(at: Project, settings: list[str]) -> str:
         runs = at.found(*words, SCENARIO, seeds=SEEDS)
         one = runs[0]["tasks"] == 1 or name.startswith("joint")
         numbers = [[s["class_il"][key] for s in runs] for key in NUMBERS.values()]
-        told = [mean_and_spread(own) if not one or key == "Last" else "–" for key, own in zip(NUMBERS, numbers)]
-        told_task = mean_and_spread([s["task_il"]["acc"] for s in runs]) if runs[0]["tasks"] > 1 else "–"
-        lines.append([name, *told, told_task, str(len(runs))])
+        cells = [mean_and_spread(own) if not one or key == "Last" else "–" for key, own in zip(NUMBERS, numbers)]
+        task_il = mean_and_spread([s["task_il"]["acc"] for s in runs]) if runs[0]["tasks"] > 1 else "–"
+        lines.append([name, *cells, task_il, str(len(runs))])
     return grid(["method", *NUMBERS, "task-IL", "seeds"], lines, markdown=True)
 
 
 def fusions(at: Project, settings: list[str]) -> str:
-    """The same training, merged in each way; what each does beside the stacked merge, seed by seed."""
+    """The table of merges after the same training, each compared with the stacked merge seed by seed."""
     together(at, f"experiment={FUSION}", *settings)
     together(at, f"experiment={FUSION}", "method.fusion=stacked", "method.mmd_weight=0.9", *settings)
     together(at, f"experiment={FUSION}", "method.fusion=stacked", "method.balance=mmd,lda,half", *settings)
@@ -74,12 +74,12 @@ def fusions(at: Project, settings: list[str]) -> str:
 
 
 def sweep(at: Project, settings: list[str]) -> str:
-    """Figure 4, as a plot and in words."""
+    """AWPF's Figure 4, as a plot and as a table."""
     together(at, f"experiment={FIGURE4}", *settings)
     values, seeds = at.swept(FIGURE4)["method.mmd_weight"], at.swept(FIGURE4)["seed"]
     runs = [of(at, FIGURE4, f"method.mmd_weight={value}", seeds=range(len(seeds))) for value in values]
     lines = {name: [[s["class_il"][key] for s in own] for own in runs] for name, key in NUMBERS.items()}
-    shares = {"weight of the new matrix": [[weight(at, s) for s in own] for own in runs]}
+    shares: dict[str, list] = {"weight of the new matrix": [[weight(at, s) for s in own] for own in runs]}
     levels = {name: [s["class_il"]["acc"] for s in of(at, FUSION, f"method.fusion={fusion}")]
               for name, fusion in (("Last, RAPF's merge", "decomposed"), ("Last, average", "average"))}  # fmt: skip
     draw_sweep(at.pictures / "awpf_lambda.svg", "λ: how much MMD counts against LDA", [float(value) for value in values],
@@ -91,7 +91,7 @@ def sweep(at: Project, settings: list[str]) -> str:
 
 
 def planes(at: Project, settings: list[str]) -> None:
-    """Figure 3: the features after the second task, from a run that keeps every checkpoint."""
+    """AWPF's Figure 3: t-SNE of the features after the second task, from a run that keeps all checkpoints."""
     words = ["method=awpf", SCENARIO, "seed=0", *settings]
     at.run(*words, f"outputs={at.outputs / 'kept'}", "machine.keep_checkpoints=all")
     folder = at.outputs / "kept" / address(at.compose(*words))
@@ -100,25 +100,25 @@ def planes(at: Project, settings: list[str]) -> None:
 
 
 def features(at: Project) -> str:
-    """`scripts/bench.py features` as a table."""
+    """The output of `scripts/bench.py features` as a table."""
     lines = []
     for method in ("rapf", "awpf", "class_mean"):
-        words = [sys.executable, at.root / "scripts" / "bench.py", "features", f"method={method}", ON]
-        told = subprocess.run(words, capture_output=True, text=True, check=True)
-        for row in map(json.loads, told.stdout.splitlines()):
-            encodes = f"{row['image_encodes']:,} ({row['image_encodes'] / row['images']:.1f} an image)"
+        words = [sys.executable, str(at.root / "scripts" / "bench.py"), "features", f"method={method}", ON]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        for row in map(json.loads, done.stdout.splitlines()):
+            encodes = f"{row['image_encodes']:,} ({row['image_encodes'] / row['images']:.1f} per image)"
             lines.append([method, row["what"], encodes, f"{row['seconds']:.1f}", f"{row['times_faster']:.1f}"])
     return grid(["method", "features", "image encodes", "seconds", "times faster"], lines, markdown=True)
 
 
 def clock(at: Project) -> str:
-    """How long a warm sweep takes as one process, from the command to its end."""
+    """The time of a sweep as one process with cached features, from its command to its end."""
     runs = len(at.swept(FIGURE4)["method.mmd_weight"]) * len(at.swept(FIGURE4)["seed"])
     with TemporaryDirectory() as folder:
         since = time.perf_counter()
         together(at, f"experiment={FIGURE4}", f"outputs={folder}")
         seconds = time.perf_counter() - since
-    return f"The {runs} runs of `experiment={FIGURE4}`, features known: {seconds:.0f} s on {os.cpu_count()} cores."
+    return f"The {runs} runs of `experiment={FIGURE4}`, with cached features, take {seconds:.0f} s on {os.cpu_count()} cores."
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -135,17 +135,17 @@ def of(at: Project, experiment: str, *words: str, seeds: range = SEEDS) -> list[
 def weight(at: Project, summary: dict) -> float | None:
     """The mean weight of the new matrix over the merges of a run."""
     lines = (at.outputs / summary["address"] / "events.jsonl").read_text().splitlines()
-    told = [event["weight of new"] for event in map(json.loads, lines) if "weight of new" in event]
-    return sum(told) / len(told) if told else None
+    found = [event["weight of new"] for event in map(json.loads, lines) if "weight of new" in event]
+    return sum(found) / len(found) if found else None
 
 
 def weights(at: Project, runs: list[dict]) -> str:
     found = [weight(at, summary) for summary in runs]
-    return "–" if None in found else mean_and_spread(found, 2)
+    return "–" if None in found else mean_and_spread([one for one in found if one is not None], 2)
 
 
 def fill_all(at: Project, settings: list[str]) -> None:
-    """Every block of this module, and the pictures beside them."""
+    """Fill every block of this module, and draw the pictures."""
     planes(at, settings)
     at.fill("adapters", adapters(at, settings))
     at.fill("fusions", fusions(at, settings))

@@ -1,4 +1,4 @@
-"""The block on the baselines that every table compares with, on a pre-trained network and from scratch."""
+"""Documentation block on the common baselines, with a pre-trained network and from scratch."""
 
 import time
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ def words(row: str) -> list[str]:
 
 
 def baselines(at: Project, settings: list[str]) -> str:
-    """Both tables, the worst ACC first, and what the runs took."""
+    """Both tables, sorted by ACC, lowest first, and the time of their runs."""
     every = [words(row) for row in (*PRETRAINED, *SCRATCH)]
     places = [at.outputs / address(at.compose(*own, *settings, f"seed={seed}")) for own in every for seed in SEEDS]
-    fresh, since = not any((place / "DONE").exists() for place in places), time.perf_counter()
-    failed = at.side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the dearest first
+    from_nothing, since = not any((place / "DONE").exists() for place in places), time.perf_counter()
+    failed = at.side_by_side([[*own, f"seed={listed(SEEDS)}", *settings] for own in reversed(every)])  # the slowest first
     if failed:
         raise UserError(failed[0])
     minutes = (time.perf_counter() - since) / 60
@@ -44,13 +44,13 @@ def baselines(at: Project, settings: list[str]) -> str:
         groups.sort(key=lambda pair: sum(run["class_il"]["acc"] for run in pair[1]))
         tables.append(f"{title}:\n\n{table(groups)}")
         seconds += sum(run["seconds"] for _, group in groups for run in group)
-    new = f" in {minutes:.0f} minutes" if fresh else ""
+    new = f" in {minutes:.0f} minutes" if from_nothing else ""
     cores = at.workers()
-    took = (
-        f"`python scripts/fill_docs.py baselines` makes both tables{new}, {cores} runs at a time on {cores} cores; their "
-        f"{len(SEEDS) * len(every)} runs took {seconds / 60:.0f} minutes of a core. Exemplars: images kept at the end."
+    note = (
+        f"`python scripts/fill_docs.py baselines` makes both tables{new}, with {cores} runs at a time on {cores} cores. Their "
+        f"{len(SEEDS) * len(every)} runs took {seconds / 60:.0f} core minutes. Exemplars: number of images kept at the end."
     )
-    return "\n\n".join([*tables, took])
+    return "\n\n".join([*tables, note])
 
 
 def table(groups: Sequence[tuple[str, list[dict]]]) -> str:

@@ -1,4 +1,4 @@
-"""The blocks on text prompts before class names: CoOp, AttriCLIP and PGP on CLIP."""
+"""Documentation blocks on learned text prompts for CLIP: CoOp, AttriCLIP and PGP."""
 
 import shutil
 
@@ -24,13 +24,13 @@ ROWS = {
 
 
 def clip(at: Project) -> str:
-    """All rows on one backbone, against its zero-shot answers; and what a leaky evaluation adds."""
+    """The table of all methods on one backbone, compared with its zero-shot accuracy, and with the leaky evaluation."""
     for name in ("joint", "attriclip (pristine tests)"):
         at.run(*ROWS[name], SCENARIO, f"seed={listed(SEEDS)}")
     lines, zero = [], [summary["class_il"]["acc"] for summary in at.found(*ROWS["continual_clip"], SCENARIO, seeds=SEEDS)]
     for name, words in ROWS.items():
         if name == "coop (-1)":
-            continue  # no earlier data set to remember
+            continue  # differs from -2 only with several datasets
         runs = at.found(*words, SCENARIO, seeds=SEEDS)
         acc, *rest = ([summary["class_il"][key] for summary in runs] for key in ("acc", "forgetting", "backward_transfer"))
         leaky = [summary["leaky_il"]["acc"] for summary in runs if "leaky_il" in summary]
@@ -40,7 +40,7 @@ def clip(at: Project) -> str:
 
 
 def alphabets(at: Project, settings: list[str]) -> str:
-    """The offline twin of AttriCLIP's tables 3 to 5."""
+    """The offline version of AttriCLIP's tables 3 to 5, with two alphabets in place of the two datasets."""
     every = f"seed={listed(SEEDS)}"
     for name, words in ROWS.items():
         alone = [word for word in words if not word.startswith("scenario.")]
@@ -48,12 +48,12 @@ def alphabets(at: Project, settings: list[str]) -> str:
         at.run(TWIN, *alone, every, f"dataset.only={'first,second' if name == 'joint' else 'second'}", *settings)
     summaries = collect(at.outputs)[0]
     wanted = {address(at.compose(TWIN, *words, f"seed={seed}")) for words in ROWS.values() for seed in SEEDS}
-    told = tables(rows(summaries, wanted), summaries, at.outputs, markdown=True)
-    return f"{told}\n\n`python scripts/fill_docs.py across` made it."
+    text = tables(rows(summaries, wanted), summaries, at.outputs, markdown=True)
+    return f"{text}\n\nMade by `python scripts/fill_docs.py across`."
 
 
 def sweeps(at: Project, settings: list[str]) -> str:
-    """AttriCLIP's tables 6 to 8: one command each."""
+    """AttriCLIP's tables 6 to 8, each with the command that makes it."""
     parts = []
     for number in (6, 7, 8):
         name = f"attriclip_table{number}/glyphs_10tasks"
@@ -61,11 +61,11 @@ def sweeps(at: Project, settings: list[str]) -> str:
         parts.append(
             f"Table {number}, `python run.py -m experiment={name}`:\n\n{at.swept_table(name, collect(at.outputs)[0], True)}"
         )
-    return "\n\n".join([*parts, "`python scripts/fill_docs.py sweeps` made them."])
+    return "\n\n".join([*parts, "Made by `python scripts/fill_docs.py sweeps`."])
 
 
 def pictures(at: Project) -> None:
-    """Of the first seed, beside the code that draws them."""
+    """Draw the pictures of AttriCLIP's prompts in the run of the first seed, and copy them to the documentation."""
     folder = at.outputs / address(at.compose(*ROWS["attriclip (paper)"], SCENARIO, "seed=0"))
     at.draw(folder, 5, "svg", "contrast")
     for name in ("prompts_of_images.svg", "keys.svg"):

@@ -1,6 +1,6 @@
-"""The blocks that are made from code and YAML alone: the lists of what there is, and what is known of each method.
+"""Documentation blocks made from code and YAML alone: lists of backbones, scenarios and methods, and facts of each method.
 
-`python scripts/fill_docs.py generated` writes them; tests/docs/test_generated_docs.py fails when one of them is stale.
+`python scripts/fill_docs.py generated` writes them; tests/docs/test_generated_docs.py fails if one of them is outdated.
 """
 
 import inspect
@@ -34,7 +34,7 @@ def fill_all(at: Project, settings: list[str]) -> None:
 
 
 def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
-    """Every generated block: its page, its name, what belongs between its markers."""
+    """Yields (page, name, content) of every generated block."""
     docs = at.root / "docs"
     yield docs / "backbones.md", "backbones", backbones(at)
     yield docs / "scenarios.md", "scenarios", scenarios(at)
@@ -59,7 +59,7 @@ def described(root: Path, group: str, name: str) -> str:
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:
-    """A table of words: left-aligned, its cells as wide as they are, so that a change of one row changes one line."""
+    """A Markdown table without padding, so that a change of one row changes only one line of the file."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -84,19 +84,19 @@ def scenarios(at: Project) -> str:
 
 
 def methods(at: Project) -> str:
-    """The methods that have a page."""
+    """The table of all methods that have a page."""
     shown = [name for name in at.options("method") if (at.root / "docs" / "methods" / f"{name}.md").exists()]
     lines = []
     for name in shown:
         config = at.compose(f"method={name}", PAPER_SIZED)
         kept = "memory" in config["method"]
-        told = summary((at.root / "docs" / "methods" / f"{name}.md").read_text())
-        lines.append([f"[`{name}`]({name}.md)", told, f"`{family(at, name)}`", "yes" if kept else "no"])
+        text = summary((at.root / "docs" / "methods" / f"{name}.md").read_text())
+        lines.append([f"[`{name}`]({name}.md)", text, f"`{family(at, name)}`", "yes" if kept else "no"])
     return grid(["method", "what it does", "backbone", "memory"], lines)
 
 
 def summary(page: str) -> str:
-    """The first paragraph below a page's title."""
+    """The first paragraph after the title of a page."""
     return page.split("\n\n")[1].replace("\n", " ").replace("|", "\\|")
 
 
@@ -127,17 +127,19 @@ def of_method(at: Project, method: str) -> dict[str, str]:
 
 def about(at: Project, method: str) -> str:
     module, own = docstrings(at.root, *target(at, method))
-    told = [" ".join(part.split()) for part in (module, own) if part]
-    return "\n>\n".join(["> *From the docstrings:*", *(f"> {part}" for part in told)])
+    paragraphs = [" ".join(part.split()) for part in (module, own) if part]
+    return "\n>\n".join(["> *From the docstrings:*", *(f"> {part}" for part in paragraphs)])
 
 
 def settings_of(at: Project, method: str) -> str:
-    """Each setting: its value in YAML with the comment there, its type in the constructor's signature; then what the
-    constructor's docstring says of them."""
+    """The table of settings, followed by the constructor's docstring.
+
+    Values and notes come from the YAML file and its comments, types from the constructor's signature.
+    """
     method_class = find(".".join(target(at, method)), "method")
     groups = [some.annotation for some in inspect.signature(method_class).parameters.values()]
     docs = [constructor(class_of(at.root, *target(at, method))), *map(inspect.getdoc, filter(switches.is_group, groups))]
-    told = "\n\n".join(filter(None, docs))
+    docstring = "\n\n".join(filter(None, docs))
     kinds = switches.settings_of(method_class)
     text = (at.root / "conf" / "method" / f"{method}.yaml").read_text().partition("\nmethod:")[2]
     lines = []
@@ -152,11 +154,11 @@ def settings_of(at: Project, method: str) -> str:
     if not lines:
         return "This method has no settings of its own."
     table = grid(["setting", "value", "type", "note"], lines)
-    return f"{table}\n\n{told}" if told else table
+    return f"{table}\n\n{docstring}" if docstring else table
 
 
 def kind_of(annotation: object) -> str:
-    """A type in words: what it is, and of a number with a range also the range."""
+    """A type in words, with the range of a number if it has one."""
     parts = get_args(annotation)
     if get_origin(annotation) in (UnionType, Union):
         return " or ".join(map(kind_of, parts))
@@ -170,7 +172,7 @@ def kind_of(annotation: object) -> str:
 
 
 def shown(value: str) -> str:
-    """A value in YAML; of a switch, both."""
+    """The value of a setting; if it depends on the reading, both values."""
     if found := re.fullmatch(r'"?\$\{reading:([^,]+),(.+)\}"?', value):
         paper, released = (part.strip() for part in found.groups())
         return f"`{paper}`, released: `{released}`"
@@ -178,7 +180,7 @@ def shown(value: str) -> str:
 
 
 def readings(at: Project, method: str) -> str:
-    """The settings in which the readings differ."""
+    """The table of settings in which the two readings differ."""
     found = differing(at, [f"method={method}", PAPER_SIZED])
     return side_by_side(found) if found else "`reading=paper` and `reading=released` are the same for this method."
 
@@ -189,13 +191,13 @@ def side_by_side(found: dict[str, tuple[object, object]]) -> str:
 
 
 def of_modifier(at: Project, modifier: str, host: str) -> str:
-    """The switches of a modifier."""
+    """The table of a modifier's settings in which the two readings differ."""
     found = differing(at, [f"method={host}", f"modifier={modifier}", PAPER_SIZED])
     return side_by_side({key: values for key, values in found.items() if key.startswith("modifier.")})
 
 
 def differing(at: Project, words: list[str]) -> dict[str, tuple[object, object]]:
-    """The settings that a reading decides, with both values."""
+    """The settings that depend on the reading, each with its values in `READINGS`."""
     paper, released = (leaves(at.compose(*words, f"reading={name}")) for name in READINGS)
     return {key: (value, released[key]) for key, value in paper.items() if key != "reading" and value != released[key]}
 
@@ -207,7 +209,7 @@ def leaves(node: object, prefix: str = "") -> dict[str, object]:
 
 
 def recipes(at: Project, method: str) -> str:
-    """What the method's file says of training, then what differs on a dataset."""
+    """The training recipe of a method, and its changes for each dataset."""
     own = yaml.safe_load((at.root / "conf" / "method" / f"{method}.yaml").read_text())
     base = {key: own[key] for key in ("optim", "schedule", "train") if key in own}
     lines = [["default", ", ".join([*chosen(own), *words_of(base)])]]
@@ -219,13 +221,13 @@ def recipes(at: Project, method: str) -> str:
 
 
 def recipe_of(root: Path, method: str, dataset: str) -> Path | None:
-    """The file of a method's recipe for a dataset, in a folder of the method or beside all others."""
+    """The file of a method's recipe for a dataset, if there is one."""
     files = (root / "conf" / "recipe" / method / f"{dataset}.yaml", root / "conf" / "recipe" / f"{method}_{dataset}.yaml")
     return next((file for file in files if file.exists()), None)
 
 
 def chosen(node: dict) -> list[str]:
-    """The options that a file chooses, taken out of it; or the recipe that it starts from."""
+    """The options in the defaults list of a file, which is removed from `node`, or the recipe that it extends."""
     found = []
     for entry in node.pop("defaults", []):
         if isinstance(entry, dict):
@@ -245,10 +247,10 @@ def words_of(node: dict) -> list[str]:
 
 
 def measured(at: Project, method: str) -> str:
-    """The rows of the pages of results that bear the method's name."""
+    """The rows of all results pages that are about the method."""
     parts = []
     for page in sorted((at.root / "docs" / RESULTS).glob("*.md")):
-        title = re.search(r"^# (.*)", page.read_text(), re.M).group(1)
+        title = re.findall(r"^# (.*)", page.read_text(), re.M)[0]
         found = []
         for head, rows in tables(page.read_text()):
             own = [row for row in rows if re.match(rf"\| *`?{method}(?![\w])", row)]
@@ -259,7 +261,7 @@ def measured(at: Project, method: str) -> str:
 
 
 def tables(text: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Of each Markdown table: its head of two lines, and its rows."""
+    """Yields the head (two lines) and the rows of each Markdown table in a text."""
     for found in re.findall(r"(?:^\|.*\n)+", text, re.M):
         lines = found.splitlines()
         yield lines[:2], lines[2:]

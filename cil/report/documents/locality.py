@@ -1,4 +1,4 @@
-"""The block on transformers that are trained from scratch, under three kinds of attention."""
+"""Documentation block on transformers trained from scratch, with three kinds of attention."""
 
 import json
 import os
@@ -19,13 +19,13 @@ SEEDS = {"finetune": range(3), "raw": range(1), "dytox": range(3)}
 ATTENTIONS = {"plain": "convit_tiny_plain", "gated": "convit_tiny", "LPA": "convit_tiny_lpa"}
 NUMBERS = {"ACC": "acc", "avg inc": "incremental_average", "forgetting": "forgetting"}
 NOTE = (
-    "Looks: the mean distance in patches at which a patch looks, over heads, blocks and the test images of the first task, "
-    "after that task and after the last. Differences from gated attention seed by seed, with the p of a paired t-test."
+    "Looks: the mean attention distance of a patch, in patches, over heads, blocks and the test images of the first task, "
+    "after that task and after the last. Differences from gated attention: seed by seed, with the p-value of a paired t-test."
 )
 
 
 def locality(at: Project, settings: list[str]) -> str:
-    """Three attentions under three methods: a table, and nonlocality over the tasks as a picture."""
+    """The table of three kinds of attention with three methods; also draws the attention distance over the tasks."""
     lines, panels = [], {}
     for method, seeds in SEEDS.items():
         known = {name: backbone for name, backbone in ATTENTIONS.items() if method != "raw" or name != "plain"}
@@ -36,7 +36,7 @@ def locality(at: Project, settings: list[str]) -> str:
         base = [s["class_il"]["acc"] for s in runs["gated"]]
         for name, own in runs.items():
             numbers = [mean_and_spread([s["class_il"][key] for s in own]) for key in NUMBERS.values()]
-            first, last = (mean_and_spread([fmean(tasks[at]) for tasks in looks[name]], 2) for at in (0, -1))
+            first, last = (mean_and_spread([fmean(tasks[when]) for tasks in looks[name]], 2) for when in (0, -1))
             more = "–" if name == "gated" else str(paired(base, [s["class_il"]["acc"] for s in own]))
             lines.append([method, name, *numbers, first, last, more, str(len(own))])
     draw_nonlocality(at.pictures / "nonlocality.svg", panels, everywhere(8))
@@ -45,21 +45,21 @@ def locality(at: Project, settings: list[str]) -> str:
 
 
 def cost(at: Project) -> str:
-    """A training step with RandAugment, by `scripts/bench.py`."""
+    """The cost of a training step with RandAugment, measured by `scripts/bench.py`."""
     own = ["step", "method=dytox", "backbone=convit_tiny", "+augment.train.randaugment=true", "--batch", "32"]
-    told = subprocess.run([sys.executable, at.root / "scripts" / "bench.py", *own], capture_output=True, text=True, check=True)
-    row = json.loads(told.stdout)
-    share, worth = 100 * row["share_of_the_batch"], row["flops_ratio"]
+    done = subprocess.run([sys.executable, at.root / "scripts" / "bench.py", *own], capture_output=True, text=True, check=True)
+    row = json.loads(done.stdout)
+    share, forwards = 100 * row["share_of_the_batch"], row["flops_ratio"]
     return (
-        f"A step of `dytox` on 32 images is worth {worth:.2f} bare forwards in operations; with RandAugment its batch takes "
-        f"{share:.0f} % of its time (`python scripts/bench.py {' '.join(own)}`)."
+        f"A training step of `dytox` on 32 images costs as many operations as {forwards:.2f} bare forward passes. With "
+        f"RandAugment, making the batch takes {share:.0f} % of the step (`python scripts/bench.py {' '.join(own)}`)."
     )
 
 
 def clock(at: Project) -> str:
-    """How long the ten tasks of DyTox's tiny twin take alone."""
+    """The time of a run of ten tasks with the tiny version of DyTox."""
     with TemporaryDirectory() as folder:
-        own = [sys.executable, at.root / "run.py", *words("dytox", "convit_tiny"), f"outputs={folder}"]
+        own = [sys.executable, str(at.root / "run.py"), *words("dytox", "convit_tiny"), f"outputs={folder}"]
         since = time.perf_counter()
         subprocess.run(own, cwd=at.root, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - since
@@ -71,7 +71,7 @@ def words(method: str, backbone: str) -> list[str]:
 
 
 def maps(at: Project, settings: list[str]) -> None:
-    """Where a patch of one image looks after the last task, gated and locality-preserved."""
+    """Draw attention maps of one image after the last task, with gated and with locality-preserved attention."""
     for name, backbone in (("gated", "convit_tiny"), ("lpa", "convit_tiny_lpa")):
         folder = at.outputs / address(at.compose(*words("dytox", backbone), "seed=0", *settings))
         at.draw(folder, kind="svg")
@@ -79,7 +79,7 @@ def maps(at: Project, settings: list[str]) -> None:
 
 
 def fill_all(at: Project, settings: list[str]) -> None:
-    """Every block of this module, and the pictures beside them."""
+    """Fill every block of this module, and draw the pictures."""
     at.fill("locality", locality(at, settings))
     maps(at, settings)
     at.fill("scratch", f"{cost(at)} {clock(at)}")

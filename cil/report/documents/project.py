@@ -1,6 +1,6 @@
-"""What the documents need of the project: where it lies, and how runs are composed, started and found."""
+"""What the documentation needs of the project: its folders, and functions that compose, start and find runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from cil.common.tables import fill
 
 @dataclass(frozen=True)
 class Project:
-    """Hydra and the other scripts, as functions: `scripts/fill_docs.py` makes one, so that this package needs neither."""
+    """Folders and functions of the project. `scripts/fill_docs.py` makes it, so that this package imports no script."""
 
     root: Path
     outputs: Path
-    compose: Callable[..., dict]  # words of a command line → the configuration
+    compose: Callable[..., dict]  # arguments of a command line → configuration
     options: Callable[[str], list[str]]  # a group → the names of its files
     swept: Callable[[str], dict[str, list[str]]]  # an experiment → the settings that it sweeps over
-    run: Callable[..., None]  # words → a sweep; finished runs are not repeated
-    found: Callable[..., list[dict]]  # words, seeds=… → the summaries of one configuration
+    run: Callable[..., None]  # arguments of a sweep → runs it; finished runs are skipped
+    found: Callable[..., list[dict]]  # arguments, seeds=… → summaries of one configuration
     side_by_side: Callable[..., list[str]]  # sweeps → the error lines of those that failed
     workers: Callable[[], int]
     draw: Callable[..., None]  # a run folder → its pictures
@@ -34,12 +34,12 @@ class Project:
 
 
 def pages(root: Path) -> list[Path]:
-    """The front page and the documentation."""
+    """README.md and all pages in docs/."""
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def page_of(root: Path, block: str) -> Path:
-    """The one page with the markers of a block. A block may move to another page: nothing else names it."""
+    """The one page with the markers of a block, found by searching, so that a block may move to another page."""
     having = [page for page in pages(root) if f"<!-- {block} -->" in page.read_text()]
     if len(having) != 1:
         raise UserError(f"{len(having)} pages hold the block {block}, where one is expected; write <!-- {block} --> and "
@@ -47,5 +47,5 @@ def page_of(root: Path, block: str) -> Path:
     return having[0]
 
 
-def listed(values: object) -> str:
+def listed(values: Iterable) -> str:
     return ",".join(map(str, values))

@@ -1,4 +1,4 @@
-"""The blocks on gradient projection, and on single switches between a paper's text and its released code."""
+"""Documentation blocks on gradient projection (PGP), and on single settings that differ between paper and released code."""
 
 import json
 import statistics
@@ -15,11 +15,11 @@ from cil.report.paired import paired
 READINGS, SCENARIO = ("paper", "released"), "scenario=glyphs_10tasks"
 HOSTS = ("l2p", "dualprompt")
 SEEDS, FEWER = range(5), range(3)
-ENERGIES = (0.9, 1.0)  # 1: a basis holds whatever was met, so that little can move after the first task
+ENERGIES = (0.9, 1.0)  # 1: a basis holds all directions met so far, so that little can change after task 1
 
 
 def prompts(at: Project, settings: list[str]) -> None:
-    """What projection does to its hosts, prompts on CLIP, and the records of the shipped weights."""
+    """Run the experiments and fill the blocks on PGP, on prompts for CLIP and on the shipped weights."""
     five, three = f"seed={listed(SEEDS)}", f"seed={listed(FEWER)}"
     both = f"reading={listed(READINGS)}"
     at.run(f"method={listed(HOSTS)}", "modifier=none,pgp", both, SCENARIO, five, *settings)
@@ -36,8 +36,10 @@ def prompts(at: Project, settings: list[str]) -> None:
 
 
 def projection(at: Project) -> str:
-    """What PGP does to its hosts, and why: ranks of its bases, shares of the gradient that it removes, other energies."""
-    effects, reasons, energies = [], [], []
+    """Tables of PGP's effect on its host methods, of its bases (rank, share of gradient removed), and of other energies."""
+    effects: list[list[str]] = []
+    reasons: list[list[str]] = []
+    energies: list[list[str]] = []
     for host in (*HOSTS, "clip_prompt"):
         seeds = SEEDS if host in HOSTS else FEWER
         for reading in READINGS:
@@ -50,8 +52,8 @@ def projection(at: Project) -> str:
         words = [f"method={host}", SCENARIO]
         plain = at.found(*words, seeds=FEWER)
         projected = at.found(*words, "modifier=pgp", *of_energy(energy), seeds=FEWER)
-        removed = ", ".join(f"{kind} {100 * share:.0f} %" for kind, (_, _, share) in bases(at, projected).items())
-        energies.append([host, f"{energy:g}", *moved(plain, projected), removed, str(len(FEWER))])
+        shares = ", ".join(f"{kind} {100 * share:.0f} %" for kind, (_, _, share) in bases(at, projected).items())
+        energies.append([host, f"{energy:g}", *moved(plain, projected), shares, str(len(FEWER))])
     change = ["ACC, with PGP less without", "forgetting", "forgetting, task told"]
     tables = [
         grid(["host", "reading", *change, "seeds"], effects, markdown=True),
@@ -59,15 +61,16 @@ def projection(at: Project) -> str:
         grid(["host", "energy", *change, "gradient removed", "seeds"], energies, markdown=True),
     ]
     note = (
-        "Mean ± standard deviation of the differences, seed by seed, with the p of a paired t-test. Rank: directions in the "
-        "basis, of 128 (a head of `dualprompt` in the paper's reading: of 32), mean over seeds, blocks and heads. Removed: "
-        "share of the squared gradient, mean over tasks 2 to 10. Energy: the paper's reading with this share for all sites."
+        "Mean ± standard deviation of the seed-by-seed differences, with the p-value of a paired t-test. Rank: number of basis "
+        "directions, out of 128 (out of 32 for a head of `dualprompt` in the paper's reading), mean over seeds, blocks and "
+        "heads. Gradient removed: share of the squared gradient norm, mean over tasks 2 to 10. Energy: the paper's reading "
+        "with this energy at all sites."
     )
     return "\n\n".join([*tables, note])
 
 
 def moved(before: list[dict], after: list[dict]) -> list[str]:
-    """How ACC, forgetting, and forgetting when the task is told, differ."""
+    """Paired differences in ACC, forgetting, and task-IL forgetting."""
     metrics = (("class_il", "acc"), ("class_il", "forgetting"), ("task_il", "forgetting"))
     return [str(paired(*([run[part][name] for run in runs] for runs in (before, after)))) for part, name in metrics]
 
@@ -77,22 +80,23 @@ def of_energy(energy: float) -> list[str]:
 
 
 def bases(at: Project, runs: list[dict]) -> dict[str, tuple[float, float, float]]:
-    """Of each kind of site: mean rank after the first and last task, mean share removed."""
-    ranks, removed = defaultdict(lambda: ([], [])), defaultdict(list)
+    """For each kind of site: mean rank after the first and the last task, and mean share of the gradient removed."""
+    ranks: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    removed: dict[str, list[float]] = defaultdict(list)
     for summary in runs:
         lines = (at.outputs / summary["address"] / "events.jsonl").read_text().splitlines()
-        told = [event for event in map(json.loads, lines) if event.get("modifier") == "PGP"]
-        for site in told[0]["ranks"]:
+        events = [event for event in map(json.loads, lines) if event.get("modifier") == "PGP"]
+        for site in events[0]["ranks"]:
             kind = site.split(".")[0]
-            for place, event in zip(ranks[kind], (told[0], told[-1]), strict=True):
+            for place, event in zip(ranks[kind], (events[0], events[-1]), strict=True):
                 place += event["ranks"][site]
-            removed[kind] += [event["removed"][site] for event in told[1:]]
+            removed[kind] += [event["removed"][site] for event in events[1:]]
     mean = statistics.fmean
     return {kind: (mean(first), mean(last), mean(removed[kind])) for kind, (first, last) in ranks.items()}
 
 
 def switches(at: Project, settings: list[str]) -> None:
-    """The paper's reading with one switch at a time set as the released code has it."""
+    """Fill the block on the paper's reading with one setting at a time as in the released code."""
     lines = []
     for host in HOSTS:
         for modifier in ("none", "pgp"):
@@ -101,7 +105,7 @@ def switches(at: Project, settings: list[str]) -> None:
             before = at.found(*words, seeds=FEWER)
             for key, values in differing(at, words).items():
                 if modifier == "pgp" and not key.startswith("modifier."):
-                    continue  # measured without it
+                    continue  # already measured without the modifier
                 change = [f"{key}={json.dumps(values[1])}", *together(at, key, words)]
                 at.run(*words, f"seed={listed(FEWER)}", *change, *settings)
                 after = at.found(*words, *change, seeds=FEWER)
@@ -109,8 +113,8 @@ def switches(at: Project, settings: list[str]) -> None:
                 lines.append([what, f"`{key}`", *(f"`{json.dumps(value)}`" for value in values), *moved(before, after)])
     head = ["row", "switch", "paper", "released", "moves ACC by", "forgetting by", "forgetting, task told, by"]
     note = (
-        f"Split-Glyphs, {len(FEWER)} seeds: the paper's reading with this switch alone set as the released code has it, less "
-        "the paper's reading; mean ± standard deviation, with the p of a paired t-test. It was made by "
+        f"Split-Glyphs, {len(FEWER)} seeds: the paper's reading with only this switch set as in the released code, minus the "
+        "paper's reading. Mean ± standard deviation, with the p-value of a paired t-test. Made by "
         "`python scripts/fill_docs.py switches`."
     )
     at.fill("switches", f"{grid(head, lines, markdown=True)}\n\n{note}")
@@ -118,13 +122,13 @@ def switches(at: Project, settings: list[str]) -> None:
 
 
 def differing(at: Project, words: list[str]) -> dict[str, tuple[object, object]]:
-    """The switches of a method and its modifiers, with both values; `test_batch` goes with those that need it."""
+    """The settings of a method and its modifiers that depend on the reading, with both values; without `test_batch`."""
     found = generated.differing(at, words)
     kept = [key for key in found if key.startswith(("method.", "modifier.")) and key != "method.test_batch"]
     return {key: found[key] for key in kept}
 
 
 def together(at: Project, key: str, words: list[str]) -> list[str]:
-    """Answers that depend on their batch need one that is said."""
+    """The released test batch size, for settings that make predictions depend on the test batch."""
     batch = at.compose(*words, "reading=released")["method"]["test_batch"]
     return [f"method.test_batch={batch}"] if key in ("method.vote_test", "method.scrambled") else []

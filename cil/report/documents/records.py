@@ -1,4 +1,4 @@
-"""The blocks that say what was recorded: pre-training of the shipped weights, packed text, a run on photographs."""
+"""Documentation blocks on recorded results: pre-training of the shipped weights, packed text, runs on photographs."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from cil.runs.run_folder import RunDir, address
 
 
 def pretraining(at: Project) -> str:
-    """What the records of the shipped weights say."""
+    """The table of the records of the shipped weights."""
     head = ["weights", "nearest class mean", "zero-shot by name", "minutes", "threads", "command"]
     lines = []
     for file in sorted((at.root / "cil" / "weights").glob("*.json")):
@@ -24,25 +24,25 @@ def pretraining(at: Project) -> str:
 
 
 def text(at: Project, settings: list[str]) -> None:
-    """`scripts/bench.py text` as a table."""
-    told = subprocess.run(
+    """Fill the block with the output of `scripts/bench.py text` as a table."""
+    done = subprocess.run(
         [sys.executable, at.root / "scripts" / "bench.py", "text", "--rounds", "1"], capture_output=True, text=True, check=True
     )
-    found = map(json.loads, told.stdout.splitlines())
+    found = map(json.loads, done.stdout.splitlines())
     lines = [[row["what"], f"{row['times_faster']:.1f}", f"{row['seconds']:.2f}"] for row in found]
     at.fill("text", grid(["what", "times faster", "seconds"], lines, markdown=True))
 
 
 def photographs(at: Project, settings: list[str]) -> None:
-    """experiment=tinyimagenet_small, with its identity."""
+    """Run experiment=tinyimagenet_small, and fill its block with results and identity."""
     words = ["experiment=tinyimagenet_small", *settings]
     at.run(*words, "method=finetune,joint")
     runs = [address(at.compose(*words, f"method={method}")) for method in ("finetune", "joint")]
     text = table(rows(collect(at.outputs)[0], set(runs)), markdown=True)
     identity = RunDir(at.outputs / runs[-1]).summary()["identity"]
     known = [f"{key.replace('_', ' ')} `{identity[key]}`" for key in ("data_digest", "order_digest", "split_digest")]
-    seen = f"Trained on: {identity['train_transform']}. Tested on: {identity['test_transform']}."
+    transforms = f"Trained on: {identity['train_transform']}. Tested on: {identity['test_transform']}."
     command = f"python scripts/fill_docs.py photographs {' '.join(settings)}".strip()
-    told = f"One seed, from scratch; {', '.join(known)}; runs `{'`, `'.join(runs)}`. {seen}"
-    at.fill("photographs", f"{text}\n\n{told} `{command}` made it.")
+    note = f"One seed, from scratch; {', '.join(known)}; runs `{'`, `'.join(runs)}`. {transforms}"
+    at.fill("photographs", f"{text}\n\n{note} Made by `{command}`.")
     print(text)

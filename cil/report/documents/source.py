@@ -1,4 +1,4 @@
-"""What source files say, read without being run: docstrings, signatures, and the pages of the API made of them."""
+"""Reads docstrings and signatures from source files without importing them, and makes the API pages."""
 
 import ast
 import re
@@ -20,18 +20,18 @@ def class_of(root: Path, module: str, name: str) -> ast.ClassDef:
 
 
 def docstrings(root: Path, module: str, name: str) -> tuple[str, str]:
-    """Of a module and of one of its classes."""
+    """The docstrings of a module and of one of its classes."""
     return ast.get_docstring(parsed(root, module)) or "", ast.get_docstring(class_of(root, module, name)) or ""
 
 
 def constructor(node: ast.ClassDef) -> str:
-    """What the docstring of a class's constructor says."""
+    """The docstring of a class's constructor."""
     made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
     return "" if made is None else ast.get_docstring(made) or ""
 
 
 def api(root: Path, module: str) -> str:
-    """A module as Markdown: its public classes with their methods, its public functions, with signatures and docstrings."""
+    """The API of a module as Markdown: public classes with their methods, and public functions."""
     tree = parsed(root, module)
     parts = [f"### `{module}`", ast.get_docstring(tree) or ""]
     for node in tree.body:

@@ -1,4 +1,4 @@
-"""The blocks of the front page: a run that takes less than a minute, and the picture of accuracy curves."""
+"""Documentation blocks of README.md: a run of less than a minute, and the plot of accuracy curves."""
 
 import re
 import resource
@@ -21,27 +21,27 @@ def fill_all(at: Project, settings: list[str]) -> None:
 
 
 def first(at: Project) -> str:
-    """What the screen shows of one short run, from nothing, and how long it takes."""
+    """The output of one short run without any cache, and its time."""
     with TemporaryDirectory() as folder:
         own = [sys.executable, "run.py", f"method={FIRST}", f"outputs={folder}", f"data.root={folder}", "data.features=null"]
         since = cpu_seconds()
-        told = subprocess.run([*own, "log.live=false"], cwd=at.root, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run([*own, "log.live=false"], cwd=at.root, capture_output=True, text=True, check=True).stdout
         seconds = cpu_seconds() - since
-    lines = re.sub(r"/[0-9a-f]{10}/", "/…/", told.replace(folder, "outputs")).rstrip().splitlines()
+    lines = re.sub(r"/[0-9a-f]{10}/", "/…/", output.replace(folder, "outputs")).rstrip().splitlines()
     table = next(number for number, line in enumerate(lines) if line.startswith("percent correct"))
     shown = "\n".join([lines[0], "…", *lines[table:]])
-    took = f"From nothing, drawing the images included, it takes {seconds:.0f} seconds of CPU time."
+    took = f"It takes {seconds:.0f} seconds of CPU time, including the time to draw the images."
     return f"```\n$ python run.py method={FIRST}\n{shown}\n```\n\n{took}"
 
 
 def cpu_seconds() -> float:
-    """Of the processes that this one has started and that have ended; other work on the machine does not count."""
+    """CPU time of all finished child processes; unlike wall-clock time, it does not depend on other work on the machine."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def curves(at: Project) -> None:
-    """Mean accuracy after each task, of seed 0."""
+    """Draw the mean accuracy after each task of several methods, for seed 0."""
     at.run(f"method={listed(CURVES)}", SCENARIO, "seed=0")
     places = {name: at.outputs / address(at.compose(f"method={name}", SCENARIO, "seed=0")) for name in CURVES}
     matrices = {name: read_matrices(place)["class_il"] for name, place in places.items()}
