@@ -161,11 +161,10 @@ def draw(folder: Path, seed: int) -> None:
 @pytest.fixture
 def photographs(tmp_path) -> Callable[..., dict]:
     def config(root: str, seed: int = 0) -> dict:
-        return harness.compose(
-            "scenario=folder", "dataset.path=birds", "method=class_mean", "backbone=vit_tiny", "scenario.tasks=2",
-            "machine=cpu", "log.live=false", "backbone.weights=null", "backbone.sha256=null", f"data.root={tmp_path / root}", f"seed={seed}",
-            f"outputs={tmp_path / 'outputs'}", "data.features=null", "augment=none",
-        )  # fmt: skip
+        words = ("scenario=folder", "dataset.path=birds", "method=class_mean", "backbone=vit_tiny", "scenario.tasks=2",
+                 "machine=cpu", "log.live=false", "backbone.weights=null", "backbone.sha256=null", "data.features=null",
+                 f"data.root={tmp_path / root}", f"seed={seed}", f"outputs={tmp_path / 'outputs'}", "augment=none")  # fmt: skip
+        return harness.compose(*words)
 
     return config
 
