@@ -58,7 +58,7 @@ def work(asked: argparse.Namespace) -> None:
     import torch
     from omegaconf import OmegaConf
 
-    from cil.backbones.positions import fill_resized
+    from cil.backbones.formats import fill
     from cil.data.image_store import Size
     from cil.data.transforms.views import View
     from cil.engine.build import make
@@ -70,7 +70,7 @@ def work(asked: argparse.Namespace) -> None:
     backbone = make({**node, "weights": None, "sha256": None}, "backbone").eval()
     if not 0 <= asked.frozen < backbone.depth:
         raise UserError(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
-    fill_resized(backbone.trunk, asked.body)
+    fill(backbone.trunk, asked.body, str(asked.body))
     body = hashlib.sha256(asked.body.read_bytes()).hexdigest()
     recipe = Recipe(asked.objective, asked.epochs, asked.frozen, asked.variants, asked.seed, asked.batch_size, asked.lr,
                     begin=asked.begin)  # fmt: skip

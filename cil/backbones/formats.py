@@ -1,13 +1,18 @@
 """Reads weight files in several formats: safetensors, torch, TorchScript and Google's npz."""
 
+import argparse
 import math
 import warnings
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
+from cil.backbones.positions import resized
 from cil.common.errors import UserError
 from cil.common.files import refusing
 
+WRAPPERS = ("model", "state_dict", "teacher", "model_state_dict", "model_ema")  # keys under which checkpoints hold weights
+PREFIXES = ("module.", "model.", "teacher.", "backbone.", "encoder.")  # of names, from wrappers around the network
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # other entries of OpenAI's files
 
@@ -20,28 +25,44 @@ def read(file: Path) -> dict:
     with refusing(_torn(file)):
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = _scripted(file) if _is_script(file) else torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many checkpoints hold their arguments
+            state = _scripted(file) if _is_script(file) else torch.load(file, map_location="cpu", weights_only=True)
+    while isinstance(state, dict) and (inner := [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]):
+        state = inner[0]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise _torn(file)
     return state
 
 
-def fill(module, file: Path, weights: str) -> None:
-    """Load a file into `module`, strictly. A classifier (`head.`) in the file is ignored if `module` has none.
+def fill(module, file: Path, weights: str) -> str | None:
+    """Load a file into `module`, strictly, and return how its position embeddings were changed, if they were.
 
-    `weights` is the name that the user typed; it is used in error messages.
+    A classifier in the file is ignored if `module` has none. `weights` is the name that the user typed, for error messages.
     """
     if file.suffix == ".npz":
-        return _fill_npz(module, file, weights)
-    state = read(file)
-    if not any(key.startswith("head.") for key in module.state_dict()):
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+        _fill_npz(module, file, weights)
+        return None
+    own = module.state_dict().keys()
+    state = _unwrapped(read(file), own)
+    for classifier in ("head.", "fc.", "classifier.", "head_dist.", "head.fc."):
+        if not any(key.startswith(classifier) for key in own):
+            state = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    state.pop("mask_token", None)  # DINOv2's, of its training
+    state, note = resized(state, module)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise _unfit(weights, problem) from None
-    return None
+    return note
+
+
+def _unwrapped(state: dict, own: Collection[str]) -> dict:
+    """Remove prefixes that the module's `own` names do not have; names without such a prefix are not of the network."""
+    for prefix in PREFIXES * 2:
+        if any(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own):
+            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
 
 
 def _is_script(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""timm's vision transformers: ViT-B/16 with several checkpoints, and the tiny variant that is shipped with the project.
+"""timm's vision transformers, with register or distillation tokens and layer scale where they have them.
 
 The weights are timm's; the forward pass is written here. It takes prompts, prefixes and adapters as arguments and computes the
 last block only for the tokens from which the feature is read.
@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
-from cil.common.errors import UserError
+from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
 from cil.data.transforms.views import ImageSpec
 
@@ -23,11 +24,16 @@ Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added
 
 
 class ViT(nn.Module):
-    """timm's VisionTransformer as a backbone. The feature is the class token after the final norm."""
+    """timm's VisionTransformer as a backbone.
+
+    The feature is the class token after the final norm, or the mean of class and distillation token.
+    """
 
     def __init__(self, trunk: nn.Module, image: ImageSpec) -> None:
         super().__init__()
         self.trunk, self.image, self.width = trunk, image, trunk.embed_dim
+        self.first = trunk.num_prefix_tokens  # tokens before the patches
+        self.read = 2 if hasattr(trunk, "dist_token") else 1  # those of them that the feature is read from
         self.identity: dict = {}
         self.passes = plainly
 
@@ -45,7 +51,7 @@ class ViT(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Return the features, (batch, width), of images or of the output of `tokens`.
 
-        `prompts` (batch or 1, length, width) are inserted after the class token, with its position embedding. `prefixes`
+        `prompts` (batch or 1, length, width) are inserted before the patches, with the position of the class token. `prefixes`
         add keys and values to the given blocks. `adapters`, one for each block, run in parallel to the MLPs.
         `read`: "class" returns the class token, anything else the mean over the `prompts`.
         """
@@ -55,11 +61,8 @@ class ViT(nn.Module):
         return self.passes(through, self, x, prompts=prompts, prefixes=prefixes, read=read)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the input of the first block, (batch, 1 + patches, width)."""
-        trunk = self.trunk
-        patches = trunk.patch_embed(images)
-        first = (trunk.cls_token + trunk.pos_embed[:, :1]).expand(len(patches), -1, -1)
-        return trunk.norm_pre(torch.cat([first, patches + trunk.pos_embed[:, 1:]], 1))
+        """Return the input of the first block, (batch, 1 + patches, width), or more tokens where there are registers."""
+        return self.trunk.norm_pre(self.trunk._pos_embed(self.trunk.patch_embed(images)))
 
     def patches(self, images: Tensor) -> Tensor:
         """Return the patch embeddings without position embeddings, (batch, patches, width)."""
@@ -89,9 +92,12 @@ def through(
 ) -> Tensor:  # fmt: skip
     """Run all blocks, from tokens to features; the other arguments are those of `ViT.forward`."""
     trunk = backbone.trunk
+    first = backbone.first
     if prompts is not None:
-        x = torch.cat([x[:, :1], (prompts + trunk.pos_embed[:, :1]).expand(len(x), -1, -1), x[:, 1:]], 1)
-    places = slice(0, 1) if read == "class" else slice(1, 1 + prompts.shape[1])  # type: ignore[union-attr]
+        if not trunk.no_embed_class:
+            prompts = prompts + trunk.pos_embed[:, :1]
+        x = torch.cat([x[:, :first], prompts.expand(len(x), -1, -1), x[:, first:]], 1)
+    places = slice(0, backbone.read) if read == "class" else slice(first, first + prompts.shape[1])  # type: ignore[union-attr]
     prefixes, last = prefixes or {}, len(trunk.blocks) - 1
     for number, block in enumerate(trunk.blocks):
         adapter = None if adapters is None else adapters[number]
@@ -139,10 +145,18 @@ def vit(
     """
     spec = image_spec(image, expects(weights))
     check(timm.models.VisionTransformer, "backbone.changes", changes, CHANGES)
+    if not timm.is_model(architecture):
+        raise UserError(
+            f"backbone.architecture={architecture} is not a model of timm; {nearest(architecture, timm.list_models())}"
+        )
+    if not issubclass(kind_of(architecture), timm.models.VisionTransformer):
+        raise UserError(f"backbone.architecture={architecture} is no vision transformer of timm; type backbone=timm "
+                        f"backbone.name={architecture}")  # fmt: skip
     trunk = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=spec.size, **changes)
     if not plain(trunk):
-        raise UserError(f"backbone.architecture={architecture} is no plain vision transformer (a class token, positions for it "
-                        "and the patches, ordinary blocks); type backbone.architecture=vit_base_patch16_224")  # fmt: skip
+        raise UserError(f"backbone.architecture={architecture} is no plain vision transformer (a class token, position "
+                        "embeddings, ordinary blocks); type backbone.architecture=vit_base_patch16_224, or backbone=timm "
+                        f"backbone.name={architecture} for its features alone")  # fmt: skip
     backbone = ViT(trunk, spec)
     backbone.identity = load(trunk, weights, sha256, root)
     return backbone
@@ -150,8 +164,18 @@ def vit(
 
 def plain(trunk: nn.Module) -> bool:
     """Whether `walk` computes everything that timm's own forward pass computes."""
-    if type(trunk) is not timm.models.VisionTransformer or trunk.cls_token is None or trunk.reg_token is not None:
+    if type(trunk) not in (timm.models.VisionTransformer, VisionTransformerDistilled):
         return False
-    kinds = {(type(block).__name__, type(block.attn).__name__, block.attn.gate is None) for block in trunk.blocks}
-    places = trunk.pos_embed is not None and trunk.pos_embed.shape[1] == 1 + trunk.patch_embed.num_patches
-    return kinds == {("Block", "Attention", True)} and places and isinstance(trunk.blocks[0].attn.norm, nn.Identity)
+    if trunk.cls_token is None or trunk.pos_embed is None or trunk.global_pool != "token":
+        return False
+    if {type(block).__name__ for block in trunk.blocks} != {"Block"}:
+        return False
+    kinds = {(type(block.attn).__name__, block.attn.gate is None) for block in trunk.blocks}
+    norms = (trunk.blocks[0].attn.norm, trunk.fc_norm)
+    return kinds == {("Attention", True)} and all(isinstance(norm, nn.Identity) for norm in norms)
+
+
+def kind_of(architecture: str) -> type:
+    """Return the class of a timm model; none of its weights are made."""
+    with torch.device("meta"):
+        return type(timm.create_model(architecture, pretrained=False, num_classes=0))

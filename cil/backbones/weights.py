@@ -16,8 +16,8 @@ def load(module, weights: str | None, sha256: str | None, root: str | None) -> d
     if weights is None:
         return {"weights": "untrained", "sha256": None}
     file, found = locate(weights, sha256, root)
-    fill(module, file, weights)
-    identity = {"weights": weights, "sha256": found}
+    positions = fill(module, file, weights)
+    identity = {"weights": weights, "sha256": found} | ({"weights_positions": positions} if positions else {})
     if entry := entries().get(weights):
         identity |= {"weights_tag": entry.tag, "weights_expect": entry.expectation, "weights_licence": entry.licence}
     return identity

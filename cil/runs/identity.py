@@ -19,7 +19,11 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
     return {
         "weights": backbone.identity["weights"],
         "weights_sha256": str(backbone.identity["sha256"]),
-        **{key: backbone.identity[key] for key in ("weights_tag", "weights_expect") if key in backbone.identity},
+        **{
+            key: backbone.identity[key]
+            for key in ("weights_tag", "weights_expect", "weights_positions")
+            if key in backbone.identity
+        },
         "data_digest": scenario.images.digest,
         "order_digest": scenario.order_digest(),
         "split_digest": scenario.split_digest(),

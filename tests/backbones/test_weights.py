@@ -70,7 +70,7 @@ def test_offline_it_says_what_to_type(tmp_path):
 
 def test_weights_that_a_command_makes(told, tmp_path):
     """Where they are absent, a run and `make weights` name the command; a file in their place is found."""
-    command = "type python scripts/recover.py --objective pairs "
+    command = "type python scripts/recover.py --objective crops "
     with pytest.raises(UserError) as refused:
         build("vit_s14_photographs_selfsup", tmp_path)
     assert command in str(refused.value) and str(tmp_path / "vit_s14_photographs_selfsup") in str(refused.value)
@@ -177,10 +177,16 @@ def test_every_backbone_is_of_the_registry():
     assert registered == set(entries())
     for name, node in nodes.items():
         if name in registered:
-            norm = "imagenet" if entries()[name].made else "clip" if name.startswith("clip") else "unit"
+            norm = (
+                "imagenet"
+                if entries()[name].made or name.startswith("dinov2")
+                else "clip"
+                if name.startswith("clip")
+                else "unit"
+            )
             assert node["weights"] == name and node["image"]["norm"] == norm
         else:
-            assert node["weights"] is None or node["weights"].startswith("shipped:"), name
+            assert node["weights"] in (None, "timm") or node["weights"].startswith("shipped:"), name
     assert set(ambiguous("vit_base_patch16_224")) <= registered
 
 
