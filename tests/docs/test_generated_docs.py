@@ -34,7 +34,7 @@ def test_generated_blocks_are_fresh(blocks):
 def test_what_is_generated_is_what_code_and_yaml_say(blocks):
     told = {(page.stem, block): content for page, block, content in blocks}
     assert "| `method.vote_test` | `false`, released: `true` | `bool` |" in told["l2p", "settings"]
-    assert "| `method.memory` | `1000` | `int`" in told["icarl", "settings"] and "images in all" in told["icarl", "settings"]
+    assert "| `method.memory` | `1000` | `int`" in told["icarl", "settings"] and "number of images" in told["icarl", "settings"]
     assert "| `method.train_text` | `false` | `true` |" in told["attriclip", "readings"]
     assert "| `dataset=glyphs` |" in told["dualprompt", "recipes"] and "`train.epochs=20`" in told["dualprompt", "recipes"]
     assert "pgp" in told["l2p", "measured"] and "attriclip" not in told["clip_prompt", "measured"]
