@@ -42,7 +42,7 @@ def table(words: list[str]) -> tuple[str, int]:
     """Return the table as text and the number of missing datasets."""
     settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
     if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
-        raise UserError("settings that begin with dataset. belong to one data set; name it, as in check_data.py tinyimagenet …")
+        raise UserError("settings that begin with dataset. belong to one dataset; name it, as in check_data.py tinyimagenet …")
     lines, missing = [], []
     for name in chosen:
         config = compose(f"dataset={name}", *settings)

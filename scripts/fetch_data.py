@@ -39,7 +39,7 @@ def get(name: str, root: Path, mirror: str | None) -> None:
     from cil.data.download import fetch
 
     if name not in SOURCES:
-        raise UserError(f"data set {name} is not known; {nearest(name, SOURCES)}")
+        raise UserError(f"dataset {name} is not known; {nearest(name, SOURCES)}")
     source, config = SOURCES[name], compose(f"dataset={name}")["dataset"]
     if source.by_hand:
         print(source.by_hand)

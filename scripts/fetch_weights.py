@@ -2,7 +2,7 @@
 
 make weights NAME=vit_b16_in21k
 python scripts/fetch_weights.py vit_b16_in21k clip_vit_b16
-python scripts/fetch_weights.py --list       # all names and where their files are
+python scripts/fetch_weights.py --list    # all names and their files
 python scripts/fetch_weights.py vit_b16_sam --from /media/weights
 
 Weights are stored as <root>/<name>/<file>, with their sha256 in <file>.sha256.
@@ -63,7 +63,7 @@ def bring(entry: Entry, root: Path, base: str | None) -> str:
     file = root / entry.name / url.rpartition("/")[2]
     found = fetch(url, file, f"sha256:{known}" if known else None).partition(":")[2]
     pin(file, found)
-    against = "verified" if known else "recorded, since the registry has none to compare"
+    against = "verified" if known else "pinned, since the registry has no sha256 to compare"
     return f"{entry.name}: {file}, {size(file)}, sha256 {found} ({against})"
 
 

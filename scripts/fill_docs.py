@@ -57,7 +57,7 @@ def project(root: Path = ROOT) -> Project:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("block", choices=BLOCKS)
+    parser.add_argument("block", choices=BLOCKS, metavar="BLOCK", help="see above")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
     return guarded(lambda: BLOCKS[asked.block](project(), asked.settings))

@@ -73,17 +73,14 @@ def prompts(trainer: Any, path: Path, count: int, kind: str, score: str) -> Iter
     tasks = trainer.scenario[:: max(1, len(trainer.scenario) // count)][:count]
     singles = [task.test.batch(torch.tensor([len(task.test) // 2]), trainer.machine.device) for task in tasks]
     names = [trainer.scenario.class_names[int(batch.labels)] for batch in singles]
-    of_images, of_prompts, keys = (
-        path / "pictures" / f"{name}.{kind}" for name in ("prompts_of_images", "images_of_prompts", "keys")
-    )
-    draw_prompts(
-        (of_images, of_prompts), trainer.method, torch.cat([batch.images for batch in singles]), names, score == "contrast"
-    )
+    images, folder = torch.cat([batch.images for batch in singles]), path / "pictures"
+    files = folder / f"prompts_of_images.{kind}", folder / f"images_of_prompts.{kind}"
+    draw_prompts(files, trainer.method, images, names, score == "contrast")
     events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
     shares = {event["task"]: event["chosen %"] for event in events if "chosen %" in event}
-    draw_usage(keys, list(shares.values()), "how many images chose each key in training")
+    draw_usage(folder / f"keys.{kind}", list(shares.values()), "how many images chose each key in training")
     print(f"{len(tasks)} images, Grad-CAM of the {score}; prompts encoded alone" + with_words(trainer.method))
-    yield from (of_images, of_prompts, keys)
+    yield from (*files, folder / f"keys.{kind}")
 
 
 def features(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:

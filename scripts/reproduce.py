@@ -1,23 +1,20 @@
-"""Run the experiments of a published table and print each result next to the
-published number.
+"""Run the experiments of a published table and compare with its numbers.
 
 python scripts/reproduce.py                    # list the tables
-python scripts/reproduce.py pgp_table5         # or make reproduce TABLE=pgp_table5
-python scripts/reproduce.py pgp_table5 --dry   # what is missing and how long it takes
+python scripts/reproduce.py pgp_table5         # make reproduce TABLE=pgp_table5
+python scripts/reproduce.py pgp_table5 --dry   # the missing runs and their time
 python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --row L2P \\
     --column cifar100_10tasks --on submitit_slurm
-python scripts/reproduce.py glyphs             # all methods on the offline benchmark
-
-`glyphs` also updates docs/results/all_methods.md.
+python scripts/reproduce.py glyphs             # fills docs/results/all_methods.md
 """
 
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -71,7 +68,7 @@ def reproduce(asked: argparse.Namespace) -> int:
     settings = [*asked.settings, *([] if outputs == OUTPUTS else [f"outputs={outputs}"])]
     entries = list(planned(table, seeds, settings))
     if not entries:
-        raise UserError(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")
+        raise UserError(f"no row of {table.name} can be run here; its numbers are in cil/report/published/{table.name}.yaml")
     found, passed_over = finished(outputs)
     print("\n".join(cost(table, entries, found)), file=sys.stderr)
     failed = [] if asked.dry else run(entries, found, seeds, asked.on)
@@ -82,8 +79,8 @@ def reproduce(asked: argparse.Namespace) -> int:
             runs[entry.column, entry.row, entry.reading] += [found[place] for place in entry.places if place in found]
     numbers = Numbers(outputs, list(found.values()))
     parts = {key: lines(table, key, runs, numbers) for key in table.columns}
-    written: Callable[..., str] = LANGUAGES[asked.format]
-    print(written(table, parts))
+    write: Any = LANGUAGES[asked.format]
+    print(write(table, parts))
     if (
         not asked.dry
         and table.name == "glyphs"
@@ -92,7 +89,7 @@ def reproduce(asked: argparse.Namespace) -> int:
     ):
         fill(page_of(ROOT, "results"), "results", page(table, parts, runs, listed(seeds)))
     for line in passed_over:
-        print(f"passed over: {line}", file=sys.stderr)
+        print(f"skipped: {line}", file=sys.stderr)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
@@ -148,7 +145,7 @@ def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator
     wanted = {place: entry for entry in entries for place in entry.places}
     missing = {place: entry for place, entry in wanted.items() if place not in found}
     quoted = sum(row.run is None for row in table.rows)
-    yield f"{table.name}: {len(table.rows)} rows, {quoted} of them quoted alone; {len(missing)} of {len(wanted)} runs to do"
+    yield f"{table.name}: {len(table.rows)} rows, {quoted} of them only quoted; {len(missing)} of {len(wanted)} runs to do"
     known, unknown = 0.0, []
     for place, entry in missing.items():
         similar = [run["seconds"] for other, run in found.items() if other.rsplit("/", 1)[0] == place.rsplit("/", 1)[0]]
@@ -156,10 +153,10 @@ def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator
         known += fmean(similar) if similar else 0.0
         unknown += [] if similar else [entry]
     if len(missing) > len(unknown):
-        yield f"  {len(missing) - len(unknown)} of them like runs that took {_time(known)} in all, one after another"
+        yield f"  {len(missing) - len(unknown)} of them like runs that took {_time(known)} in total, one after another"
     if unknown:
         epochs = sum(epochs_of(compose(*entry.words)) for entry in unknown)
-        yield f"  {len(unknown)} unlike any that is finished: {epochs} epochs; --row NAME runs one, to know its time"
+        yield f"  {len(unknown)} similar to no finished run: {epochs} epochs; --row NAME runs one row, to know its time"
 
 
 def _time(seconds: float) -> str:

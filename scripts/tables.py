@@ -40,7 +40,7 @@ def main() -> int:
         return guarded(lambda: print(transfer(asked.scenario, found, asked.outputs, asked.markdown)))
     groups = rows(s for s in found if s["scenario"] == asked.scenario)
     for line in passed_over:
-        print(f"passed over: {line}", file=sys.stderr)
+        print(f"skipped: {line}", file=sys.stderr)
     if not groups:
         print(f"error: no finished run of {asked.scenario} below {asked.outputs}; type python run.py first", file=sys.stderr)
         return 2

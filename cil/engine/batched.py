@@ -26,10 +26,7 @@ def kind(config: dict, after_training: Sequence[str]) -> str:
 
 
 def may(trainer: Trainer) -> bool:
-    """Whether a run can be trained together with others.
-
-    Its method must support this, each image must be encoded once, and no modifier or gradient clipping may change a step.
-    """
+    """Whether a run can be trained with others: its method supports it, images are encoded once, nothing modifies a step."""
     encoded_once = all(task.train.view.variants for task in trainer.scenario[:1])
     fixed_weights = trainer.method.backbone.identity["sha256"] is not None  # from a file, not drawn with the seed
     plain_step = not trainer.modifiers and trainer.recipe.clip is None

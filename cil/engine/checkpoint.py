@@ -9,10 +9,7 @@ from cil.common.errors import UserError
 
 
 def of(trainer: Any) -> dict:
-    """Return the state of a trainer.
-
-    Backbone weights that no phase has trained are left out: they are in the weights file, whose sha256 is checked.
-    """
+    """The state of a trainer. Backbone weights that were never trained are left out, since the weights file has them."""
     frozen = _backbone(trainer) - trainer.trained
     return {
         "identity": trainer.identity,
@@ -31,10 +28,7 @@ def of(trainer: Any) -> dict:
 
 
 def into(trainer: Any, state: dict, file: Path) -> None:
-    """Load `state` into a trainer whose method has begun every task that the checkpoint knows.
-
-    Raises a `UserError` if the checkpoint was made with other data, weights or code.
-    """
+    """Load `state` into a trainer whose method has begun the tasks of the checkpoint; raise a `UserError` if it cannot be."""
     remedy = f"delete {trainer.run.path} to start the run again"
     for key, value in trainer.identity.items():
         if state["identity"].get(key) != value:

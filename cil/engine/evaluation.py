@@ -17,11 +17,7 @@ from cil.method import Method
 
 
 class Evaluation:
-    """Evaluates a method on test images.
-
-    Outputs of a frozen stage are computed once per test image and cached for all evaluations. A method whose frozen stage
-    grows keeps its own cache.
-    """
+    """Evaluates a method on test images. Outputs of a frozen stage are cached for all evaluations of the run."""
 
     def __init__(
         self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None, processes: Processes = ALONE
@@ -32,11 +28,8 @@ class Evaluation:
         self.shared = ALONE if alone else processes  # images that must be scored together are not split across processes
 
     def kinds(self, scenario: Scenario) -> list[str]:
-        """The ways of counting: "class_il" (among all classes seen) and "task_il" (among the classes of the image's task).
-
-        With several datasets also "dataset_il" (among the classes of the image's dataset), and for methods whose released
-        evaluation leaks the task id through the batch also "leaky_il".
-        """
+        """The ways of counting: among all classes seen, among the classes of the image's task and, where they apply, among the
+        classes of its dataset ("dataset_il") and as a released evaluation that leaks the task id does ("leaky_il")."""
         leaky = self.method.leaky_batch is not None or self.method.leaky_chunk is not None
         more = {"dataset_il": len(scenario.datasets) > 1, "leaky_il": leaky}
         return ["class_il", "task_il", *(name for name, wanted in more.items() if wanted)]

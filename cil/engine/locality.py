@@ -9,10 +9,7 @@ from cil.modules.growing.attention import nonlocality
 
 @torch.inference_mode()
 def facts(backbone: torch.nn.Module, images: LabelledImages, batch_size: int, device: torch.device) -> dict:
-    """Return {"nonlocality": [...]}: for each block the mean attention distance in patches, over images and heads.
-
-    Returns an empty dictionary if the backbone has no attention maps.
-    """
+    """Return "nonlocality": for each block the mean attention distance in patches. Empty if there are no attention maps."""
     backbone.eval()
     if not isinstance(backbone, HasMaps):
         return {}

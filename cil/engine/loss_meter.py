@@ -18,10 +18,7 @@ def mean_of(steps: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
 
 
 class Meter:
-    """Averages named losses over an epoch, weighted by the number of images.
-
-    Losses are collected and read every `read_every` steps, since reading one waits for the GPU; on a CPU every step.
-    """
+    """Averages losses over the images of an epoch. Reads them every `read_every` steps, since reading waits for the GPU."""
 
     def __init__(self, place: str, read_every: int, state: Mapping | None = None) -> None:
         """`place` names task, phase and epoch in messages; `state` is the saved state of an unfinished epoch."""

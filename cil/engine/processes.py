@@ -28,10 +28,7 @@ class Processes:
         self.device, self.rank, self.size = device, rank, size
 
     def part(self, batch: Batch | Known) -> tuple[Batch | Known, float]:
-        """Return this process's part of a batch and its weight: its share of the images.
-
-        If the batch has fewer images than there are processes, some processes get one image of weight 0.
-        """
+        """Return this process's part of a batch and its share of the images; an empty part is one image of weight 0."""
         count = len(batch.labels)
         if self.size == 1:
             return batch, 1.0
@@ -48,10 +45,7 @@ class Processes:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def averaged(self, optimizer: torch.optim.Optimizer, losses: Losses, weight: float, stop: object) -> tuple[Means, bool]:
-        """Average gradients and losses over all processes in one all-reduce.
-
-        Returns the losses of the whole batch and whether any process was asked to stop.
-        """
+        """Average gradients over all processes; returns the averaged losses and whether any process was asked to stop."""
         means = {name: loss.detach() for name, loss in losses.items()}
         if self.size == 1:
             return means, bool(stop)
@@ -126,10 +120,7 @@ IN_PARTS = "it cannot be learned in parts; type train.accumulate=1"
 
 
 def divides(method: Method, modules: Iterable[nn.Module], why: str = SHARED) -> None:
-    """Raise a `UserError` if a batch cannot be split: the loss depends on the whole batch, or there is batch normalization.
-
-    `why` completes the message: what is not possible, and what to type instead.
-    """
+    """Raise a `UserError` if the loss or a batch normalization depends on the whole batch; `why` completes the message."""
     if not method.divisible:
         raise UserError(f"{type(method).__name__} with these settings learns from a batch as a whole, so {why}")
     if normalises(modules):

@@ -31,10 +31,7 @@ class Doubts:
 
 
 class Still:
-    """True if the parameters did not change during a phase.
-
-    Compares the sum and the sum of squares of each parameter, so that no parameter is copied and the GPU is not waited for.
-    """
+    """True if parameters did not change. Compares their sums and sums of squares, so that no parameter is copied."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = parameters

@@ -63,10 +63,7 @@ class Trainer:
             self.learn(step)
 
     def steps(self) -> Iterator[Step]:
-        """Yield every training step of the run; the consumer runs it with `learn` before it asks for the next one.
-
-        Between steps, this generator evaluates, logs and writes checkpoints.
-        """
+        """Yield every training step, which the consumer must run; between steps, evaluate, log and write checkpoints."""
         for modifier in self.modifiers:
             modifier.attach(self.method)
         first, inside = self.restore()
@@ -134,13 +131,11 @@ class Trainer:
     def _evaluate(self, task: Task) -> None:
         with self.precision():
             correct = self.evaluation(self.scenario[: task.index + 1])
-            distances = locality.facts(
-                self.method.backbone, self.scenario[0].test, self.machine.eval_batch_size, self.machine.device
-            )
+            far = locality.facts(self.method.backbone, self.scenario[0].test, self.machine.eval_batch_size, self.machine.device)
         for name, matrix in self.matrices.items():
             matrix.set_row(task.index, correct[name])
         self.run.write_matrices(self.matrices)
-        self.run.event(task=task.index, **{name: correct[name] for name in self.matrices}, **distances)
+        self.run.event(task=task.index, **{name: correct[name] for name in self.matrices}, **far)
         own, seen = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
         self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {seen:.1f} % on all seen")
 
@@ -214,10 +209,7 @@ class Trainer:
         return optimizer
 
     def batch(self, step: Step) -> Batch | Known:
-        """Load the batch of a step: images, or cached features if the method learns from a frozen stage alone.
-
-        Features are used only if the training transform has no randomness but a horizontal flip.
-        """
+        """Load the batch of a step: images, or cached features if the frozen stage's output is all that the method needs."""
         data, random = step.phase.data, generator(self.seed, "augment", *step.where)
         if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
             with torch.no_grad(), self.precision():
@@ -248,10 +240,7 @@ class Trainer:
         step.losses = mean_of(taken)
 
     def _gradient(self, steps: list[tuple[Iterator[Losses], float]], optimizer: torch.optim.Optimizer) -> Losses:
-        """Compute the gradient of the next step, accumulated over weighted parts of the batch.
-
-        Returns its losses, or an empty dictionary after the last step.
-        """
+        """Accumulate the gradient of the next step over the parts of a batch; returns its losses, or {} after the last."""
         whole: Losses = {}
         for part, weight in steps:
             if not (losses := self._next(part)):
@@ -303,7 +292,7 @@ class Trainer:
             self.run.write_matrices(self.matrices)  # the file may be missing, or one task ahead of the checkpoint
         if not inside:
             self.run.keep_only(file, keep_all=self.machine.keep_checkpoints == "all")
-        self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
+        self.log.say(f"resuming from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
         return (state["task"], inside) if inside else (state["task"] + 1, None)
 
 

@@ -20,9 +20,9 @@ def refuse(words: Sequence[str], conf: Path) -> None:
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if value.strip() == "{}" and not word.startswith("+"):
-            raise UserError(f"{key}={{}} changes nothing, since a mapping joins the one that is there; type {key}.NAME=VALUE")
+            raise UserError(f"{key}={{}} changes nothing, since it is merged with the existing mapping; type {key}.NAME=VALUE")
         if key in FOLDERS:
-            raise UserError(f"{key} moves no run; type outputs=DIR for another folder")
+            raise UserError(f"{key} does not move a run; type outputs=DIR for another folder")
         group = key.partition("@")[0]
         if not equals or not group or not (conf / group).is_dir():
             continue

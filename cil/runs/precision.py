@@ -59,7 +59,7 @@ def use(device: "torch.device", precision: str, tf32: bool) -> list[str]:
     import torch
 
     if device.type != "cuda" and tf32:
-        raise UserError(f"machine.tf32=on, but this run is on the {device.type}, which has none; type machine.tf32=auto")
+        raise UserError(f"machine.tf32=on, but this run is on the {device.type}, which has no TF32; type machine.tf32=auto")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     if device.type == "cpu" and precision == "bf16" and not bf16_on_cpu():

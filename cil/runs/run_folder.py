@@ -59,10 +59,7 @@ def address(config: dict) -> str:
 
 
 class RunDir:
-    """Reads and writes the folder of one run.
-
-    Files are written atomically. On a restart, `events.jsonl` is truncated to what it held at the checkpoint.
-    """
+    """Reads and writes the folder of one run. Files are written atomically; a resumed run truncates `events.jsonl`."""
 
     writes = True
 
@@ -223,13 +220,10 @@ class RunDir:
         write_json(self.path / "DONE", {name: self._sha256(name) for name in SEALED})
 
     def summary(self) -> dict:
-        """Return summary.json of a finished run; raise a `UserError` if result files were changed after the run.
-
-        A DONE written by an earlier version is empty, so nothing is checked.
-        """
+        """Return summary.json of a finished run; raise a `UserError` if result files were changed after the run."""
         done, file = self.path / "DONE", self.path / "summary.json"
         try:
-            sealed = json.loads(done.read_text() or "{}")
+            sealed = json.loads(done.read_text() or "{}")  # empty if an earlier version wrote it
             changed = [name for name, sha256 in sealed.items() if self._sha256(name) != sha256]
             summary = json.loads(file.read_text())
             if not changed and "class_il" in summary and "address" in summary:
