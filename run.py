@@ -1,6 +1,9 @@
-"""The front door: compose, build, fit, write. The only file that sees a DictConfig; heavy imports wait until a run starts.
+"""Train and evaluate one run, or a sweep of runs, from command-line settings.
 
 python run.py method=finetune scenario=glyphs_10tasks seed=0
+
+Only this file handles Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run starts, so that
+errors in the settings are reported quickly.
 """
 
 import hashlib
@@ -9,6 +12,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -22,23 +26,25 @@ from cil.runs.precision import settled
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
 from cil.runs.settings import checked, of_reading
 
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # ours bear the plugin's names, so that nobody gets its own
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here, where they are said in one line
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/launcher overrides the plugin's on purpose
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 CONF = str(Path(__file__).resolve().parent / "conf")
-FRONT, FAILED = os.getpid(), []  # jobs of a sweep that failed in this process; a launcher's own processes raise as well
+MAIN_PROCESS = os.getpid()  # a launcher starts further processes
+FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
 
 
 def plain(config: DictConfig) -> dict:
-    """The resolved configuration as nested dictionaries, less Hydra's own."""
-    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    """The resolved configuration as nested dictionaries, without Hydra's own settings."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    return container
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
-    if os.getpid() != FRONT:  # a launcher's process, whose own words say nothing
+    if os.getpid() != MAIN_PROCESS:  # in a process of a launcher, sys.argv does not hold the settings
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
@@ -51,20 +57,20 @@ def main(config: DictConfig) -> None:
         else:
             execute(wanted, run)
     except Stopped as stopped:
-        print(f"stopped by {stopped}; what is done is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(EXIT_CODE)  # also out of a sweep
+        print(f"stopped by {stopped}; the same command resumes from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_CODE)  # ends a sweep too
     except BrokenPipeError:
         raise
     except Exception as error:
         known = tell(error)
-        if not known and os.getpid() != FRONT:
-            traceback.print_exc()  # in the job's own log; the launcher brings home the error without it
-        if not known or os.getpid() != FRONT:
+        if not known and os.getpid() != MAIN_PROCESS:
+            traceback.print_exc()  # to the job's log, since the launcher returns the error without it
+        if not known or os.getpid() != MAIN_PROCESS:
             raise
 
 
 def verified(run: RunDir, config: dict) -> dict:
-    """The summary of a finished run, unless the weights or the images that it was made with have changed."""
+    """The summary of a finished run; raises a `UserError` if its weights or its images have changed since."""
     from cil.backbones.weights import at_hand, releases
 
     summary = run.summary()
@@ -88,12 +94,12 @@ def verified(run: RunDir, config: dict) -> dict:
 
 
 def execute(config: dict, run: RunDir) -> None:
-    """One run, from its configuration to its DONE."""
+    """Run a configuration to its end in its folder, resuming from a checkpoint if there is one."""
     config = settled(config)
-    with stop_request() as stop, run.open(config):  # the folder is free again before a launcher requeues the job
-        if run.is_done:  # by the process that had the folder a moment ago
+    with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
+        if run.is_done:  # another process has just finished it
             return
-        from cil.engine.build import device_of, experiment  # torch and all that follows
+        from cil.engine.build import device_of, experiment  # imports torch
         from cil.engine.processes import own_device
         from cil.engine.summary import finish
 
@@ -104,18 +110,18 @@ def execute(config: dict, run: RunDir) -> None:
             if not follows():
                 finish(trainer, config)
         except Exception as error:
-            error.in_run = True
+            error.in_run = True  # type: ignore[attr-defined]
             raise
         finally:
             trainer.log.close()
         if stop:
-            raise Stopped(stop.name)  # asked for while the run was ending: what would come next does not begin
+            raise Stopped(stop.name)  # a signal came while the run was finishing: end a sweep here
 
 
 def tell(error: BaseException) -> bool:
-    """Print the one line for a user's mistake; false where the fault is the project's own.
+    """Print an error in one line if it is a user error; returns False if it may be a bug in this project.
 
-    Whatever happens before a run has begun is what was typed: then the library's own words have to do.
+    Every error before training starts counts as a user error: its first line is printed if there is no better explanation.
     """
     if os.environ.get("TRACE"):  # TRACE=1 python run.py …: the traceback
         return False
@@ -129,12 +135,12 @@ def tell(error: BaseException) -> bool:
 
 
 def settings() -> list[str]:
-    """Every key of the configuration that the chosen options make, for the nearest match to a wrong one."""
+    """All keys of the configuration that the options on the command line select, to suggest one for a wrong key."""
     groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
     pairs = (word.split("=") for word in sys.argv[1:] if word.count("=") == 1)
     words = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose("config", words), resolve=False)
+        config: Any = OmegaConf.to_container(hydra.compose("config", words), resolve=False)
 
     def flat(node: object, prefix: str) -> list[str]:
         inner = node.items() if isinstance(node, dict) else ()
@@ -144,23 +150,24 @@ def settings() -> list[str]:
 
 
 def options(words: list[str]) -> None:
-    """Refuse options that Hydra does not know, in one line instead of its usage."""
+    """Raise a one-line `UserError` for command-line options that Hydra does not know, instead of printing its usage."""
 
-    def refused(message: str) -> None:
+    def refused(message: str) -> NoReturn:
         raise UserError(f"{message}; see python run.py --help")
 
     parser = get_args_parser()
-    parser.error = refused
+    parser.error = refused  # type: ignore[method-assign]
     parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
 
 
 def front_door() -> int:
+    """Run the command line; returns the exit code."""
     FAILED.clear()
     try:
         options(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
         main()
-    except BrokenPipeError:  # into head, which has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:
         if not tell(error):
@@ -169,6 +176,6 @@ def front_door() -> int:
 
 
 if __name__ == "__main__":
-    found = os.environ.get("PYTHONPATH", "")  # of a launcher's processes, which must find cil
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(CONF).parent), found]))
+    path = os.environ.get("PYTHONPATH", "")  # extended, so that processes of a launcher can import cil
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(CONF).parent), path]))
     sys.exit(front_door())

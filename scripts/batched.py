@@ -1,9 +1,12 @@
-"""A sweep in one process: runs that train alike learn as one batched problem, the others one after another.
+"""Run a sweep in one process, training similar runs together.
 
 python scripts/batched.py method=awpf method.mmd_weight=0.1,0.5,0.9 seed=0,1,2
 python scripts/batched.py experiment=awpf_figure4/glyphs_10tasks
 
-The runs, their folders and, on a CPU, every bit of their numbers are those of python run.py -m with the same words.
+Runs that differ only in the seed or in settings used after training are
+trained together as one batched problem, if the method supports it (rapf and
+awpf). The other runs follow one after another. Settings, run folders and, on a
+CPU, every bit of the results are those of python run.py -m.
 """
 
 import os
@@ -34,13 +37,14 @@ def main(words: list[str] | None = None) -> int:
 
 
 def sweep(words: list[str]) -> int:
+    """Run every unfinished run of a sweep; returns the exit code."""
     front_door.FAILED.clear()
     groups, done = defaultdict(list), 0
     for config in {address(config): config for config in map(checked, points(words))}.values():
-        if of(config).is_done:
+        if run_dir(config).is_done:
             done += 1
         else:
-            groups[alike(config)].append(config)
+            groups[group_key(config)].append(config)
     if done:
         print(f"{done} done already")
     try:
@@ -50,21 +54,21 @@ def sweep(words: list[str]) -> int:
                 one_by_one, configs = several(configs)
                 alone += one_by_one
         for config in alone:
-            with told():
-                front_door.execute(config, of(config))
+            with errors_printed():
+                front_door.execute(config, run_dir(config))
     except Stopped as stopped:
-        print(f"stopped by {stopped}; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        print(f"stopped by {stopped}; the same command resumes from the last checkpoint", file=sys.stderr)
         return EXIT_CODE
     return 2 if front_door.FAILED else 0
 
 
-def of(config: dict) -> RunDir:
+def run_dir(config: dict) -> RunDir:
     return RunDir(Path(config["outputs"]) / address(config))
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """A run that cannot be made is said in one line, and the others go on."""
+def errors_printed() -> Iterator[None]:
+    """Print a user error of one run in one line, so that the other runs continue."""
     try:
         yield
     except Stopped:
@@ -75,11 +79,12 @@ def told() -> Iterator[None]:
 
 
 def points(words: list[str]) -> Iterator[dict]:
-    """The configurations that a sweep stands for, in its order."""
+    """Yield the configurations of a sweep, in its order."""
     return (compose(*line) for line in lines(words))
 
 
-def alike(config: dict) -> str:
+def group_key(config: dict) -> str:
+    """A key that is equal for configurations whose runs may be trained together."""
     from cil.engine.batched import kind
     from cil.engine.build import find
 
@@ -87,52 +92,54 @@ def alike(config: dict) -> str:
 
 
 def several(configs: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Runs as many of them together as there is room for; returns those that must run alone, and those that are left."""
+    """Train as many runs together as fit into memory; returns the configurations to run alone and those that are left."""
     from cil.engine.batched import fit_together, may, room
     from cil.engine.build import device_of, experiment
     from cil.engine.summary import finish
+    from cil.engine.trainer import Trainer
 
     if len(configs) == 1:
         return configs, []
-    device, alone, whole, left = device_of(configs[0]["machine"]["device"]), [], [], []
+    device, alone, together, left = device_of(configs[0]["machine"]["device"]), [], [], []
     with ExitStack() as stack:
-        trainers, stop = [], stack.enter_context(stop_request())
+        trainers: list[Trainer] = []
+        stop = stack.enter_context(stop_request())
         for config in configs:
             if trainers and len(trainers) == room(trainers[0]):
                 left.append(config)
                 continue
-            with told(), hushed():
-                run = stack.enter_context(of(config).open(config))
-                if run.is_done:  # by another process, a moment ago
+            with errors_printed(), silenced():
+                run = stack.enter_context(run_dir(config).open(config))
+                if run.is_done:  # another process has just finished it
                     continue
                 if run.newest is not None or (trainers and not may(trainers[0])):
-                    alone.append(config)  # it goes on from where it was
+                    alone.append(config)  # it resumes from its checkpoint
                     continue
-                only = {**config, "machine": {**config["machine"], "checkpoint_seconds": float("inf")}}  # at a task's end
+                only = {**config, "machine": {**config["machine"], "checkpoint_seconds": float("inf")}}  # only after a task
                 trainers.append(experiment(only, run, device, StopRequest(), trainers[0] if trainers else None))
                 stack.callback(trainers[-1].log.close)
-                whole.append(config)
+                together.append(config)
         if len(trainers) == 1 or (trainers and not may(trainers[0])):
-            trainers, whole, alone = [], [], whole + alone
+            trainers, together, alone = [], [], together + alone
         if trainers:
-            print(f"{len(trainers)} runs together: {names(whole[0])[1]} on {names(whole[0])[0]}", flush=True)
+            print(f"{len(trainers)} runs together: {names(together[0])[1]} on {names(together[0])[0]}", flush=True)
             tasks = len(trainers[0].scenario)
-            with hushed() as out:
+            with silenced() as out:
                 fit_together(trainers, stop, lambda done: print(f"task {done}/{tasks} learned", file=out, flush=True))
-                for trainer, config in zip(trainers, whole):
+                for trainer, config in zip(trainers, together):
                     finish(trainer, config)
         if stop:
             raise Stopped(stop.name)
-    for config in whole:
-        print(f"{one_line(of(config).summary())}\n{of(config).path}")
+    for config in together:
+        print(f"{one_line(run_dir(config).summary())}\n{run_dir(config).path}")
     return alone, left
 
 
 @contextmanager
-def hushed() -> Iterator[TextIO]:
-    """Each run's own lines go to its run.log alone; yields where to tell of all."""
+def silenced() -> Iterator[TextIO]:
+    """Send the output of the runs to their run.log only; yields the real stdout for lines about all of them."""
     out = sys.stdout
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as null, redirect_stdout(null):
         yield out
 
 

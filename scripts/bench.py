@@ -1,13 +1,20 @@
-"""Speed as ratios to a bare forward of the configured backbone, and counts; one JSON line a row.
+"""Measure the speed of training and testing, relative to the bare backbone.
 
-python scripts/bench.py                                  # all rows of what `python run.py` runs
-python scripts/bench.py step method=finetune             # one of them, of another method
+python scripts/bench.py                          # all rows for the default run
+python scripts/bench.py step method=finetune     # one row, for another method
 python scripts/bench.py floor eval method=continual_clip --batch 16 --rounds 5
 
-floor: the bare backbone, forward and backward · step: a training step · eval: a test batch, cold and warm ·
-data: batches of images against Pillow, image by image; of photographs also the way from the files to the first batch,
-before and after decoding · subspace: gradient projection's basis update · text: AttriCLIP's text tower on the shapes of
-CLIP ViT-B/16 · features, only when asked for: whole runs with and without kept features. Words with = go to Hydra.
+Each row is printed as one line of JSON:
+  floor     forward and backward pass of the bare backbone
+  step      a training step
+  eval      a test batch, without and with cached features
+  data      loading batches, compared with Pillow image by image; photographs
+            also: time from files to first batch, with and without decoding
+  subspace  the basis update of gradient projection
+  text      the text encoder of AttriCLIP at the size of CLIP ViT-B/16
+  features  whole runs with and without cached features; only if named, since it
+            takes minutes
+Words that contain = are settings, as for python run.py.
 """
 
 import argparse
@@ -24,20 +31,20 @@ from cil.common.errors import UserError, nearest
 from scripts.compose import compose, guarded
 
 ROWS = ("floor", "step", "eval", "data", "subspace", "text")
-ASKED = ("features",)  # takes minutes
+OPTIONAL = ("features",)  # only if named, since it takes minutes
 
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="WORD", help=f"rows ({', '.join(ROWS + ASKED)}) and settings (key=value)")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("words", nargs="*", metavar="WORD", help=f"rows ({', '.join(ROWS + OPTIONAL)}), settings (key=value)")
+    parser.add_argument("--rounds", type=int, default=7, help="repetitions of each measurement (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (%(default)s)")
     asked = parser.parse_intermixed_args(words)
     out = sys.stdout
 
     def work() -> None:
-        with contextlib.redirect_stdout(sys.stderr):  # rows only
+        with contextlib.redirect_stdout(sys.stderr):  # stdout has the rows only
             for row in bench(asked):
                 print(json.dumps(row, ensure_ascii=False), file=out, flush=True)
 
@@ -51,8 +58,8 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
     settings = [word for word in asked.words if "=" in word]
     chosen = [word for word in asked.words if "=" not in word] or ROWS
     for word in chosen:
-        if word not in ROWS + ASKED:
-            raise UserError(f"bench: {word!r} is not known; {nearest(word, ROWS + ASKED)}")
+        if word not in ROWS + OPTIONAL:
+            raise UserError(f"bench: {word!r} is not known; {nearest(word, ROWS + OPTIONAL)}")
     config = compose(*settings)
 
     import torch
@@ -68,7 +75,7 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
     from cil.runs.run_folder import RunDir
 
     torch.set_num_threads(asked.threads)
-    alone = {"subspace": subspace, "text": text}  # of no configured method
+    fixed = {"subspace": subspace, "text": text}  # rows that use no configured method
     with tempfile.TemporaryDirectory() as folder:
         trainer = experiment(config, RunDir(Path(folder)), device_of(config["machine"]["device"]), StopRequest())
         try:
@@ -82,8 +89,8 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
                 if word == "features":
                     yield from features(config)
                     continue
-                if word in alone:
-                    yield from alone[word](asked.rounds)
+                if word in fixed:
+                    yield from fixed[word](asked.rounds)
                     continue
                 prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
                 yield from getattr(prepared, word)()

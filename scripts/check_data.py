@@ -1,9 +1,12 @@
-"""What data is there: images of each split, images a class, digests, and what to type for what is missing.
+"""List the datasets that are present, and say how to get the missing ones.
 
-python scripts/check_data.py                          # every data set with its usual settings
-python scripts/check_data.py tinyimagenet data.root=/data dataset.train_per_class=250
-python scripts/check_data.py --lists                  # class orders and class lists that have a name
-python scripts/check_data.py --decoded                # read every decoded photograph and remove the parts that are damaged
+python scripts/check_data.py             # all datasets, default settings
+python scripts/check_data.py tinyimagenet data.root=/data
+python scripts/check_data.py --lists     # the named class orders and class lists
+python scripts/check_data.py --decoded   # delete damaged files of decoded images
+
+The table has the number of images of each split and class, and a digest of the
+file names and labels.
 """
 
 import argparse
@@ -19,27 +22,27 @@ from scripts.compose import compose, guarded, options
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="WORD", help="data sets, and settings (key=value)")
-    parser.add_argument("--lists", action="store_true")
-    parser.add_argument("--decoded", action="store_true")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="datasets, and settings (key=value)")
+    parser.add_argument("--lists", action="store_true", help="list the named class orders and class lists")
+    parser.add_argument("--decoded", action="store_true", help="verify decoded images; delete damaged files")
     asked = parser.parse_args(words)
 
     def work() -> int:
         if asked.decoded:
             print(decoded(Path(compose(*asked.words)["data"]["root"])))
             return 0
-        told, missing = (lists(), 0) if asked.lists else table(asked.words)
-        print(told)
-        return 1 if missing and any("=" not in word for word in asked.words) else 0  # a data set that was asked for by name
+        text, missing = (lists(), 0) if asked.lists else table(asked.words)
+        print(text)
+        return 1 if missing and any("=" not in word for word in asked.words) else 0  # fails only for datasets named here
 
     return guarded(work, "type data.root=DIR")
 
 
 def table(words: list[str]) -> tuple[str, int]:
-    """What to print, and how many data sets are missing."""
+    """Return the table as text and the number of missing datasets."""
     settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
     if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
-        raise UserError("settings that begin with dataset. belong to one data set; name it, as in check_data.py tinyimagenet …")
+        raise UserError("settings that begin with dataset. belong to one dataset; name it, as in check_data.py tinyimagenet …")
     lines, missing = [], []
     for name in chosen:
         config = compose(f"dataset={name}", *settings)
@@ -53,7 +56,7 @@ def table(words: list[str]) -> tuple[str, int]:
 
 
 def facts(config: dict) -> list[str]:
-    """Counted from the listing; nothing is decoded. The digest is over file names and labels, or over pixels in memory."""
+    """The cells of one dataset: classes, images per split and class, and a digest. No image is decoded."""
     from cil.data.datasets.listing import listing_digest
     from cil.engine.build import make
 
@@ -67,7 +70,7 @@ def facts(config: dict) -> list[str]:
 
 
 def decoded(root: Path) -> str:
-    """Check every part below `root`; a damaged one is removed, and the next run that needs it decodes it again."""
+    """Verify all files of decoded images below `root` and delete damaged ones; the next run decodes those images again."""
     from cil.data.image_parts import is_of_earlier_version, is_whole
 
     every = sorted((root / "decoded").rglob("*.part"))
@@ -77,11 +80,12 @@ def decoded(root: Path) -> str:
         file.unlink()
     lines = [f"{file} was damaged and is removed; the next run that needs it decodes it again" for file in damaged]
     if left := len(every) - len(files):
-        lines.append(f"{left} parts were written by an earlier version, which alone reads them; they are left as they are")
+        lines.append(f"{left} parts were written by an earlier version and can only be read by it; they are left as they are")
     return "\n".join([*lines, f"{len(files)} parts of decoded photographs below {root / 'decoded'}, {len(damaged)} damaged"])
 
 
 def lists() -> str:
+    """A table of the named class orders and class lists."""
     from cil.data.registry.classes import class_list, known_lists
     from cil.data.registry.orders import known_orders
 

@@ -1,11 +1,16 @@
-"""Checks on a GPU that results can be trusted, and measures how fast it is; no data and no network are needed.
+"""Check that results on a GPU can be trusted, and measure its speed.
 
-make check-gpu                                   # all parts, at most 11 minutes
+make check-gpu                              # all parts, at most 11 minutes
 python scripts/check_gpu.py --only speed,run --minutes 5
 
-accuracy: every method on the GPU against the CPU, and twice on the GPU · resume: each is killed and started again · speed:
-training steps and test batches on ViT-B/16 at 224 px against a bare forward · run: the first task of 10-split CIFAR100, whole.
-It prints tables, and writes outputs/check_gpu.json and, on a GPU, docs/results/gpu.md.
+  accuracy  every method on the GPU against the CPU, and twice on the GPU
+  resume    every method is killed and started again
+  speed     training steps and test batches of ViT-B/16 at 224 pixels, compared
+            with a bare forward pass
+  run       the complete first task of CIFAR-100 in 10 tasks
+
+No dataset and no network are needed. Prints tables and writes
+outputs/check_gpu.json and, on a real GPU, docs/results/gpu.md.
 """
 
 import argparse
@@ -20,17 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cil.common.errors import UserError, nearest
 from scripts.compose import ROOT, compose, guarded, options
 
-MINUTES = {"accuracy": 3.0, "resume": 1.0, "speed": 5.0, "run": 2.0}  # of each part; what one leaves over goes to the next
+MINUTES = {"accuracy": 3.0, "resume": 1.0, "speed": 5.0, "run": 2.0}  # limit of each part; unused time goes to the next
 
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(MINUTES), metavar="PARTS", help=f"of {', '.join(MINUTES)}")
-    parser.add_argument("--minutes", type=float, help=f"for all parts together (default: {sum(MINUTES.values()):.0f})")
-    parser.add_argument("--methods", default="", help="for accuracy and resume; default: every one")
+    parser.add_argument("--only", default=",".join(MINUTES), metavar="PARTS", help=f"comma-separated, of {', '.join(MINUTES)}")
+    parser.add_argument("--minutes", type=float, help=f"limit of all parts together (default: {sum(MINUTES.values()):.0f})")
+    parser.add_argument("--methods", default="", help="methods for accuracy and resume, comma-separated (default: all)")
     parser.add_argument("--small", action="store_true", help="tiny shapes, to test the check itself")
-    parser.add_argument("--page", type=Path, help="where to write the page")
-    parser.add_argument("--json", type=Path, default=ROOT / "outputs" / "check_gpu.json")
+    parser.add_argument("--page", type=Path, help="write the page to this file")
+    parser.add_argument("--json", type=Path, default=ROOT / "outputs" / "check_gpu.json", help="write the results to this file")
     asked = parser.parse_args(words)
     return guarded(lambda: check(asked))
 
@@ -39,7 +44,7 @@ def check(asked: argparse.Namespace) -> int:
     parts = chosen(asked.only, list(MINUTES), "--only")
     methods = chosen(asked.methods, options("method"), "--methods") if asked.methods else options("method")
     if asked.minutes is not None and asked.minutes <= 0:
-        raise UserError(f"--minutes {asked.minutes} is no time; type --minutes 11")
+        raise UserError(f"--minutes {asked.minutes} is not a positive number; type --minutes 11")
 
     import torch
 
@@ -48,7 +53,7 @@ def check(asked: argparse.Namespace) -> int:
     from cil.runs.identity import git_commit
 
     if not torch.cuda.is_available():
-        raise UserError("torch sees no GPU here, so that there is nothing to check; type make test for the checks of a CPU")
+        raise UserError("torch sees no GPU here, so there is nothing to check; type make test to check the CPU")
     device, began = torch.device("cuda", torch.cuda.current_device()), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows = []
@@ -67,7 +72,7 @@ def check(asked: argparse.Namespace) -> int:
 
 
 def checked(parts: list[str], methods: list[str], folder: Path, device: object, asked: argparse.Namespace) -> Iterator[dict]:
-    """Each part gets its share of the time that is left."""
+    """Yield the result rows of all parts; each part may use its share of the time that is left."""
     from cil.gpu_check.part import Part
     from cil.gpu_check.runs import Runs, accuracy, resume
     from cil.gpu_check.speed import FORMS, speed
@@ -86,7 +91,7 @@ def checked(parts: list[str], methods: list[str], folder: Path, device: object, 
 
 
 def real() -> bool:
-    """Whether torch can look into the device, and not only believe in it."""
+    """Whether torch can profile CUDA, so that the GPU is real and not simulated by a test."""
     from torch.profiler import ProfilerActivity, supported_activities
 
     return ProfilerActivity.CUDA in supported_activities()

@@ -1,12 +1,16 @@
-"""Choose the characters of Split-Glyphs: 100 for the benchmark, the rest for pre-training. Writes two lists.
+"""Choose the characters of Split-Glyphs: 100 for the benchmark, the rest for
+pre-training. The lists are cil/data/datasets/glyphs_{classes,base}.txt.
 
-    python scripts/choose_glyphs.py             # rewrites cil/data/datasets/glyphs_{classes,base}.txt
-    python scripts/choose_glyphs.py --check     # says whether they are what this script would write
+python scripts/choose_glyphs.py            # write the lists
+python scripts/choose_glyphs.py --check    # compare with the existing lists
 
-A character is a candidate when all 12 faces have it and it is a letter, digit, punctuation mark or symbol that stands by
-itself (no space, combining mark or modifier). Of visual twins (drawings that differ, in the mean over the faces, by
-less than a tenth of their ink) the one with the lowest code point stays. The 100 classes are drawn at random among the
-characters whose name uses only words that at least three remaining names use too: words that can be known beforehand.
+Candidates are the characters that all 12 fonts have and that are letters,
+digits, punctuation marks or symbols (no spaces, combining marks or modifiers).
+If two characters look alike (their drawings differ, on average over the fonts,
+by less than a tenth of their ink), only the one with the lowest code point is
+kept. The 100 classes are drawn at random among the characters whose name uses
+only words that at least three other remaining names use too, so that each word
+of a class name occurs in pre-training.
 """
 
 import argparse
@@ -23,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cil.data.datasets import glyphs
 
-TWIN, CLASSES, SEED, FAMILIAR = 0.10, 100, 0, 3
+ALIKE, CLASSES, SEED, FAMILIAR = 0.10, 100, 0, 3
 STANDS_ALONE = {"Lu", "Ll", "Lt", "Lo", "Nd", "No", "Po", "Ps", "Pe", "Pd", "Pi", "Pf", "Pc", "Sm", "So", "Sc"}
 FACES = glyphs.TRAIN_FACES + glyphs.TEST_FACES
 
@@ -32,32 +36,34 @@ def candidates() -> list[int]:
     from matplotlib.ft2font import FT2Font
 
     in_all = set.intersection(*(set(FT2Font(glyphs._font(face).path).get_charmap()) for face in FACES))
-    named = (p for p in sorted(in_all) if unicodedata.name(chr(p), "") and p != 0xFFFC)  # the object replacement is blank
+    named = (p for p in sorted(in_all) if unicodedata.name(chr(p), "") and p != 0xFFFC)  # U+FFFC is blank
     return [p for p in named if unicodedata.category(chr(p)) in STANDS_ALONE]
 
 
-def without_twins(points: list[int]) -> list[int]:
+def without_lookalikes(points: list[int]) -> list[int]:
+    """Remove every character that looks like one with a lower code point."""
     ink = [torch.from_numpy(np.stack([glyphs.draw(p, face) for p in points])).float() / 255 for face in FACES]
-    blurred = [F.avg_pool2d(face[:, None], 8, divisor_override=1).flatten(1) for face in ink]
-    # Summing pixels can only bring two drawings nearer, so the blurred difference bounds the true one from below.
-    maybe = sum(torch.cdist(b, b, p=1) / larger(f.sum((1, 2)), f.sum((1, 2))) for b, f in zip(blurred, ink)) / len(FACES)
+    pooled = [F.avg_pool2d(face[:, None], 8, divisor_override=1).flatten(1) for face in ink]
+    # The difference of pooled drawings is a lower bound of the full difference and cheap for all pairs.
+    bound = sum(torch.cdist(b, b, p=1) / larger(f.sum((1, 2)), f.sum((1, 2))) for b, f in zip(pooled, ink)) / len(FACES)
     kept: list[int] = []
     for place in range(len(points)):
-        near = [other for other in kept if maybe[place, other] < TWIN]
+        near = [other for other in kept if bound[place, other] < ALIKE]
         full = sum(
             (f[near] - f[place]).abs().sum((1, 2)) / larger(f[near].sum((1, 2)), f[place].sum()[None])[:, 0] for f in ink
         )
-        if not near or not (full / len(FACES) < TWIN).any():
+        if not near or not (full / len(FACES) < ALIKE).any():
             kept.append(place)
     return [points[place] for place in kept]
 
 
 def larger(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The larger of each pair, of shape (len(a), len(b)), at least 1."""
     return torch.maximum(a[:, None], b[None]).clamp(min=1)
 
 
 def choose(points: list[int]) -> tuple[list[int], list[int]]:
-    """The benchmark's characters and the others."""
+    """Split the characters into those of the benchmark and the others."""
     uses = Counter(word for p in points for word in set(glyphs.name(p).split()))
     chosen: list[int] = []
     for p in np.random.RandomState(SEED).permutation(points).tolist():
@@ -77,7 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
     check = parser.parse_args().check
-    chosen, base = choose(without_twins(candidates()))
+    chosen, base = choose(without_lookalikes(candidates()))
     wanted = {"classes": text(chosen, "the classes of Split-Glyphs"), "base": text(base, "for pre-training only")}
     for which, content in wanted.items():
         file = glyphs.HERE / f"glyphs_{which}.txt"

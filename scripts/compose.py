@@ -1,4 +1,4 @@
-"""A command line's words to a plain configuration, without starting Hydra's main. Shared by the other scripts and the tests."""
+"""Helpers shared by the scripts and the tests: compose a configuration from settings, and report errors."""
 
 import os
 import sys
@@ -18,18 +18,19 @@ from run import plain  # noqa: E402
 
 
 def compose(*words: str) -> dict:
+    """The configuration that `python run.py` with these words uses, as nested dictionaries."""
     refuse(words, ROOT / "conf")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return plain(hydra_compose("config", overrides=list(words)))
 
 
 def options(group: str) -> list[str]:
-    """The files of a group."""
+    """The options of a configuration group, sorted."""
     return sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
 
 
 def swept(experiment: str) -> dict[str, list[str]]:
-    """The settings that an experiment's file sweeps over, with their values."""
+    """The settings that an experiment sweeps over, each with its values."""
     folder = ROOT / "conf" / "experiment"
     file = folder / f"{experiment}.yaml"
     if not file.is_file():
@@ -40,10 +41,10 @@ def swept(experiment: str) -> dict[str, list[str]]:
 
 
 def guarded(work: Callable[[], int | None], elsewhere: str = ELSEWHERE) -> int:
-    """A script's exit code: what `work` returns, or 2 after one line about the user's mistake."""
+    """Call `work` and return the exit code of a script: its result, or 2 after printing a user error in one line."""
     try:
         return work() or 0
-    except BrokenPipeError:  # into head, which has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:

@@ -1,7 +1,7 @@
-"""The methods on the offline benchmark, one seed, and what their numbers mean. `make demo` calls this.
+"""Compare four methods on the offline benchmark with one seed (`make demo`).
 
 python scripts/demo.py             # finished runs are not repeated
-python scripts/demo.py --docs      # from nothing, and into docs/ with the time it took
+python scripts/demo.py --docs      # run all again and write the table into docs/
 """
 
 import argparse
@@ -30,7 +30,7 @@ MEANS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--docs", action="store_true")
+    parser.add_argument("--docs", action="store_true", help="run all again and write the table into docs/")
     documented = parser.parse_args().docs
     if documented:
         shutil.rmtree(OUTPUTS, ignore_errors=True)

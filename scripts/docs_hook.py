@@ -1,4 +1,4 @@
-"""A hook of mkdocs: where a page says `<!-- api MODULE -->`, the module's docstrings and signatures are put at build time."""
+"""A hook of mkdocs that replaces `<!-- api MODULE -->` on a page by the docstrings and signatures of the module."""
 
 import re
 import sys

@@ -1,17 +1,21 @@
-"""The commands that a sweep stands for, one a line: for an array of a scheduler, or for any other queue.
+"""Print the commands of a sweep, one per line, for a job array or another queue.
 
-python scripts/expand.py method=finetune,joint seed=0,1,2 > sweep.txt      # words as for python run.py -m
-python scripts/expand.py --missing experiment=awpf_figure4/glyphs_10tasks  # without the runs that are finished
-sbatch $(python scripts/expand.py --options sweep.txt) scripts/array.sbatch sweep.txt
+python scripts/expand.py method=finetune,joint seed=0,1,2 > sweep.txt
+python scripts/expand.py --missing experiment=awpf_figure4/glyphs_10tasks
+sbatch $(python scripts/expand.py --options sweep.txt) \\
+    scripts/array.sbatch sweep.txt
 
---options prints what sbatch is to be told about a file of commands: its number of lines, and the settings of
-conf/hydra/launcher/submitit_slurm.yaml, which may be followed by others, as in hydra.launcher.partition=long.
+The words are those of python run.py -m. --missing leaves out finished runs.
+--options FILE prints the options of sbatch for a file of commands: the size of
+the array and the settings of conf/hydra/launcher/submitit_slurm.yaml. Further
+settings may follow, for example hydra.launcher.partition=long.
 """
 
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -38,11 +42,11 @@ def main() -> int:
     if words[0] == "--options":
         return guarded(lambda: print(shlex.join(options(*words[1:]))))
     missing = "--missing" in words
-    return guarded(lambda: tell([word for word in words if word != "--missing"], missing))
+    return guarded(lambda: print_commands([word for word in words if word != "--missing"], missing))
 
 
-def tell(words: list[str], missing: bool) -> None:
-    wanted = [line for line in lines(words) if not (missing and finished(line))]  # all before the first is printed
+def print_commands(words: list[str], missing: bool) -> None:
+    wanted = [line for line in lines(words) if not (missing and finished(line))]  # a list, so that an error prints none
     for line in wanted:
         print(shlex.join(["python", "run.py", *line]))
 
@@ -53,19 +57,20 @@ def finished(line: list[str]) -> bool:
 
 
 def options(file: str = "", *words: str) -> list[str]:
-    """Of sbatch, for a file of commands."""
+    """The options of sbatch for a file of commands."""
     if not Path(file).is_file():
-        raise UserError(f"--options {file}: there is no such file; type --options FILE, where FILE holds a command a line")
+        raise UserError(f"--options {file}: there is no such file; type --options FILE, where FILE has one command per line")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = hydra_compose("config", ["hydra/launcher=submitit_slurm", *words], return_hydra_config=True)
-    settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    settings: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     count = len(Path(file).read_text().splitlines())
     if not count:
-        raise UserError(f"--options {file}: no command stands there; with --missing that says that all runs are finished")
+        raise UserError(f"--options {file}: the file is empty; if --missing wrote it, all runs are finished")
     return [f"--array=1-{count}%{settings['array_parallelism']}", *flags(settings)]
 
 
 def flags(settings: dict) -> Iterator[str]:
+    """Translate the settings of the submitit launcher to options of sbatch."""
     further = settings.pop("additional_parameters")
     for key, value in settings.items():
         if value is not None and key not in ELSEWHERE:

@@ -1,7 +1,11 @@
-"""Fetch a data set into the data root: resumed where it broke off, verified, then decoded by the first run that needs it.
+"""Download datasets into the data folder and verify their checksums.
 
-make data DATASET=cifar100                        # or python scripts/fetch_data.py cifar100 tinyimagenet
-python scripts/fetch_data.py cub200 --root /data --from https://mirror.example/files
+make data DATASET=cifar100
+python scripts/fetch_data.py cifar100 tinyimagenet
+python scripts/fetch_data.py cub200 --root /data --from https://example.org/files
+
+An interrupted download is resumed. The first run that uses a dataset decodes
+its images.
 """
 
 import argparse
@@ -17,8 +21,8 @@ from scripts.compose import compose, guarded
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
-    parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--from", dest="mirror", metavar="URL", help="a folder or address that has the same files")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="as data.root (%(default)s)")
+    parser.add_argument("--from", dest="mirror", metavar="URL", help="a folder or URL that has the same files")
     asked = parser.parse_args(words)
 
     def work() -> None:
@@ -29,12 +33,13 @@ def main(words: list[str] | None = None) -> int:
 
 
 def get(name: str, root: Path, mirror: str | None) -> None:
+    """Download one dataset, or print how to get it by hand."""
     from cil.data.archives import check
     from cil.data.datasets.sources import SOURCES
     from cil.data.download import fetch
 
     if name not in SOURCES:
-        raise UserError(f"data set {name} is not known; {nearest(name, SOURCES)}")
+        raise UserError(f"dataset {name} is not known; {nearest(name, SOURCES)}")
     source, config = SOURCES[name], compose(f"dataset={name}")["dataset"]
     if source.by_hand:
         print(source.by_hand)

@@ -1,20 +1,25 @@
-"""Fill the generated blocks of README.md and docs/: from code and YAML at once, from runs where they are missing.
+"""Update the generated blocks of README.md and docs/ from code, YAML and runs.
 
-python scripts/fill_docs.py generated                      # from code and YAML alone; seconds
-python scripts/fill_docs.py start                          # the 60-second run and the curves of README.md
-python scripts/fill_docs.py prompts                        # what gradient projection does; prompts on CLIP
-python scripts/fill_docs.py switches                       # each switch between a paper and its code, one at a time
-python scripts/fill_docs.py across                         # two datasets, one after the other
-python scripts/fill_docs.py sweeps                         # tables 6, 7 and 8 of AttriCLIP on Split-Glyphs
-python scripts/fill_docs.py adapters                       # RAPF and AWPF: merges, λ, features, what is encoded
-python scripts/fill_docs.py locality                       # DyTox and Raw from scratch, under three kinds of attention
-python scripts/fill_docs.py baselines                      # the baselines, pre-trained and from scratch
-python scripts/fill_docs.py text                           # what packed text saves
-python scripts/fill_docs.py photographs dataset.md5=…      # finetune and joint on TinyImageNet
-python scripts/fill_docs.py fuzz                           # what `make fuzz` tried
+Runs that are missing are run first, except by `generated`.
 
-`make reproduce TABLE=glyphs` fills the table of all methods, `python scripts/demo.py --docs` that of the demo. A block stands
-between `<!-- NAME -->` and `<!-- /NAME -->` on one page, which the command finds by itself.
+python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
+
+  generated    from code and YAML only; takes seconds
+  start        the 60-second run and the curves of README.md
+  prompts      the effect of gradient projection; prompts on CLIP
+  switches     each setting on which a paper and its code differ, one at a time
+  across       two datasets, one after the other
+  sweeps       tables 6, 7 and 8 of AttriCLIP on Split-Glyphs
+  adapters     RAPF and AWPF: merges, λ, features, images encoded
+  locality     DyTox and Raw from scratch, with three kinds of attention
+  baselines    the baselines, pre-trained and from scratch
+  text         the time that packed text saves
+  photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
+  fuzz         the records of `make fuzz`
+
+`make reproduce TABLE=glyphs` fills the table of all methods, and
+`python scripts/demo.py --docs` that of the demo. A block is the text between
+`<!-- NAME -->` and `<!-- /NAME -->` on exactly one page.
 """
 
 import argparse
@@ -52,7 +57,7 @@ def project(root: Path = ROOT) -> Project:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("block", choices=BLOCKS)
+    parser.add_argument("block", choices=BLOCKS, metavar="BLOCK", help="see above")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     asked = parser.parse_args()
     return guarded(lambda: BLOCKS[asked.block](project(), asked.settings))

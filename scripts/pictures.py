@@ -1,11 +1,16 @@
-"""Pictures of a finished run, in its folder.
+"""Draw pictures of a finished run into its folder.
 
-python scripts/pictures.py outputs/glyphs_10tasks/attriclip/<digest>/seed0      # or: make pictures RUN=…
+python scripts/pictures.py outputs/glyphs_10tasks/attriclip/<digest>/seed0
+make pictures RUN=…
 
-Of a method that chooses prompts: prompts_of_images (a row an image, under the prompts that it chose), images_of_prompts (a
-row a prompt, over all images) and keys (how often each key was chosen, task by task). Of an adapter: tsne, the backbone's
-features of all test images seen beside the method's. Of a backbone that shows where its patches look: attention, the maps of
-one test image of the first task, and nonlocality, how far patches look after each task. --task 2 as it was after the second.
+The pictures depend on the method of the run:
+  attriclip   prompts_of_images (a row per image with the prompts it chose),
+              images_of_prompts (a row per prompt, over all images), keys (how
+              often each key was chosen, per task)
+  rapf, awpf  tsne (test images by features of the backbone and of the method)
+  dytox       attention (maps of one test image of the first task) and
+              nonlocality (mean attention distance after each task)
+--task 2 draws features and attention as they were after the second task.
 """
 
 import argparse
@@ -26,11 +31,11 @@ SCORES = ("cosine", "contrast")
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=6, help="of prompts: test images, each of another task")
+    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("--images", type=int, default=6, help="for prompts: number of test images (%(default)s)")
     parser.add_argument("--format", choices=("png", "svg"), default="png")
-    parser.add_argument("--score", choices=SCORES, default="cosine", help="of prompts; contrast: against all others")
-    parser.add_argument("--task", type=int, help="of features: after this task, counted from 1")
+    parser.add_argument("--score", choices=SCORES, default="cosine", help="for prompts: what Grad-CAM explains")
+    parser.add_argument("--task", type=int, help="for features and attention: after this task, from 1")
     asked = parser.parse_args(words)
     return guarded(lambda: draw(asked.run, asked.images, asked.format, asked.score, asked.task))
 
@@ -52,10 +57,10 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     elif isinstance(trainer.method, HasEmbedding):
         files = features(trainer, path, kind, task)
     elif isinstance(trainer.method.backbone, HasMaps):
-        files = looks(trainer, path, kind, task)
+        files = attention(trainer, path, kind, task)
     else:
-        raise UserError(f"{type(trainer.method).__name__} neither chooses prompts nor moves features nor shows where it looks: "
-                        "nothing to draw; type the folder of a run of method=attriclip, rapf, awpf or dytox")  # fmt: skip
+        raise UserError(f"{type(trainer.method).__name__} has no prompts, adapted features or attention maps "
+                        "to draw; type the folder of a run of method=attriclip, rapf, awpf or dytox")  # fmt: skip
     for file in files:
         print(file)
 
@@ -68,13 +73,14 @@ def prompts(trainer: Any, path: Path, count: int, kind: str, score: str) -> Iter
     tasks = trainer.scenario[:: max(1, len(trainer.scenario) // count)][:count]
     singles = [task.test.batch(torch.tensor([len(task.test) // 2]), trainer.machine.device) for task in tasks]
     names = [trainer.scenario.class_names[int(batch.labels)] for batch in singles]
-    files = tuple(path / "pictures" / f"{name}.{kind}" for name in ("prompts_of_images", "images_of_prompts", "keys"))
-    draw_prompts(files[:2], trainer.method, torch.cat([batch.images for batch in singles]), names, score == "contrast")
+    images, folder = torch.cat([batch.images for batch in singles]), path / "pictures"
+    files = folder / f"prompts_of_images.{kind}", folder / f"images_of_prompts.{kind}"
+    draw_prompts(files, trainer.method, images, names, score == "contrast")
     events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
     shares = {event["task"]: event["chosen %"] for event in events if "chosen %" in event}
-    draw_usage(files[2], list(shares.values()), "how many images chose each key in training")
+    draw_usage(folder / f"keys.{kind}", list(shares.values()), "how many images chose each key in training")
     print(f"{len(tasks)} images, Grad-CAM of the {score}; prompts encoded alone" + with_words(trainer.method))
-    yield from files
+    yield from (*files, folder / f"keys.{kind}")
 
 
 def features(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:
@@ -93,7 +99,7 @@ def features(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[
     yield file
 
 
-def looks(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:
+def attention(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Path]:
     import torch
 
     from cil.modules.growing.attention import nonlocality
@@ -101,7 +107,7 @@ def looks(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Pat
 
     backbone, test = trainer.method.backbone, trainer.scenario[0].test
     shown = test.batch(torch.arange(len(test)), trainer.machine.device).images.flatten(1).std(1)
-    batch = test.batch(shown.argmax()[None].cpu(), trainer.machine.device)  # the one with the most contrast
+    batch = test.batch(shown.argmax()[None].cpu(), trainer.machine.device)  # the image with the most contrast
     with torch.no_grad():
         maps = [own[0] for own in backbone.maps(batch.images)]
     after = f"after task {task or len(trainer.scenario)} of {len(trainer.scenario)}"
@@ -119,7 +125,7 @@ def looks(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator[Pat
 
 
 def nonlocality_of(path: Path) -> list[list[float]]:
-    """After each task, of each block."""
+    """The mean attention distance after each task (rows), of each block (columns)."""
     events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
     return [event["nonlocality"] for event in events if "nonlocality" in event]
 

@@ -1,10 +1,11 @@
-"""Pre-train a tiny backbone on the base characters of the glyph alphabet and write its weights and their record.
+"""Pre-train a tiny backbone on the base characters of Split-Glyphs.
 
 python scripts/pretrain.py --backbone vit_tiny --steps 2400
 python scripts/pretrain.py --backbone clip_tiny --steps 4800
-python scripts/pretrain.py --backbone clip_tiny --examine     # measure the weights that are there again
+python scripts/pretrain.py --backbone clip_tiny --examine    # measure only
 
-Writes <out>/<backbone>.safetensors (half precision) and <out>/<backbone>.json (command, seed, digests, results).
+Writes <out>/<backbone>.safetensors (half precision) and <out>/<backbone>.json
+(command, seed, digests and results).
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -21,10 +23,10 @@ sys.path.insert(0, str(ROOT))
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", choices=["vit_tiny", "clip_tiny"], required=True)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--examine", action="store_true", help="train nothing")
+    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--examine", action="store_true", help="measure the existing weights, without training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: the default of torch")
     parser.add_argument("--out", type=Path, default=ROOT / "cil" / "weights")
     asked = parser.parse_args()
     if (asked.steps is None) != asked.examine:
@@ -39,14 +41,15 @@ def main() -> int:
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / f"{asked.backbone}.yaml"))
+    node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / f"{asked.backbone}.yaml"))
     node |= {"weights": str(asked.out / f"{asked.backbone}.safetensors"), "sha256": None}
     file = asked.out / f"{asked.backbone}.json"
     record = json.loads(file.read_text()) if asked.examine else train(asked, node)
-    images = make(OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / "glyphs.yaml")), "dataset", root="data")
+    glyphs: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "dataset" / "glyphs.yaml"))
+    images = make(glyphs, "dataset", root="data")
     backbone = make(node, "backbone").eval()
     record["weights_sha256"] = backbone.identity["sha256"]
-    record["data_digest"] = hashlib.sha256(all_drawings()).hexdigest()[:16]
+    record["data_digest"] = hashlib.sha256(all_drawings().tobytes()).hexdigest()[:16]
     record["benchmark_digest"] = images.digest
     record["percent_on_the_benchmark"] = examine(backbone, images)
     write_json(file, record)
@@ -55,7 +58,7 @@ def main() -> int:
 
 
 def train(asked: argparse.Namespace, node: dict) -> dict:
-    """Write the weights; what the record says of how they were made."""
+    """Train the backbone and write its weights; returns the part of the record that says how they were made."""
     import torch
     from safetensors.torch import save_file
 

@@ -1,8 +1,8 @@
-"""The finished runs as one HTML page that needs no network, no server and no script.
+"""Write the finished runs as one HTML page. It needs no network, server or script.
 
-python scripts/report.py                                # all scenarios below outputs/, into outputs/report.html
+python scripts/report.py                   # all runs, to outputs/report.html
 python scripts/report.py --scenario glyphs_10tasks --to page.html
-python scripts/report.py --table pgp_table5             # the runs of a published table, beside its numbers
+python scripts/report.py --table pgp_table5    # compared with a published table
 """
 
 import argparse
@@ -23,10 +23,10 @@ from scripts.reproduce import planned
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", metavar="DIR")
-    parser.add_argument("--scenario", help="one of them alone")
-    parser.add_argument("--table", help="a published table, as pgp_table5")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the folder of the runs")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", metavar="DIR", help="the folder of the runs")
+    parser.add_argument("--scenario", help="only runs of this scenario")
+    parser.add_argument("--table", help="only runs of this published table, as pgp_table5")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="the page (default: report.html in the folder of the runs)")
     asked = parser.parse_args()
     return guarded(lambda: report(asked), "type --to FILE")
 
@@ -42,7 +42,9 @@ def report(asked: argparse.Namespace) -> None:
         raise UserError(
             f"no finished run of --scenario {asked.scenario} below {asked.outputs}; {nearest(asked.scenario, known)}"
         )
-    title, published, notes = asked.scenario or "Finished runs", {}, []
+    title = asked.scenario or "Finished runs"
+    published: dict[str, Printed] = {}
+    notes: list[str] = []
     if asked.table:
         published, title, notes = beside(load(asked.table), {run["digest"] for run in kept})
         kept = [run for run in kept if run["digest"] in published]
@@ -57,8 +59,9 @@ def report(asked: argparse.Namespace) -> None:
 
 
 def beside(table: Table, finished: set[str]) -> tuple[dict[str, Printed], str, list[str]]:
-    """What is printed, by the digest of the configuration that runs it here; a title; what the page does not show."""
-    published, missing = {}, {}
+    """Return the published numbers by digest of their configuration, a title, and notes about what the page does not show."""
+    published: dict[str, Printed] = {}
+    missing: dict[str, dict[str, None]] = {}
     for entry in planned(table, [0], []):
         row = table.rows[entry.row]
         digest, name = Path(entry.places[0]).parent.name, row.name + f", {row.memory}" * bool(row.memory)
@@ -67,8 +70,8 @@ def beside(table: Table, finished: set[str]) -> tuple[dict[str, Printed], str, l
             if digest not in finished:
                 missing.setdefault(f"Not run here yet, {table.columns[entry.column].title}", {})[name] = None
     quoted = dict.fromkeys(row.name for row in table.rows if row.run is None)
-    told = {**missing, "Quoted only": quoted}
-    notes = [table.title, *table.notes, *(f"{words}: {'; '.join(names)}." for words, names in told.items() if names)]
+    groups = {**missing, "Quoted only": quoted}
+    notes = [table.title, *table.notes, *(f"{words}: {'; '.join(names)}." for words, names in groups.items() if names)]
     return published, f"{table.paper}, {table.table}", notes
 
 

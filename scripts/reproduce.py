@@ -1,10 +1,11 @@
-"""A published table, made again: its runs, then each number beside the printed one.
+"""Run the experiments of a published table and compare with its numbers.
 
-python scripts/reproduce.py                       # the tables there are
-python scripts/reproduce.py pgp_table5            # or make reproduce TABLE=pgp_table5
-python scripts/reproduce.py pgp_table5 --dry      # what it would run and what that takes
-python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --row L2P --column cifar100_10tasks --on submitit_slurm
-python scripts/reproduce.py glyphs                # the offline twin with all methods, which fills docs/results/all_methods.md
+python scripts/reproduce.py                    # list the tables
+python scripts/reproduce.py pgp_table5         # make reproduce TABLE=pgp_table5
+python scripts/reproduce.py pgp_table5 --dry   # the missing runs and their time
+python scripts/reproduce.py pgp_table5 --seeds 0,1,2 --row L2P \\
+    --column cifar100_10tasks --on submitit_slurm
+python scripts/reproduce.py glyphs             # fills docs/results/all_methods.md
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,27 +32,27 @@ from scripts.runs import OUTPUTS, side_by_side
 
 
 class Entry(NamedTuple):
-    """One configuration of the table; its runs differ in the seed alone."""
+    """One configuration of the table; its runs differ only in the seed."""
 
     column: str
     row: int
     reading: str
     words: list[str]
     places: list[str]  # addresses, by seed
-    beside: bool = False  # a run over one data set, that the row's own run is compared with
+    beside: bool = False  # a run on one dataset, with which the row's run on two is compared
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", nargs="?", help="a file of cil/report/published")
-    parser.add_argument("--seeds", help="as 0,1,2; left out: the table's own")
-    parser.add_argument("--row", action="append", help="only the rows of this name; may be given again")
-    parser.add_argument("--column", action="append", help="only this column; may be given again")
-    parser.add_argument("--on", default="here", help="here | a launcher: joblib, submitit_local, submitit_slurm")
-    parser.add_argument("--format", default="text", choices=LANGUAGES)
-    parser.add_argument("--outputs", type=Path, default=OUTPUTS)
-    parser.add_argument("--dry", action="store_true", help="run nothing; print what is there")
-    parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of every run, as data.root=…")
+    parser.add_argument("table", nargs="?", help="the name of a file in cil/report/published")
+    parser.add_argument("--seeds", help="as 0,1,2 (default: those of the table)")
+    parser.add_argument("--row", action="append", help="only rows of this name; may be repeated")
+    parser.add_argument("--column", action="append", help="only this column; may be repeated")
+    parser.add_argument("--on", default="here", help="here (default), or a launcher: joblib, submitit_local, submitit_slurm")
+    parser.add_argument("--format", default="text", choices=LANGUAGES, help="of the printed table")
+    parser.add_argument("--outputs", type=Path, default=OUTPUTS, help="the folder of the runs")
+    parser.add_argument("--dry", action="store_true", help="run nothing; print the results that exist")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE", help="for every run, as data.root=…")
     asked = parser.parse_args()
     if asked.table is None:
         return guarded(lambda: print("\n".join(f"{name:24}{load(name).paper}, {load(name).table}" for name in tables())))
@@ -63,22 +64,23 @@ def reproduce(asked: argparse.Namespace) -> int:
     seeds = seeds_of(asked.seeds) if asked.seeds else table.seeds
     if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:
         raise UserError(f"--settings {elsewhere[0]}: type --outputs {elsewhere[0].removeprefix('outputs=')} instead")
-    outputs = asked.outputs.absolute()  # a link stays one: it may be the usual folder, elsewhere
+    outputs = asked.outputs.absolute()  # not resolve(): a symbolic link stays a link
     settings = [*asked.settings, *([] if outputs == OUTPUTS else [f"outputs={outputs}"])]
     entries = list(planned(table, seeds, settings))
     if not entries:
-        raise UserError(f"no row of {table.name} can be run here; its numbers stand in cil/report/published/{table.name}.yaml")
+        raise UserError(f"no row of {table.name} can be run here; its numbers are in cil/report/published/{table.name}.yaml")
     found, passed_over = finished(outputs)
     print("\n".join(cost(table, entries, found)), file=sys.stderr)
     failed = [] if asked.dry else run(entries, found, seeds, asked.on)
     found, passed_over = finished(outputs)
-    runs = defaultdict(list)
+    runs: defaultdict[tuple[str, int, str], list[dict]] = defaultdict(list)
     for entry in entries:
         if not entry.beside:
             runs[entry.column, entry.row, entry.reading] += [found[place] for place in entry.places if place in found]
     numbers = Numbers(outputs, list(found.values()))
     parts = {key: lines(table, key, runs, numbers) for key in table.columns}
-    print(LANGUAGES[asked.format](table, parts))
+    write: Any = LANGUAGES[asked.format]
+    print(write(table, parts))
     if (
         not asked.dry
         and table.name == "glyphs"
@@ -87,7 +89,7 @@ def reproduce(asked: argparse.Namespace) -> int:
     ):
         fill(page_of(ROOT, "results"), "results", page(table, parts, runs, listed(seeds)))
     for line in passed_over:
-        print(f"passed over: {line}", file=sys.stderr)
+        print(f"skipped: {line}", file=sys.stderr)
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
@@ -119,6 +121,7 @@ def narrowed(table: Table, names: list[str] | None, keys: list[str] | None) -> T
 
 
 def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Entry]:
+    """Yield every configuration of the table that can be run here."""
     for number, row in enumerate(table.rows):
         for key in row.numbers:
             if row.run is None or key not in table.columns:
@@ -132,28 +135,28 @@ def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Ent
 
 
 def finished(outputs: Path) -> tuple[dict[str, dict], list[str]]:
-    """By address, and what was passed over and why."""
+    """Return the summaries of finished runs by address, and a line for each folder that was skipped."""
     found, passed_over = collect(outputs)
     return {summary["address"]: summary for summary in found}, passed_over
 
 
 def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator[str]:
-    """What there is to do, and how long that took where it has been done."""
+    """Yield lines that say how many runs are missing and how long similar runs took."""
     wanted = {place: entry for entry in entries for place in entry.places}
     missing = {place: entry for place, entry in wanted.items() if place not in found}
     quoted = sum(row.run is None for row in table.rows)
-    yield f"{table.name}: {len(table.rows)} rows, {quoted} of them quoted alone; {len(missing)} of {len(wanted)} runs to do"
+    yield f"{table.name}: {len(table.rows)} rows, {quoted} of them only quoted; {len(missing)} of {len(wanted)} runs to do"
     known, unknown = 0.0, []
     for place, entry in missing.items():
-        kin = [run["seconds"] for other, run in found.items() if other.rsplit("/", 1)[0] == place.rsplit("/", 1)[0]]
-        kin = kin or [run["seconds"] for other, run in found.items() if other.split("/")[:2] == place.split("/")[:2]]
-        known += fmean(kin) if kin else 0.0
-        unknown += [] if kin else [entry]
+        similar = [run["seconds"] for other, run in found.items() if other.rsplit("/", 1)[0] == place.rsplit("/", 1)[0]]
+        similar = similar or [run["seconds"] for other, run in found.items() if other.split("/")[:2] == place.split("/")[:2]]
+        known += fmean(similar) if similar else 0.0
+        unknown += [] if similar else [entry]
     if len(missing) > len(unknown):
-        yield f"  {len(missing) - len(unknown)} of them like runs that took {_time(known)} in all, one after another"
+        yield f"  {len(missing) - len(unknown)} of them like runs that took {_time(known)} in total, one after another"
     if unknown:
         epochs = sum(epochs_of(compose(*entry.words)) for entry in unknown)
-        yield f"  {len(unknown)} unlike any that is finished: {epochs} epochs; --row NAME runs one, to know its time"
+        yield f"  {len(unknown)} similar to no finished run: {epochs} epochs; --row NAME runs one row, to know its time"
 
 
 def _time(seconds: float) -> str:
@@ -161,13 +164,13 @@ def _time(seconds: float) -> str:
 
 
 def epochs_of(config: dict) -> int:
-    """Over all tasks, as the recipe has it."""
+    """The number of epochs over all tasks."""
     train, tasks = config["train"], config["scenario"]["tasks"]
     return (train.get("first") or {}).get("epochs", train["epochs"]) + (tasks - 1) * train["epochs"]
 
 
 def run(entries: list[Entry], found: dict[str, dict], seeds: list[int], on: str) -> list[str]:
-    """Every configuration that lacks a run, as a sweep over its seeds; the lines of those that failed."""
+    """Run each configuration with missing runs as a sweep over its seeds; returns the error lines of failed sweeps."""
     sweeps = {}
     for entry in entries:
         lacking = [seed for seed, place in zip(seeds, entry.places) if place not in found]
@@ -180,7 +183,7 @@ def run(entries: list[Entry], found: dict[str, dict], seeds: list[int], on: str)
 
 
 def page(table: Table, parts: dict, runs: dict, seeds: str) -> str:
-    """Of a line of the first column: what it keeps, trains and takes."""
+    """The table as Markdown, with exemplars, trained parameters and seconds of each row."""
     (key,) = parts
     groups = [runs[key, n, reading] for n, row in enumerate(table.rows) for reading in row.readings]
     kept = [str(group[0]["config"]["method"].get("memory") or 0) if group else "–" for group in groups]

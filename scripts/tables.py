@@ -1,11 +1,13 @@
-"""The table of a scenario from its run folders.
+"""Print the table of a scenario from its finished runs.
 
-python scripts/tables.py                                # every configuration found below outputs/
+python scripts/tables.py                   # all configurations below outputs/
 python scripts/tables.py --scenario glyphs_10tasks --markdown
-python scripts/tables.py --experiment attriclip_table7/glyphs_10tasks      # a line for each value of a sweep
-python scripts/tables.py --scenario latin_to_greek --transfer              # FT and BT, between runs
+python scripts/tables.py --experiment attriclip_table7/glyphs_10tasks
+python scripts/tables.py --scenario latin_to_greek --transfer
 
-The tables in docs/ are made by scripts/fill_docs.py.
+--experiment prints a line for each value of a sweep. --transfer prints forward
+and backward transfer between two datasets. The tables in docs/ are written by
+scripts/fill_docs.py.
 """
 
 import argparse
@@ -25,11 +27,11 @@ from scripts.compose import ROOT, compose, guarded, swept
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
-    parser.add_argument("--scenario", default="glyphs_10tasks")
-    parser.add_argument("--experiment", help="the lines of a sweep, as attriclip_table7/glyphs_10tasks")
-    parser.add_argument("--transfer", action="store_true", help="FT and BT of a scenario with two data sets")
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="the folder of the runs")
+    parser.add_argument("--scenario", default="glyphs_10tasks", help="%(default)s if not given")
+    parser.add_argument("--experiment", help="a line for each value that this experiment sweeps over")
+    parser.add_argument("--transfer", action="store_true", help="FT and BT of a scenario with two datasets")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     asked = parser.parse_args()
     found, passed_over = collect(asked.outputs)
     if asked.experiment:
@@ -38,7 +40,7 @@ def main() -> int:
         return guarded(lambda: print(transfer(asked.scenario, found, asked.outputs, asked.markdown)))
     groups = rows(s for s in found if s["scenario"] == asked.scenario)
     for line in passed_over:
-        print(f"passed over: {line}", file=sys.stderr)
+        print(f"skipped: {line}", file=sys.stderr)
     if not groups:
         print(f"error: no finished run of {asked.scenario} below {asked.outputs}; type python run.py first", file=sys.stderr)
         return 2
@@ -51,12 +53,12 @@ def main() -> int:
 def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:
     groups = rows(s for s in found if s["scenario"] == scenario and "dataset_il" in s)
     if not groups:
-        raise UserError(f"no finished run of {scenario} over two data sets; type --scenario imagenet100_to_cifar100")
+        raise UserError(f"no finished run of {scenario} over two datasets; type --scenario imagenet100_to_cifar100")
     return tables(groups, found, outputs, markdown=markdown)
 
 
 def sweep(experiment: str, found: list[dict], markdown: bool) -> str:
-    """A line for each value that an experiment sweeps over, in its order."""
+    """A table with a line for each combination of values that an experiment sweeps over."""
     axes = swept(experiment)
     seeds, keys = axes.pop("seed", ["0"]), list(axes)
     by_address, lines = {summary["address"]: summary for summary in found}, []

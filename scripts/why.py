@@ -1,14 +1,14 @@
-"""Why is my number different? Compare two finished runs, two sweeps, or a run or sweep and a printed row.
+"""Explain why two results differ: compare runs, sweeps, or a published row.
 
-python scripts/why.py RUN_A RUN_B                        # run folders, as printed at the end of a run
-python scripts/why.py outputs_a outputs_b                # sweeps: any folders with runs below
-python scripts/why.py RUN pgp_table5:L2P                 # a row of cil/report/published
+python scripts/why.py RUN_A RUN_B              # two finished run folders
+python scripts/why.py outputs_a outputs_b      # two folders of runs
+python scripts/why.py RUN pgp_table5:L2P       # a row of cil/report/published
 python scripts/why.py RUN pgp_table5:L2P:cifar100_20tasks:released
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,7 +23,7 @@ from scripts.compose import compose, guarded
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path, metavar="A", help="a run folder, or a folder of runs")
-    parser.add_argument("second", metavar="B", help="another one, or TABLE:ROW[:COLUMN[:READING]]")
+    parser.add_argument("second", metavar="B", help="another folder, or TABLE:ROW[:COLUMN[:READING]]")
     asked = parser.parse_args()
     return guarded(lambda: print("\n".join(answer(asked.first, asked.second))))
 
@@ -45,10 +45,10 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     table, runs = load(name), why_many.runs_below(folder)
     outputs = outputs_of(folder, runs)
     if any(quantity.startswith("across.") for column in table.columns.values() for quantity in column.quantities):
-        runs = [run for run in runs if not run["config"]["dataset"].get("only")] or runs  # less those beside
+        runs = [run for run in runs if not run["config"]["dataset"].get("only")] or runs  # drop runs on one dataset
     named = [row for row in table.rows if row_name in (row.name, f"{row.name}, {row.memory}")]
     memory = runs[0]["config"]["method"].get("memory")
-    named.sort(key=lambda row: row.memory != memory)  # rows of one name differ in it
+    named.sort(key=lambda row: row.memory != memory)  # rows of the same name differ in their memory
     if not row_name:
         raise UserError(
             f"{name} is a table; type {name}:ROW with one of {', '.join(dict.fromkeys(r.name for r in table.rows))}"
@@ -64,10 +64,10 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     return why_many.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], config)
 
 
-def outputs_of(folder: Path, runs: list[dict]) -> Path:
-    """What the addresses of the runs below a folder stand in."""
-    some = next(folder.rglob("summary.json")).parent.resolve()
-    return some.parents[len(Path(runs[0]["address"]).parts) - 1]
+def outputs_of(folder: Path, runs: Sequence[dict]) -> Path:
+    """The outputs folder to which the addresses of the runs are relative."""
+    run = next(folder.rglob("summary.json")).parent.resolve()
+    return run.parents[len(Path(runs[0]["address"]).parts) - 1]
 
 
 if __name__ == "__main__":

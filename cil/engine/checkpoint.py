@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a trainer (`cil.engine.trainer.Trainer`), and the way back."""
+"""Converts a trainer (`cil.engine.trainer.Trainer`) to a checkpoint and restores it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from cil.common.errors import UserError
 
 
 def of(trainer: Any) -> dict:
-    """Backbone weights that no phase could change are left out: the weights' file has them, and its sha256 is checked."""
+    """The state of a trainer. Backbone weights that were never trained are left out, since the weights file has them."""
     frozen = _backbone(trainer) - trainer.trained
     return {
         "identity": trainer.identity,
@@ -28,7 +28,7 @@ def of(trainer: Any) -> dict:
 
 
 def into(trainer: Any, state: dict, file: Path) -> None:
-    """Refuses what was made with other data, weights or code; the method has begun the tasks that the checkpoint knows."""
+    """Load `state` into a trainer whose method has begun the tasks of the checkpoint; raise a `UserError` if it cannot be."""
     remedy = f"delete {trainer.run.path} to start the run again"
     for key, value in trainer.identity.items():
         if state["identity"].get(key) != value:
@@ -40,14 +40,14 @@ def into(trainer: Any, state: dict, file: Path) -> None:
     except RuntimeError as error:
         raise UserError(f"{file} does not fit this code ({error}); {remedy}") from None
     trainer.trained = set(state["trained"])
-    frozen, kept = _backbone(trainer) - trainer.trained, state["correct"]
-    if missing.unexpected_keys or set(missing.missing_keys) - frozen or set(kept) != set(trainer.matrices):
+    frozen, correct = _backbone(trainer) - trainer.trained, state["correct"]
+    if missing.unexpected_keys or set(missing.missing_keys) - frozen or set(correct) != set(trainer.matrices):
         raise UserError(f"{file} does not fit this code; {remedy}")
     for modifier, own in zip(trainer.modifiers, state["modifiers"], strict=True):
         modifier.load_state_dict(moved(own, trainer.machine.device))
     for name, matrix in trainer.matrices.items():
-        matrix.correct = kept[name].numpy()
-    trainer.doubts.found = state.get("doubts", {})  # checkpoints of earlier versions have none
+        matrix.correct = correct[name].numpy()
+    trainer.doubts.found = state.get("doubts", {})  # absent in checkpoints of earlier versions
     if trainer.frozen:
         trainer.frozen.used |= state.get("features", {})
     trainer.encodes.before, trainer.seconds = state["encodes"], state["seconds"]
@@ -60,7 +60,7 @@ def _backbone(trainer: Any) -> set[str]:
 
 
 def moved(state: object, device: torch.device) -> object:
-    """Tensors in dictionaries and lists, on another device."""
+    """Move all tensors in nested dictionaries and lists to a device."""
     if isinstance(state, dict):
         return {key: moved(value, device) for key, value in state.items()}
     if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""How many images a run puts through its backbone: the same number whether the run was killed or not."""
+"""Counts the images that a run passes through its backbone. Killing and resuming the run does not change the count."""
 
 import torch
 
@@ -7,15 +7,18 @@ from cil.runs.run_folder import RunDir
 
 
 class Encodes:
-    """Passes are counted from checkpoint to checkpoint. Blocks of frozen results, which a resumed run may read from the disk or
-    encode once more, are noted in the run folder when they are first encoded, and count once."""
+    """Counts images encoded by the backbone.
+
+    Ordinary passes are counted up to each checkpoint. Blocks of frozen features are recorded in the run folder when they are
+    first encoded and count once, since a resumed run may read them from disk or encode them again.
+    """
 
     def __init__(self, backbone: torch.nn.Module, frozen: FrozenResults | None, run: RunDir) -> None:
         self._frozen, self._run, self._noted = frozen, run, run.encoded() if run.writes else {}
-        self.before = self.since = 0  # passes up to the last checkpoint, and since then
+        self.before = self.since = 0  # images up to the last checkpoint, and since then
         if frozen:
             frozen.notes.append(self._note)
-        # a hook, not a method of its own: a copy of the backbone would copy the trainer
+        # a lambda, not a bound method: a deep copy of the backbone would copy the object of a bound method too
         self.hook = backbone.register_forward_pre_hook(lambda _, given: self._pass(given[0]))
 
     @property
@@ -23,14 +26,14 @@ class Encodes:
         return self.before + self.since + sum(self._noted.values())
 
     def _note(self, name: str, number: int, images: int) -> None:
-        if not self._run.writes:  # of several processes, the first one has the folder; the others' blocks count as passes
+        if not self._run.writes:  # only rank 0 writes the folder; on other ranks a block counts as passes
             self.since += images
         elif (block := f"{name} {number}") not in self._noted:
             self._noted[block] = images
             self._run.note_encoded(block, images)
 
     def _pass(self, images: torch.Tensor) -> None:
-        count = torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # all that a vmap looks at
+        count = torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # includes the batch dimensions of vmap
         if self._frozen and self._frozen.encoding:
             self._frozen.passes += count
         else:

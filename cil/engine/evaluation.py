@@ -1,4 +1,4 @@
-"""Every way of counting right answers, from one pass over the tests of the tasks seen."""
+"""Counts correct predictions in every way that is reported, in one pass over the test images of the tasks seen."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,8 +17,7 @@ from cil.method import Method
 
 
 class Evaluation:
-    """Tests of one run; what a frozen stage gives for a test image is computed once and kept over all evaluations. A method
-    whose stage grows keeps it itself."""
+    """Evaluates a method on test images. Outputs of a frozen stage are cached for all evaluations of the run."""
 
     def __init__(
         self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None, processes: Processes = ALONE
@@ -26,22 +25,22 @@ class Evaluation:
         self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
         self.frozen = frozen
         alone = method.test_batch or method.leaky_batch is not None or method.leaky_chunk
-        self.shared = ALONE if alone else processes  # images that are answered together are not divided
+        self.shared = ALONE if alone else processes  # images that must be scored together are not split across processes
 
     def kinds(self, scenario: Scenario) -> list[str]:
-        """What is counted: right among all classes seen, among the task's own and, where there is a difference, among those of
-        its data set and among those that a released evaluation lets compete."""
+        """The ways of counting: among all classes seen, among the classes of the image's task and, where they apply, among the
+        classes of its dataset ("dataset_il") and as a released evaluation that leaks the task id does ("leaky_il")."""
         leaky = self.method.leaky_batch is not None or self.method.leaky_chunk is not None
         more = {"dataset_il": len(scenario.datasets) > 1, "leaky_il": leaky}
         return ["class_il", "task_il", *(name for name, wanted in more.items() if wanted)]
 
     @torch.inference_mode()
     def __call__(self, tasks: Iterable[Task]) -> dict[str, list[int]]:
-        """Correct answers on each task, by the way of counting."""
+        """Return, for each way of counting, the number of correct predictions on each task."""
         tasks = list(tasks)
         wanted = self.method.scored(tasks[-1])
         self.method.eval()
-        counts, rivals, first = [], self._leaky(tasks), 0
+        counts, candidates, first = [], self._leaky(tasks), 0
         for task in tasks:
             right: dict[str, int | Tensor] = defaultdict(int, {name: 0 for name, _ in self._among(task, wanted)})
             found = []
@@ -52,9 +51,9 @@ class Evaluation:
                 for name, classes in self._among(task, wanted):
                     best = scores[:, classes.start : classes.stop].argmax(1) + classes.start
                     right[name] += (best == labels).sum()
-                if rivals is not None:
-                    barred = torch.arange(wanted)[None] >= rivals[first : first + len(labels), None]
-                    right["leaky_il"] += (scores.masked_fill(sent(barred, scores.device), -torch.inf).argmax(1) == labels).sum()
+                if candidates is not None:
+                    hidden = torch.arange(wanted)[None] >= candidates[first : first + len(labels), None]
+                    right["leaky_il"] += (scores.masked_fill(sent(hidden, scores.device), -torch.inf).argmax(1) == labels).sum()
                 first += len(labels)
                 if self.method.leaky_chunk:
                     found.append(scores)
@@ -63,7 +62,7 @@ class Evaluation:
                 right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
             counts.append(right)
         correct = defaultdict(list)
-        for right in counts:  # now, since each look at a count waits for the device
+        for right in counts:  # not earlier, since reading a count waits for the GPU
             for name, count in self.shared.sums(right).items():
                 correct[name].append(count)
         return correct
@@ -75,9 +74,10 @@ class Evaluation:
             yield "dataset_il", task.dataset
 
     def _leaky(self, tasks: list[Task]) -> Tensor | None:
-        """For each test image, the classes up to its batch's last task: what compete where the task is read off a batch.
+        """For "leaky_il", the number of candidate classes of each test image, (images,): all up to the last task in its batch.
 
-        The tests of all tasks lie one after another, so nearly every batch holds one task alone and old ones gain no rivals.
+        Test images are ordered by task, so nearly every batch holds one task only. Images of old tasks then have fewer
+        candidate classes than in "class_il", which is how the task id leaks.
         """
         if (size := self.method.leaky_batch) is None:
             return None
@@ -86,6 +86,7 @@ class Evaluation:
         return stops[last.clamp_max(len(stops) - 1)]
 
     def _scores(self, test: LabelledImages) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield the scores (batch, classes) and labels (batch,) of the test images, batch by batch."""
         if self.frozen is None and not isinstance(self.method, KnowsImages):
             for batch in test.batches(self.batch_size, self.device):
                 yield self.method.predict(batch.images), batch.labels

@@ -1,4 +1,4 @@
-"""How far patches look, after each task (section 3 of LPA, ICME 2023): on the tests of the first task, as training goes on."""
+"""Measures after each task how far attention reaches, on the test images of the first task (LPA, ICME 2023, section 3)."""
 
 import torch
 
@@ -9,10 +9,10 @@ from cil.modules.growing.attention import nonlocality
 
 @torch.inference_mode()
 def facts(backbone: torch.nn.Module, images: LabelledImages, batch_size: int, device: torch.device) -> dict:
-    """`nonlocality`: of each block the mean distance in patches at which a patch looks, over images and heads."""
+    """Return "nonlocality": for each block the mean attention distance in patches. Empty if there are no attention maps."""
+    backbone.eval()
     if not isinstance(backbone, HasMaps):
         return {}
-    backbone.eval()
     found = []
     for batch in images.batches(batch_size, device):
         found.append(torch.stack([nonlocality(maps.float(), backbone.side).mean(1) for maps in backbone.maps(batch.images)]))

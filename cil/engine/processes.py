@@ -1,7 +1,8 @@
-"""One run over several processes of `torchrun`: each learns from its part of every batch, and all take the same step.
+"""Trains one run in several processes of `torchrun`: each process takes a part of every batch, and gradients are averaged.
 
-What an image alone decides is divided: losses, gradients, answers to tests. All the rest, exemplars and statistics too, every
-process does for itself on all images; where they may have parted by a bit, the first one's values hold. It alone writes.
+Only what is computed per image is split: losses, gradients and test predictions. Everything else, such as exemplars and
+statistics, is computed by every process on all images. Values that may differ in the last bit are then copied from rank 0.
+Only rank 0 writes files.
 """
 
 import atexit
@@ -21,63 +22,65 @@ Means = dict[str, Tensor]
 
 
 class Processes:
-    """This process among those of its run."""
+    """The position of this process among the processes of its run."""
 
     def __init__(self, device: torch.device | None = None, rank: int = 0, size: int = 1) -> None:
         self.device, self.rank, self.size = device, rank, size
 
     def part(self, batch: Batch | Known) -> tuple[Batch | Known, float]:
-        """This process's images of a batch, and their weight in it; where images are fewer than processes, one of weight 0."""
+        """Return this process's part of a batch and its share of the images; an empty part is one image of weight 0."""
         count = len(batch.labels)
         if self.size == 1:
             return batch, 1.0
         mine = self._slice(count)
         own = mine if mine.start < mine.stop else slice(0, 1)
-        values = (value[own] if isinstance(value, Tensor) else value for value in batch)
-        return type(batch)(*values), (mine.stop - mine.start) / count
+        values = {name: value[own] for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+        return batch._replace(**values), (mine.stop - mine.start) / count
 
     def tests(self, images: LabelledImages) -> LabelledImages:
-        """Those that this process answers."""
+        """The test images that this process evaluates."""
         return images if self.size == 1 else images.take(torch.arange(len(images))[self._slice(len(images))])
 
     def _slice(self, count: int) -> slice:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def averaged(self, optimizer: torch.optim.Optimizer, losses: Losses, weight: float, stop: object) -> tuple[Means, bool]:
-        """Makes the gradients those of the whole batch; its losses, and whether a process was asked to stop. One message."""
+        """Average gradients over all processes; returns the averaged losses and whether any process was asked to stop."""
         means = {name: loss.detach() for name, loss in losses.items()}
         if self.size == 1:
             return means, bool(stop)
         learned = [p for group in optimizer.param_groups for p in group["params"]]
-        had = torch.tensor([float(p.grad is not None) for p in learned] + [float(bool(stop))], device=self.device)
+        flags = torch.tensor([float(p.grad is not None) for p in learned] + [float(bool(stop))], device=self.device)
         own = [*(torch.zeros_like(p) if p.grad is None else p.grad for p in learned), *means.values()]
-        message = torch.cat([had, *(weight * value.flatten().float() for value in own)])
+        message = torch.cat([flags, *(weight * value.flatten().float() for value in own)])
         dist.all_reduce(message)
-        had, found = message[: len(had)].tolist(), message[len(had) :].split([value.numel() for value in own])
-        for parameter, some, value in zip(learned, had, found):
-            parameter.grad = value.view_as(parameter).to(parameter.dtype) if some else None
-        return {name: value[0] for name, value in zip(means, found[len(learned) :])}, bool(had[-1])
+        counts, found = message[: len(flags)].tolist(), message[len(flags) :].split([value.numel() for value in own])
+        for parameter, count, value in zip(learned, counts, found):
+            parameter.grad = value.view_as(parameter).to(parameter.dtype) if count else None
+        return {name: value[0] for name, value in zip(means, found[len(learned) :])}, bool(counts[-1])
 
     def sums(self, counts: dict[str, int | Tensor]) -> dict[str, int]:
-        """Of all processes."""
-        both = torch.stack([torch.as_tensor(count) for count in counts.values()])
+        """Sum each count over all processes."""
+        totals = torch.stack([torch.as_tensor(count) for count in counts.values()])
         if self.size > 1:
-            dist.all_reduce(both := both.to(self.device))
-        return dict(zip(counts, both.tolist()))
+            dist.all_reduce(totals := totals.to(self.device))
+        return dict(zip(counts, totals.tolist()))
 
     def total(self, count: int) -> int:
         return self.sums({"": count})[""]
 
     def any(self, flag: object) -> bool:
+        """Whether `flag` is true in any process."""
         return self.total(int(bool(flag))) > 0
 
     def agree(self, value: int, what: str) -> int:
+        """Return `value` if it is equal in all processes; otherwise raise a `UserError`."""
         if self.total(value) != self.size * value:
             raise UserError(f"the processes of this run see different {what}; they need one file system, or one machine")
         return value
 
     def same(self, *modules: nn.Module) -> None:
-        """The first process's values in all."""
+        """Copy the parameters and buffers of rank 0 to all processes."""
         if self.size > 1:
             for value in (value for module in modules for value in module.state_dict().values() if isinstance(value, Tensor)):
                 sent = value.to(self.device).contiguous()
@@ -89,7 +92,7 @@ ALONE = Processes()
 
 
 def parts(batch: Batch | Known, count: int) -> list[tuple[Batch | Known, float]]:
-    """The batch in `count` parts of about one size, each with its weight; fewer where images are fewer."""
+    """Split a batch into `count` parts of nearly equal size, each with its weight; empty parts are left out."""
     if count == 1:
         return [(batch, 1.0)]
     found = (Processes(None, rank, count).part(batch) for rank in range(count))
@@ -97,18 +100,18 @@ def parts(batch: Batch | Known, count: int) -> list[tuple[Batch | Known, float]]
 
 
 def own_device(device: torch.device) -> torch.device:
-    """A GPU each, where there are several processes."""
+    """The device of this process: with several processes and machine.device=cuda, each uses its own GPU."""
     several = dist.is_torchelastic_launched() and device == torch.device("cuda")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if several else device
 
 
 def joined(device: torch.device) -> Processes:
-    """With the other processes that torchrun started; alone without it."""
+    """Join the process group of torchrun; without torchrun, return a group of one process."""
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         return ALONE
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)  # of a sweep the runs share it
+        atexit.register(dist.destroy_process_group)  # only at exit, since the runs of a sweep share it
     return Processes(device, dist.get_rank(), dist.get_world_size())
 
 
@@ -117,7 +120,7 @@ IN_PARTS = "it cannot be learned in parts; type train.accumulate=1"
 
 
 def divides(method: Method, modules: Iterable[nn.Module], why: str = SHARED) -> None:
-    """Refuses what looks at a batch as a whole; `why`: what it cannot do then, and what to type."""
+    """Raise a `UserError` if the loss or a batch normalization depends on the whole batch; `why` completes the message."""
     if not method.divisible:
         raise UserError(f"{type(method).__name__} with these settings learns from a batch as a whole, so {why}")
     if normalises(modules):
@@ -125,5 +128,5 @@ def divides(method: Method, modules: Iterable[nn.Module], why: str = SHARED) -> 
 
 
 def normalises(modules: Iterable[nn.Module]) -> bool:
-    """Whether a batch norm is among them."""
+    """Whether any module is a batch normalization."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)

@@ -1,7 +1,7 @@
-"""How a phase is trained, where, and the step that comes next."""
+"""Defines how a phase is trained (`Recipe`), on which hardware (`Machine`), and one training step (`Step`)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,15 +11,15 @@ from cil.method import Phase
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a phase is trained unless it says otherwise."""
+    """The training settings of a phase, used where the phase does not set its own."""
 
     optimizer: Callable  # parameters → optimizer
-    schedule: Callable  # (epochs done, epochs, learning rate) → factor of it
+    schedule: Callable  # (epochs done, epochs, learning rate) → factor of the learning rate
     epochs: int
     batch_size: int
-    clip: float | None  # norm of the gradient
-    first: "Recipe | None" = None  # where the first task is trained otherwise
-    accumulate: int = 1  # parts in which a batch is learned
+    clip: float | None  # the largest gradient norm
+    first: "Recipe | None" = None  # the recipe of the first task, if it differs
+    accumulate: int = 1  # parts into which a batch is split to accumulate gradients
 
     def of(self, task: Task) -> "Recipe":
         return self.first if self.first and task.index == 0 else self
@@ -27,26 +27,26 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how carefully; nothing here but the precision and TF32 moves a number by more than its last digits."""
+    """Device, precision and checkpoint settings. Except for precision and TF32, they change only the last digits of results."""
 
     device: torch.device
     precision: str
     eval_batch_size: int
-    checkpoint_seconds: float  # inside a phase, at the end of an epoch, not more often than this
+    checkpoint_seconds: float  # the shortest time between two checkpoints inside a phase, at ends of epochs
     keep_checkpoints: str  # newest | all
-    tf32: bool = False  # of float32 products on a GPU
-    compile: bool = False  # passes through the backbone
+    tf32: bool = False  # use TF32 in float32 matrix products on a GPU
+    compile: bool = False  # compile the backbone's forward passes
 
 
 @dataclass
 class Step:
-    """What is to be learned next; whoever asked for it learns and leaves the losses here."""
+    """One training step. `Trainer.steps` yields it; the consumer runs it and stores its losses in `losses`."""
 
     phase: Phase
-    rows: torch.Tensor  # of the phase's data
+    rows: torch.Tensor  # (batch,) positions in the phase's data
     optimizer: torch.optim.Optimizer
     rate: float  # factor of the learning rate
     where: tuple[int, int, int, int]  # task, phase, epoch, step
-    last: bool = False  # of its phase
-    losses: dict[str, torch.Tensor] | None = None
-    stop: bool = False  # after it, as all processes of the run agreed
+    last: bool = False  # the last step of its phase
+    losses: Mapping[str, torch.Tensor] = field(init=False, repr=False)
+    stop: bool = False  # whether to stop after this step, as all processes agreed

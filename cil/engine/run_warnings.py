@@ -1,4 +1,4 @@
-"""What should make a reader doubt the numbers of a run: said when the run ends, and kept in its summary as `warnings`."""
+"""Detects signs that a run went wrong. They are printed when the run ends and stored in its summary as `warnings`."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from cil.metrics import AccuracyMatrix
 
-FALL = 0.5  # of the accuracy over all classes that is left when every old class is forgotten: what falls further collapsed
+FALL = 0.5  # warn if accuracy falls below this fraction of what is left when every old class is forgotten
 
-FEW_STEPS = 10  # of a phase
+FEW_STEPS = 10  # warn if a phase has fewer training steps
 
 
 class Doubts:
-    """What arose while a run went on, and after which tasks."""
+    """Collects warnings during a run, with the tasks to which they apply."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[int]] = {}
@@ -26,23 +26,24 @@ class Doubts:
             tasks.append(task)
 
     def told(self) -> list[str]:
+        """The warnings as text."""
         return [f"{what} (task {', '.join(str(task + 1) for task in tasks)})" for what, tasks in self.found.items()]
 
 
 class Still:
-    """Whether parameters moved, told by a few numbers of each; nothing is copied and nothing is read before the end."""
+    """True if parameters did not change. Compares their sums and sums of squares, so that no parameter is copied."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = parameters
-        self.before = self._numbers()  # a resumed phase takes that of its beginning
+        self.before = self._sums()  # a resumed phase restores the value from its start
 
     @torch.no_grad()
-    def _numbers(self) -> Tensor:
-        told = [torch.stack([p.sum(dtype=torch.double), p.double().square().sum()]) for p in self.parameters if p.numel()]
-        return torch.stack(told) if told else torch.zeros(0)
+    def _sums(self) -> Tensor:
+        sums = [torch.stack([p.sum(dtype=torch.double), p.double().square().sum()]) for p in self.parameters if p.numel()]
+        return torch.stack(sums) if sums else torch.zeros(0)
 
     def __bool__(self) -> bool:
-        before, now = self.before.cpu(), self._numbers().cpu()
+        before, now = self.before.cpu(), self._sums().cpu()
         return bool(len(before)) and before.shape == now.shape and torch.allclose(before, now, rtol=1e-9, atol=1e-12)
 
 
@@ -52,7 +53,7 @@ def few_steps(phase: str, taken: int) -> str:
 
 
 def of_accuracies(class_il: AccuracyMatrix, task_il: AccuracyMatrix, classes: Sequence[int]) -> Iterator[str]:
-    """`classes` of each task; only the tasks after which something was measured are looked at."""
+    """Warn about accuracy at chance level and about a collapse; `classes` is the number of classes of each task."""
     measured = [task for task in range(class_il.learned) if math.isfinite(class_il.percent[task, 0])]
     if not measured:
         return
@@ -71,6 +72,6 @@ def of_accuracies(class_il: AccuracyMatrix, task_il: AccuracyMatrix, classes: Se
 
 
 def guessing(classes: int, images: float) -> float:
-    """Percent that guessing reaches by luck: its mean and two standard deviations."""
+    """Accuracy in percent that random guessing may reach: its mean plus two standard deviations."""
     share = 1 / classes
     return 100 * (share + 2 * math.sqrt(share * (1 - share) / max(images, 1)))

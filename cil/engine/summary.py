@@ -1,4 +1,4 @@
-"""The last page of a run: summary.json, pictures, the table on the screen, DONE."""
+"""Finishes a run: writes summary.json, the pictures and DONE, and prints the accuracy table."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ def finish(trainer: Trainer, config: dict) -> None:
     scenario, method = names(config)
     several = trainer.shared.size
     command = ["torchrun", "--standalone", f"--nproc-per-node={several}"] if several > 1 else ["python"]
-    found = trainer.frozen.digests() if trainer.frozen else {}  # of features that every run may use
+    blocks = trainer.frozen.digests() if trainer.frozen else {}  # cached features that other runs may use too
     sizes = [len(task.classes) for task in trainer.scenario]
     warnings = [*trainer.doubts.told(), *of_accuracies(trainer.matrices["class_il"], trainer.matrices["task_il"], sizes)]
     summary = {
@@ -31,9 +31,9 @@ def finish(trainer: Trainer, config: dict) -> None:
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "warnings": warnings,
-        "identity": {**trainer.identity, **trainer.processes[-1], **({"feature_blocks": found} if found else {})},
+        "identity": {**trainer.identity, **trainer.processes[-1], **({"feature_blocks": blocks} if blocks else {})},
         "data_listing": trainer.scenario.images.listing,
-        "earlier_processes": trainer.processes[:-1],  # other software or hardware that had a part in this run
+        "earlier_processes": trainer.processes[:-1],  # earlier processes of this run, if their software or hardware differed
         "trained_parameters": trainer.trained_parameters,
         "image_encodes": trainer.encodes.total,
         "seconds": round(trainer.seconds, 1),

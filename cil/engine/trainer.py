@@ -1,4 +1,4 @@
-"""The only training loop. Methods and modifiers answer its questions; the run folder keeps what it learns."""
+"""The training loop, shared by all methods. It calls their hooks and those of modifiers, and writes to the run folder."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from cil.runs.run_folder import RunDir
 
 
 class Trainer:
-    """Takes a method through a scenario, or goes on where a checkpoint left it."""
+    """Trains and evaluates a method on all tasks of a scenario, resuming from the newest checkpoint if there is one."""
 
     def __init__(
         self, method: Method, scenario: Scenario, modifiers: Sequence[Modifier], recipe: Recipe, machine: Machine, *, seed: int,
@@ -39,29 +39,31 @@ class Trainer:
         self.recipe, self.machine, self.seed = recipe, machine, seed
         self.run, self.log, self.stop, self.identity, self.shared = run, log, stop, identity, processes
         totals = [len(task.test) for task in scenario]
-        self.frozen = method.frozen = frozen  # where the method has a frozen stage
+        self.frozen = frozen  # cached outputs, if the method has a frozen stage
         if frozen:
+            method.frozen = frozen
             frozen.splits = {id(scenario.images.train): "train", id(scenario.images.test): "test"}
         self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes)
         self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
-        self.beside = SideStream(machine.device)
-        self.part = 1.0  # of a batch, that is learned from here
+        self.side_stream = SideStream(machine.device)
+        self.part = 1.0  # share of a batch that this process learns from
         self.encodes = Encodes(method.backbone, frozen, run)
         self.seconds, self._since = 0.0, time.perf_counter()
-        self.processes = [process]  # software and hardware of every process that had a part in this run, where they differ
+        self.processes = [process]  # software and hardware of each process of this run, if they differ
         self.doubts = Doubts()
-        self.trained: set[str] = set()  # backbone parameters that some phase so far could change
+        self.trained: set[str] = set()  # backbone parameters that a phase has trained so far
         self._saved_at = time.perf_counter()
-        self.trained_parameters = 0  # of the largest phase so far
+        self.trained_parameters = 0  # in the largest phase so far
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 
     def fit(self) -> None:
+        """Train and evaluate on all remaining tasks."""
         for step in self.steps():
             self.learn(step)
 
     def steps(self) -> Iterator[Step]:
-        """The whole run but for the learning: every batch in its turn, and between them all that a run writes."""
+        """Yield every training step, which the consumer must run; between steps, evaluate, log and write checkpoints."""
         for modifier in self.modifiers:
             modifier.attach(self.method)
         first, inside = self.restore()
@@ -82,12 +84,12 @@ class Trainer:
 
     @property
     def matrix(self) -> AccuracyMatrix:
-        """Among all classes seen."""
+        """The accuracies among all classes seen."""
         return self.matrices["class_il"]
 
     def begin(self, task: Task) -> None:
-        """Shapes and initial values of what the task adds."""
-        # torch's attention has other forms for training and for weights that may learn; a resumed run must take the same
+        """Let the method create the parameters that a new task adds."""
+        # torch's attention runs other code in training mode or with trainable weights; a resumed run must run the same code
         self.method.eval().requires_grad_(False)
         seed_everything(self.seed, "begin", task.index)
         with self.precision():
@@ -95,7 +97,7 @@ class Trainer:
         self.method.to(self.machine.device)
 
     def _modify(self, moment: str, task: Task) -> None:
-        """Modifiers draw from a stream of their own: without them a run sees the same batches and initial weights."""
+        """Call the modifiers, each with its own random seed, so that they do not change the batches and initial weights."""
         for number, modifier in enumerate(self.modifiers):
             seed_everything(self.seed, "modifier", moment, number, task.index)
             self.method.eval()
@@ -119,12 +121,12 @@ class Trainer:
             if facts := modifier.facts():
                 self.run.event(task=task.index, modifier=type(modifier).__name__, **facts)
 
-    def _end(self, what: str, ended: Task | Phase, *number: int) -> None:
+    def _end(self, kind: str, ended: Task | Phase, *number: int) -> None:
         task = ended.task if isinstance(ended, Phase) else ended
         seed_everything(self.seed, "end", task.index, *number)
         self.method.eval()
         with self.precision():
-            getattr(self.method, f"end_{what}")(ended)
+            getattr(self.method, f"end_{kind}")(ended)
 
     def _evaluate(self, task: Task) -> None:
         with self.precision():
@@ -134,8 +136,8 @@ class Trainer:
             matrix.set_row(task.index, correct[name])
         self.run.write_matrices(self.matrices)
         self.run.event(task=task.index, **{name: correct[name] for name in self.matrices}, **far)
-        own, old = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
-        self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {old:.1f} % on all seen")
+        own, seen = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
+        self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {seen:.1f} % on all seen")
 
     # --- one phase ------------------------------------------------------------------------------------------------
 
@@ -144,13 +146,13 @@ class Trainer:
         recipe = self.recipe.of(phase.task)
         epochs, size = phase.epochs or recipe.epochs, phase.batch_size or recipe.batch_size
         schedule = phase.schedule or recipe.schedule
-        rows_of = lambda epoch: phase.order(  # noqa: E731
+        order_of = lambda epoch: phase.order(  # noqa: E731
             len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
         )
-        steps = -(-len(rows_of(0)) // size)
-        self.still = Still([p for group in optimizer.param_groups for p in group["params"]])
+        steps = -(-len(order_of(0)) // size)
+        self.unmoved = Still([p for group in optimizer.param_groups for p in group["params"]])
         if inside:
-            self.still.before = inside.get("still", self.still.before[:0])  # earlier versions did not keep it
+            self.unmoved.before = inside.get("still", self.unmoved.before[:0])  # absent in checkpoints of earlier versions
         first_epoch, first_step, kept = (inside["epoch"], inside["step"], inside["meter"]) if inside else (0, 0, None)
         title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
         self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
@@ -158,18 +160,18 @@ class Trainer:
             where, began = (phase.task.index, number, epoch), time.perf_counter()
             meter = Meter(f"{title}, epoch {epoch + 1}", 1 if self.machine.device.type == "cpu" else 20, kept)
             before = meter.images
-            order = rows_of(epoch)
+            order = order_of(epoch)
             seed_everything(self.seed, "epoch", *where)
             self.method.begin_epoch(phase, epoch)
             for step in range(first_step, steps):
                 rate = schedule(epoch + step / steps, epochs, optimizer.param_groups[0]["initial_lr"])
                 rows = order[step * size : (step + 1) * size]
                 last = (epoch + 1, step + 1) == (epochs, steps)
-                asked = Step(phase, rows, optimizer, rate, (*where, step), last)
-                yield asked
-                meter.add(step, phase.data.rows[rows], asked.losses)
-                self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), asked.losses)
-                if asked.stop:
+                current = Step(phase, rows, optimizer, rate, (*where, step), last)
+                yield current
+                meter.add(step, phase.data.rows[rows], current.losses)
+                self.log.step(f"epoch {epoch + 1}/{epochs}", len(rows), current.losses)
+                if current.stop:
                     self._save_inside(phase, number, epoch, step + 1, meter, optimizer)
                     raise Stopped(self.stop.name)
             first_step, kept = 0, None
@@ -183,11 +185,11 @@ class Trainer:
         self.log.end_phase()
         if (taken := epochs * steps) < FEW_STEPS:
             self.doubts.add(few_steps(phase.name, taken), phase.task.index)
-        if self.still:
+        if self.unmoved:
             self.doubts.add(f"the parameters of phase {phase.name} did not move", phase.task.index)
 
     def _prepare(self, phase: Phase, inside: dict | None) -> torch.optim.Optimizer:
-        """Only the phase's parameters may learn; optimizer and schedule are fresh."""
+        """Make only the phase's parameters trainable and create their optimizer, restored from a checkpoint if given."""
         listed = list(phase.parameters)
         flat = [p for entry in listed for p in (entry["params"] if isinstance(entry, dict) else [entry])]
         chosen = {id(p) for p in flat}
@@ -197,7 +199,7 @@ class Trainer:
         for parameter in flat:
             parameter.requires_grad_(True)
         trained = {name for name, p in self.method.named_parameters() if id(p) in chosen and name.startswith("backbone.")}
-        self.method.backbone.train(bool(trained))  # a frozen backbone keeps its statistics
+        self.method.backbone.train(bool(trained))  # a frozen backbone keeps its batch statistics
         self.trained |= trained
         optimizer = (phase.optimizer or self.recipe.of(phase.task).optimizer)(listed)
         for group in optimizer.param_groups:
@@ -207,14 +209,15 @@ class Trainer:
         return optimizer
 
     def batch(self, step: Step) -> Batch | Known:
-        """Of a phase whose frozen stage gives all that is learned from, images are encoded once, or once and mirrored."""
+        """Load the batch of a step: images, or cached features if the frozen stage's output is all that the method needs."""
         data, random = step.phase.data, generator(self.seed, "augment", *step.where)
         if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
             with torch.no_grad(), self.precision():
                 return self.frozen.batch(data, step.rows, random, step.where[-1])
-        return self.beside.make(lambda: data.batch(step.rows, self.machine.device, random, step.where[-1]))
+        return self.side_stream.make(lambda: data.batch(step.rows, self.machine.device, random, step.where[-1]))
 
     def learn(self, step: Step) -> None:
+        """Run a training step and store its losses in `step.losses`."""
         batch, self.part = self.shared.part(self.batch(step))
         self.learn_from(step, batch)
 
@@ -223,8 +226,8 @@ class Trainer:
         for group in step.optimizer.param_groups:
             group["lr"] = step.rate * group["initial_lr"]
         divided = parts(batch, self.recipe.accumulate)
-        asked, taken = [(self.method.training_steps(part, step.phase), weight) for part, weight in divided], []
-        while losses := self._gradient(asked, step.optimizer):
+        steps, taken = [(self.method.training_steps(part, step.phase), weight) for part, weight in divided], []
+        while losses := self._gradient(steps, step.optimizer):
             means, step.stop = self.shared.averaged(step.optimizer, losses, self.part, self.stop)
             if self.recipe.clip is not None:
                 torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
@@ -236,15 +239,15 @@ class Trainer:
             taken.append(means)
         step.losses = mean_of(taken)
 
-    def _gradient(self, asked: list[tuple[Iterator[Losses], float]], optimizer: torch.optim.Optimizer) -> Losses:
-        """Of the next step: that of the whole batch, which may come in weighted parts. Its losses; none after the last step."""
+    def _gradient(self, steps: list[tuple[Iterator[Losses], float]], optimizer: torch.optim.Optimizer) -> Losses:
+        """Accumulate the gradient of the next step over the parts of a batch; returns its losses, or {} after the last."""
         whole: Losses = {}
-        for part, weight in asked:
+        for part, weight in steps:
             if not (losses := self._next(part)):
                 return {}
             if not whole:
                 optimizer.zero_grad()
-            if len(asked) == 1:
+            if len(steps) == 1:
                 sum(losses.values()).backward()
                 return losses
             (weight * sum(losses.values())).backward()
@@ -252,9 +255,9 @@ class Trainer:
                 whole[name] = whole.get(name, 0.0) + weight * loss.detach()
         return whole
 
-    def _next(self, asked: Iterator[Losses]) -> Losses | None:
+    def _next(self, steps: Iterator[Losses]) -> Losses | None:
         with self.precision():
-            return next(asked, None)
+            return next(steps, None)
 
     def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
@@ -262,8 +265,8 @@ class Trainer:
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def _save_inside(self, phase: Phase, number: int, epoch: int, step: int, meter: Meter | None, optimizer) -> None:
-        place = {"phase": number, "epoch": epoch, "step": step, "still": self.still.before}
-        self._save(phase.task, {**place, "meter": meter and meter.state(), "optimizer": optimizer.state_dict()})
+        position = {"phase": number, "epoch": epoch, "step": step, "still": self.unmoved.before}
+        self._save(phase.task, {**position, "meter": meter and meter.state(), "optimizer": optimizer.state_dict()})
 
     def _save(self, task: Task, inside: dict | None) -> None:
         self.seconds += time.perf_counter() - self._since
@@ -274,7 +277,7 @@ class Trainer:
         self._saved_at = time.perf_counter()
 
     def restore(self) -> tuple[int, dict | None]:
-        """The task to begin or go on with, and where inside it."""
+        """Load the newest checkpoint; returns the task to continue with and, if it is inside a task, the state there."""
         file = self.run.newest
         if file is None:
             self.run.cut_events(0)
@@ -286,15 +289,15 @@ class Trainer:
         self.run.cut_events(state["events"])
         inside = state["inside"]
         if self.matrix.learned:
-            self.run.write_matrices(self.matrices)  # the file may be gone, or a task ahead of the checkpoint
+            self.run.write_matrices(self.matrices)  # the file may be missing, or one task ahead of the checkpoint
         if not inside:
             self.run.keep_only(file, keep_all=self.machine.keep_checkpoints == "all")
-        self.log.say(f"going on from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
+        self.log.say(f"resuming from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
         return (state["task"], inside) if inside else (state["task"] + 1, None)
 
 
 def in_half(part: torch.nn.Module) -> None:
-    """Weights that no phase trains are rounded once, and not in every pass; norms keep theirs."""
+    """Convert frozen linear and convolution weights to bf16 once instead of in every pass; norm layers stay as they are."""
     for module in part.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             module.to(torch.bfloat16)

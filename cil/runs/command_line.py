@@ -1,4 +1,4 @@
-"""What is typed, looked at before Hydra reads it: options that are no words, and files that it would pass over in silence."""
+"""Checks the command line before Hydra reads it: rejects malformed option names and missing files that Hydra ignores."""
 
 import difflib
 from collections.abc import Sequence
@@ -6,35 +6,35 @@ from pathlib import Path
 
 from cil.common.errors import UserError, nearest
 
-PASSED_OVER = ("experiment", "recipe", "scratch")  # groups of which a method or a data set may have no file
+OPTIONAL = ("experiment", "recipe", "scratch")  # groups where a method or dataset may have no file: Hydra ignores a wrong name
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
 NEEDS_CFG = {"--resolve": "--resolve", "-p": "--package", "--package": "--package"}
 
 
 def refuse(words: Sequence[str], conf: Path) -> None:
-    """Stop, with one sentence, at the first word that would be misread; `conf` holds the groups."""
-    shown = any(word in ("--cfg", "-c", "--help", "-h") or word.startswith("--cfg=") for word in words)
+    """Raise a `UserError` at the first command-line word that Hydra would misread; `conf` is the configuration folder."""
+    prints_config = any(word in ("--cfg", "-c", "--help", "-h") or word.startswith("--cfg=") for word in words)
     for word in words:
-        if word in NEEDS_CFG and not shown:
+        if word in NEEDS_CFG and not prints_config:
             raise UserError(f"{NEEDS_CFG[word]} says how a configuration is printed; type --cfg job too, or leave it out")
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if value.strip() == "{}" and not word.startswith("+"):
-            raise UserError(f"{key}={{}} changes nothing, since a mapping joins the one that is there; type {key}.NAME=VALUE")
+            raise UserError(f"{key}={{}} changes nothing, since it is merged with the existing mapping; type {key}.NAME=VALUE")
         if key in FOLDERS:
-            raise UserError(f"{key} moves no run; type outputs=DIR for another folder")
+            raise UserError(f"{key} does not move a run; type outputs=DIR for another folder")
         group = key.partition("@")[0]
         if not equals or not group or not (conf / group).is_dir():
             continue
         for option in value.split(","):
-            if is_no_word(option):
+            if is_literal(option):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
-            if group in PASSED_OVER and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
-                known(group, option, conf)
+            if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
+                check_exists(group, option, conf)
 
 
-def is_no_word(option: str) -> bool:
-    """Whether Hydra reads it as something else than a name: a number, a truth value, a mapping."""
+def is_literal(option: str) -> bool:
+    """Whether Hydra reads the option as a number, a boolean or a mapping instead of a name."""
     text = option.strip().lower()
     try:
         float(text)
@@ -43,23 +43,23 @@ def is_no_word(option: str) -> bool:
         return text in ("true", "false", "on", "off", "yes", "no") or text.startswith("{")
 
 
-def known(group: str, option: str, conf: Path) -> None:
-    """Stop where a group has no such file; a folder lists what is in it."""
-    place = conf / group / option
-    if place.with_name(f"{place.name}.yaml").is_file():
+def check_exists(group: str, option: str, conf: Path) -> None:
+    """Raise a `UserError` if the group has no file of this name; for a folder, the message lists its options."""
+    path = conf / group / option
+    if path.with_name(f"{path.name}.yaml").is_file():
         return
-    if place.is_dir():
-        raise UserError(f"{group}={option} is a folder; type {group}={option}/ and one of {', '.join(options(place))}")
+    if path.is_dir():
+        raise UserError(f"{group}={option} is a folder; type {group}={option}/ and one of {', '.join(options(path))}")
     raise UserError(f"{group}={option} is not known; {near(option, options(conf / group))}")
 
 
 def options(folder: Path) -> list[str]:
-    """The names of a group's files, those in folders with the folder before them."""
+    """The options of a group, sorted: file names without suffix, with their subfolder in front if they have one."""
     return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
 
 
 def near(option: str, known: Sequence[str]) -> str:
-    """The clause for a group whose options lie in folders: the nearest, else the folders."""
-    found = difflib.get_close_matches(option, known, n=3, cutoff=0.4)
+    """Suggest up to three similar options; if none is similar, list the top-level folders of the group."""
+    similar = difflib.get_close_matches(option, known, n=3, cutoff=0.4)
     tops = sorted({name.partition("/")[0] for name in known})
-    return f"did you mean {', '.join(found)}?" if found else f"there is {', '.join(tops)}"
+    return f"did you mean {', '.join(similar)}?" if similar else f"there is {', '.join(tops)}"

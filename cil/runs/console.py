@@ -1,22 +1,29 @@
-"""What a person sees while a run goes on: a live line in a terminal, plain lines elsewhere. `run.log` has the plain lines too.
+"""Progress output of a run: a live progress bar in a terminal, plain lines elsewhere. `run.log` gets the plain lines too.
 
-A log is a mirror; the record is the run folder. Another mirror has these methods and is named in conf/log.
+The console only displays; the results of a run are the files in its folder. Other loggers subclass `Console` and are chosen
+in conf/log.
 """
 
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, SupportsFloat, TextIO
 
-SHORT = 12  # numbers that a line has room for
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SHORT = 12  # the longest list that is printed in full
 
 
 class Console:
-    """Tells of tasks, phases and epochs; `live: false` gives plain lines in a terminal too."""
+    """Prints the progress of tasks, phases and epochs; `live: false` prints plain lines in a terminal too."""
 
     def __init__(self, *, live: bool) -> None:
         self.live = live and sys.stdout.isatty()
-        self._file, self._bar = None, None
+        self._file: TextIO | None = None
+        self._bar: Progress | None = None
+        self._shown = 0.0  # when the bar was last updated
 
     def open(self, folder: Path) -> None:
         self._file = (folder / "run.log").open("a")
@@ -27,7 +34,7 @@ class Console:
             self._file.close()
 
     def say(self, line: str) -> None:
-        """One plain line, above the live display if there is one."""
+        """Print one plain line, above the progress bar if there is one, and write it to `run.log`."""
         if self._file:
             print(line, file=self._file, flush=True)
         if self._bar:
@@ -36,27 +43,27 @@ class Console:
             print(line, flush=True)
 
     def begin_phase(self, title: str, *, steps: int, done: int) -> None:
-        """`title` says task and phase; `steps` are those of the whole phase, of which `done` came before."""
+        """Start a phase of `steps` training steps, of which `done` were taken before a resume; `title` names task and phase."""
         self._title, self._steps, self._since, self._images = title, steps, time.perf_counter(), 0
         if self.live:
             self._start_bar(title, steps, done)
 
-    def step(self, epoch: str, images: int, losses: Mapping[str, object]) -> None:
-        """After every step; costs nothing but a count unless the display is due."""
+    def step(self, epoch: str, images: int, losses: Mapping[str, SupportsFloat]) -> None:
+        """Count a training step of `images` images; updates the progress bar at most every 0.2 seconds."""
         self._images += images
         if not self._bar:
             return
         self._bar.advance(self._row)
         now = time.perf_counter()
-        if now - self._shown > 0.2:  # reading a loss waits for the device, so not at every step
+        if now - self._shown > 0.2:  # reading a loss waits for the GPU, so not after every step
             self._shown = now
-            told = "  ".join(f"{key} {float(value):.3f}" for key, value in losses.items())
+            shown = "  ".join(f"{key} {float(value):.3f}" for key, value in losses.items())
             rate = self._images / max(now - self._since, 1e-9)
-            self._bar.update(self._row, description=f"{self._title}  {epoch}", told=f"{told}  {rate:.0f} img/s")
+            self._bar.update(self._row, description=f"{self._title}  {epoch}", losses=f"{shown}  {rate:.0f} img/s")
 
     def end_epoch(self, title: str, losses: Mapping[str, float], rate: float) -> None:
-        told = "  ".join(f"{key} {value:.4f}" for key, value in losses.items())
-        line = f"{title}  {told}  {rate:.0f} img/s"
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in losses.items())
+        line = f"{title}  {shown}  {rate:.0f} img/s"
         if self._bar:
             print(line, file=self._file, flush=True)
         else:
@@ -68,10 +75,9 @@ class Console:
     def _start_bar(self, title: str, steps: int, done: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[told]}"))
-        self._bar = Progress(*columns, TimeRemainingColumn(compact=True), transient=True)
-        self._row = self._bar.add_task(title, total=steps, completed=done, told="")
-        self._shown = 0.0
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[losses]}"))
+        self._bar, self._shown = Progress(*columns, TimeRemainingColumn(compact=True), transient=True), 0.0
+        self._row = self._bar.add_task(title, total=steps, completed=done, losses="")
         self._bar.start()
 
     def _stop_bar(self) -> None:
@@ -81,7 +87,7 @@ class Console:
 
 
 class Silent(Console):
-    """Of a process that another one speaks for."""
+    """A console that prints nothing, for all processes of a run but the first (rank 0)."""
 
     def __init__(self) -> None:
         super().__init__(live=False)
@@ -94,12 +100,13 @@ class Silent(Console):
 
 
 def told(facts: dict) -> str:
-    """For the screen: each fact by its name, short lists spelled out."""
+    """Format facts as one line of names and values; a long list is summarised as its nonzero count and its maximum."""
 
     def text(value: object) -> str:
         if not isinstance(value, list):
             return str(value)
-        few = len(value) <= SHORT
-        return " ".join(map(str, value)) if few else f"{sum(v != 0 for v in value)} of {len(value)}, at most {max(value)}"
+        if len(value) <= SHORT:
+            return " ".join(map(str, value))
+        return f"{sum(v != 0 for v in value)} of {len(value)}, at most {max(value)}"
 
     return "  ".join(f"{name} {text(value)}" for name, value in facts.items())

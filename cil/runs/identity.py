@@ -1,4 +1,4 @@
-"""What decides a number, written down with it."""
+"""Records what determines a result: data, weights and transforms; hardware, settings and package versions."""
 
 import platform
 import resource
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow"
 
 
 def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
-    """What a checkpoint must find unchanged when the run goes on."""
+    """Identify weights, data and transforms; these must be the same when a run resumes from a checkpoint."""
     train, test = scenario.views
     return {
         "weights": backbone.identity["weights"],
@@ -35,7 +35,7 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
 def of_machine(
     device: torch.device, precision: str, processes: int = 1, *, tf32: bool = False, compiled: bool = False
 ) -> dict[str, object]:
-    """What may move the last bits."""
+    """Describe hardware, precision and package versions, which may change the last bits of a result."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": f"{device.type} ({name})",
@@ -58,7 +58,7 @@ def peak_memory_mib(device: torch.device) -> dict[str, int]:
 
 
 def git_commit() -> str:
-    """The commit of this checkout, with a plus where files differ from it."""
+    """The git commit of this checkout, followed by a plus if tracked files differ from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -1,7 +1,7 @@
-"""Mirrors of the run folder for other eyes, wandb and TensorBoard: all that they show is read from the folder.
+"""Loggers that copy the run's record to Weights & Biases or TensorBoard. All that they show is read from the run folder.
 
-Every process of a run reads the record from its first line, and a line is always the same point: its number is wandb's step.
-So a run that was cut off adds nothing twice, and one that began without a mirror has all of it in the end.
+A logger reads `events.jsonl` from its first line and uses the line number as wandb's step. A resumed run therefore logs no
+point twice, and a run that began without the logger is logged completely once the logger is added.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
@@ -31,15 +31,16 @@ TOTALS = ("tasks", "seconds", "trained_parameters", "image_encodes", "peak_memor
 
 
 class Mirror(Console, ABC):
-    """The console, which also hands on what is new in the run folder. A failure is said once and ends the mirror alone."""
+    """A console that also forwards new records of the run folder. If this fails, it prints one line; the run continues."""
 
-    library: str  # what must be installed
+    library: str  # the package that must be installed
 
     def __init__(self, *, live: bool) -> None:
         super().__init__(live=live)
-        self._on, self._rate = False, None
+        self._on = False
+        self._rate: float | None = None  # images per second of the epoch that is being logged
 
-    # what a mirror does
+    # what a subclass implements
 
     @abstractmethod
     def load(self) -> None:
@@ -47,19 +48,19 @@ class Mirror(Console, ABC):
 
     @abstractmethod
     def begin(self, config: dict) -> str:
-        """Start, or go on, in `self.folder`; returns a line that says where to look."""
+        """Start or resume logging of the run in `self.folder`; returns a line that says where to view it."""
 
     @abstractmethod
     def add(self, point: Point) -> None:
-        """One point of a curve."""
+        """Log one line of the record."""
 
     @abstractmethod
     def end(self, summary: dict, matrices: dict[str, AccuracyMatrix], pictures: list[Path]) -> None:
-        """The last page of a finished run."""
+        """Log the results of a finished run."""
 
     @abstractmethod
     def leave(self, done: bool) -> None:
-        """This process ends, whether the run does or not."""
+        """Close the logger at the end of this process; `done` says whether the run is finished."""
 
     # what the trainer calls
 
@@ -67,8 +68,8 @@ class Mirror(Console, ABC):
         try:
             self.load()
         except ImportError as error:
-            what = f"{self.library} cannot be imported ({error})"
-            raise UserError(f"{what}; type pip install {self.library}, or log=console") from None
+            cause = f"{self.library} cannot be imported ({error})"
+            raise UserError(f"{cause}; type pip install {self.library}, or log=console") from None
         super().open(folder)
         self.folder, self._record = folder, Record(folder)
         self._on = True
@@ -79,7 +80,7 @@ class Mirror(Console, ABC):
         super().say(line)
         self._try(self._follow)
 
-    def end_epoch(self, title: str, losses: dict[str, float], rate: float) -> None:
+    def end_epoch(self, title: str, losses: Mapping[str, float], rate: float) -> None:
         self._rate = rate
         super().end_epoch(title, losses, rate)
         self._try(self._follow)
@@ -89,7 +90,7 @@ class Mirror(Console, ABC):
         self._try(self._follow)
         done = self._on and (self.folder / "DONE").exists()
         if done:
-            self._try(self._last_page)
+            self._try(self._log_results)
         self._try(lambda: self.leave(done))
         self._on = False
         super().close()
@@ -98,11 +99,11 @@ class Mirror(Console, ABC):
         for point in self._record.fresh(self._rate):
             self.add(point)
 
-    def _last_page(self) -> None:
+    def _log_results(self) -> None:
         self.end(RunDir(self.folder).summary(), read_matrices(self.folder), sorted((self.folder / "pictures").glob("*.png")))
 
     def _try(self, action: Callable[[], Any]) -> Any:
-        """Whatever goes wrong out there is no reason to lose a run."""
+        """Call `action`. Any error switches the logger off and is printed, so that it cannot end the run."""
         try:
             return action() if self._on else None
         except Exception as error:
@@ -112,7 +113,7 @@ class Mirror(Console, ABC):
 
 
 class Wandb(Mirror):
-    """Mode `auto` never asks and never fails for want of a key or a network: it is offline then."""
+    """Logs to Weights & Biases. Mode `auto` falls back to offline if there is no API key or no network; it never asks."""
 
     library = "wandb"
 
@@ -131,14 +132,14 @@ class Wandb(Mirror):
         for kind in COUNTS:
             self._run.define_metric(f"{kind}/*", step_metric="task")
         self._run.define_metric("train/*", step_metric="epochs")
-        self._first = self._run.starting_step  # above 0 where an earlier process was online
+        self._first = self._run.starting_step  # above 0 if an earlier process already logged online
         if mode == "disabled":
             return "wandb is switched off by WANDB_MODE"
         if mode == "online":
             return f"wandb: {self._run.url}"
         return f"wandb: offline; to upload it, type wandb sync {self.folder}/wandb/offline-run-*"
 
-    def _start(self, mode: str, config: dict) -> Any:
+    def _start(self, mode: Any, config: dict) -> Any:
         place = address(config)
         settings = self.wandb.Settings(silent=True, console="off", init_timeout=30, finish_timeout=60)
         return self.wandb.init(
@@ -162,14 +163,14 @@ class Wandb(Mirror):
 
     def _table(self, matrix: AccuracyMatrix) -> Any:
         head, rows = table(matrix)
-        return self.wandb.Table(columns=head, data=rows)
+        return self.wandb.Table(columns=[*head], data=rows)
 
     def leave(self, done: bool) -> None:
         self._run.finish(exit_code=0 if done else 1)
 
 
 def found() -> str:
-    """Online where wandb would find a key without asking for it, and its service answers; else offline."""
+    """The mode for `auto`: "online" if an API key is configured and the wandb server can be reached, else "offline"."""
     service = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     return "online" if has_key(urlsplit(service).hostname) and answers(service) else "offline"
 
@@ -184,7 +185,7 @@ def has_key(host: str | None) -> bool:
 
 
 def answers(service: str) -> bool:
-    """Anything, even a refusal. Nodes of a cluster often have a key and no way out."""
+    """Whether the server responds at all, even with an error. Cluster nodes often have a key but no internet access."""
     try:
         urlopen(service, timeout=10).close()
     except HTTPError:
@@ -195,7 +196,7 @@ def answers(service: str) -> bool:
 
 
 def own_id(folder: Path, place: str) -> str:
-    """The same as long as the folder lives; a run that is deleted and started again is another one."""
+    """The wandb id of a run, kept in its folder. A run that is deleted and started again gets a new id."""
     file = folder / "wandb_id"
     if not file.exists():
         write_text(file, hashlib.sha256(f"{place} {time.time_ns()}".encode()).hexdigest()[:16])
@@ -203,7 +204,7 @@ def own_id(folder: Path, place: str) -> str:
 
 
 class TensorBoard(Mirror):
-    """Event files in the run folder's `tensorboard/`, made anew by every process, since the record has it all."""
+    """Writes TensorBoard event files to `tensorboard/` in the run folder. Each process rewrites them from the record."""
 
     library = "tensorboard"
 
@@ -247,5 +248,5 @@ class TensorBoard(Mirror):
 
 
 def code(text: str) -> str:
-    """As it stands, for a page that reads Markdown."""
+    """Indent the text, so that Markdown shows it as a code block."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,6 +1,6 @@
-"""How a run computes: `machine.precision` and `machine.tf32`, decided where they say `auto`, before torch is imported.
+"""Numerical precision: resolves `auto` in `machine.precision` and `machine.tf32`, if possible without importing torch.
 
-What was decided stands in the run's configuration, so that its address is the same wherever it is read.
+The resolved values are stored in the run's configuration, so that its address is the same on every machine.
 """
 
 import sys
@@ -12,21 +12,16 @@ from cil.common.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-DRIVERS = (
-    "/dev/nvidiactl",
-    "/dev/dxg",
-    "/dev/kfd",
-    "/dev/nvgpu",
-)  # a GPU has one; without any torch is not asked
-TENSOR_CORES = (8, 0)  # the first compute capability with TF32 and bf16
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/nvgpu")  # if none exists, there is no GPU to ask torch about
+TENSOR_CORES = (8, 0)  # the lowest compute capability that supports TF32 and bf16
 PROCESSOR = Path("/proc/cpuinfo")
 
 
 def settled(config: dict) -> dict:
-    """The configuration with every `auto` decided, and without the settings that then do nothing.
+    """Return the configuration with every `auto` resolved and with settings that have no effect removed.
 
-    `machine.device=cuda` means a GPU with TF32 and bf16 where none can be seen, so that a login node and a node with a GPU
-    give a run the same address.
+    If `machine.device=cuda` is set but no GPU is visible, a GPU with TF32 and bf16 is assumed. A login node and a GPU node
+    then give a run the same address.
     """
     machine, train = dict(config["machine"]), dict(config["train"])
     if "auto" in (machine["precision"], machine.get("tf32")):
@@ -43,7 +38,7 @@ def settled(config: dict) -> dict:
 
 
 def capability_of(device: str) -> tuple[int, int] | None:
-    """Of the GPU that a run with this `machine.device` would have; None: it would have the CPU."""
+    """The compute capability of the GPU that `machine.device` selects, or None if it selects the CPU."""
     if device == "cpu" or (device == "auto" and "torch" not in sys.modules and not any(Path(d).exists() for d in DRIVERS)):
         return None
     import torch
@@ -54,17 +49,17 @@ def capability_of(device: str) -> tuple[int, int] | None:
 
 
 def bf16_on_cpu() -> bool:
-    """Whether this processor multiplies bf16 numbers itself; one that does not is several times slower with them."""
+    """Whether this CPU has bf16 instructions. Without them bf16 is several times slower than fp32."""
     words = set(PROCESSOR.read_text().split()) if PROCESSOR.is_file() else set()
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def use(device: "torch.device", precision: str, tf32: bool) -> list[str]:
-    """Set what torch keeps for the whole process, and say what the user should know."""
+    """Set torch's global TF32 flags; returns notes for the user."""
     import torch
 
     if device.type != "cuda" and tf32:
-        raise UserError(f"machine.tf32=on, but this run is on the {device.type}, which has none; type machine.tf32=auto")
+        raise UserError(f"machine.tf32=on, but this run is on the {device.type}, which has no TF32; type machine.tf32=auto")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     if device.type == "cpu" and precision == "bf16" and not bf16_on_cpu():

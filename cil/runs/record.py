@@ -1,4 +1,4 @@
-"""The record of a run folder, `events.jsonl`, as points of curves: what mirrors show."""
+"""Reads the record of a run, `events.jsonl`, as points of curves for the loggers."""
 
 import json
 import math
@@ -13,7 +13,7 @@ SO_FAR = ("acc", "forgetting", "backward_transfer")
 
 
 class Point(NamedTuple):
-    """One line of the record: where it stands on each axis, the axis that its curves are drawn over, and their values."""
+    """One line of the record: its position on each axis, the axis of its curves, and the value of each curve."""
 
     line: int
     clock: dict[str, int]
@@ -22,35 +22,38 @@ class Point(NamedTuple):
 
 
 class Record:
-    """What a run folder's record has that was not asked for yet."""
+    """Reads the lines of a run's record that were not read before."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, RunDir(folder).events
         self.lines = self.epochs = self.images = 0
 
     def fresh(self, rate: float | None) -> Iterator[Point]:
-        """The points since the last call; `rate`: of the last line, if it is an epoch. A line that is being written waits."""
+        """Yield the points added since the last call; an incomplete last line is left for the next call.
+
+        `rate`: measured images per second of the last line, used if that line is an epoch.
+        """
         whole = self.file.read_bytes().split(b"\n")[:-1] if self.file.exists() else []
         while self.lines < len(whole):
-            told, last = json.loads(whole[self.lines]), self.lines + 1 == len(whole)
+            event, last = json.loads(whole[self.lines]), self.lines + 1 == len(whole)
             self.lines += 1
-            if "losses" in told:
-                yield self._epoch(told, rate if last else None)
-            elif "class_il" in told:
-                yield self._row(told["task"])
+            if "losses" in event:
+                yield self._epoch(event, rate if last else None)
+            elif "class_il" in event:
+                yield self._row(event["task"])
 
-    def _epoch(self, told: dict, rate: float | None) -> Point:
-        self.epochs, self.images = self.epochs + 1, self.images + told["images"]
-        values = {f"train/{told['phase']}/{name}": value for name, value in told["losses"].items()}
-        rate = rate or told["images"] / max(told["seconds"], 1e-3)
-        return self._point(told["task"], "epochs", {**values, f"train/{told['phase']}/images_per_second": rate})
+    def _epoch(self, event: dict, rate: float | None) -> Point:
+        self.epochs, self.images = self.epochs + 1, self.images + event["images"]
+        values = {f"train/{event['phase']}/{name}": value for name, value in event["losses"].items()}
+        rate = rate or event["images"] / max(event["seconds"], 1e-3)
+        return self._point(event["task"], "epochs", {**values, f"train/{event['phase']}/images_per_second": rate})
 
     def _row(self, task: int) -> Point:
-        values = {}
+        values: dict[str, float] = {}
         for kind, whole in read_matrices(self.folder).items():
             matrix = until(whole, task)
             so_far, row = matrix.summary(), enumerate(matrix.percent[task])
-            values |= {f"{kind}/{name}": so_far[name] for name in SO_FAR if so_far[name] is not None}
+            values |= {f"{kind}/{name}": value for name in SO_FAR if (value := so_far[name]) is not None}
             values |= {f"{kind}/task_{old + 1:02d}": float(percent) for old, percent in row}
         return self._point(task, "task", values)
 
@@ -60,14 +63,14 @@ class Record:
 
 
 def until(matrix: AccuracyMatrix, task: int) -> AccuracyMatrix:
-    """As the matrix was right after learning `task`."""
-    cut = AccuracyMatrix(matrix.totals[: task + 1])
+    """The matrix as it was right after learning `task` (counted from 0)."""
+    cut = AccuracyMatrix(matrix.totals[: task + 1].tolist())
     cut.correct[:] = matrix.correct[: task + 1, : task + 1]
     return cut
 
 
 def table(matrix: AccuracyMatrix) -> tuple[list[str], list[list]]:
-    """Head and rows: percent correct on each task after each task that was followed by a test, and its mean."""
+    """Header and rows of a table: after each evaluated task, the accuracy in percent on each task so far, and the mean."""
     tasks, percent = len(matrix.totals), matrix.percent
     measured = [task for task in range(matrix.learned) if math.isfinite(percent[task, 0])]
     rows = [[t + 1, *percent[t, : t + 1].tolist(), *[None] * (tasks - t - 1), matrix.after(t)] for t in measured]

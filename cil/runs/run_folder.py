@@ -1,4 +1,4 @@
-"""A run is a value with an address: the same configuration has the same folder, and a finished folder says DONE.
+"""The output folder of a run. Its address contains a hash of the settings; the file DONE marks a finished run.
 
 outputs/<scenario>/<method>[+modifier]/<digest>/seed<k>/
     config.yaml  run.log  events.jsonl  accuracy.csv  task_NN.pt  summary.json  pictures/  DONE
@@ -21,24 +21,24 @@ from cil.common.files import flush_folder, refusing, replace_file, write_json, w
 from cil.metrics import AccuracyMatrix
 from cil.runs.precision import settled
 
-# None of them moves a number, but for the precision and TF32; what a reading decides stands in the switches that it sets.
+# These keys do not change a result. `digest` adds precision and TF32; `reading` is covered by the settings that it chooses.
 NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra")
 
-SEALED = ("config.yaml", "accuracy.csv", "summary.json")  # whose digests are in DONE
+SEALED = ("config.yaml", "accuracy.csv", "summary.json")  # files whose SHA-256 is stored in DONE
 
 
 def digest(config: dict) -> str:
-    """Ten hex digits over the resolved configuration less what does not move a number."""
+    """Ten hex digits of a SHA-256 over the resolved configuration, without the settings that cannot change a result."""
     config = settled(config)
     counted = {key: value for key, value in config.items() if key not in NOT_IN_ADDRESS}
     counted["precision"] = config["machine"]["precision"]
-    counted |= {"tf32": "on"} if "tf32" in config["machine"] else {}  # what it is off for has the address that it had before
-    counted["modifier"] = list((config.get("modifier") or {}).items())  # their order counts; that of other keys does not
+    counted |= {"tf32": "on"} if "tf32" in config["machine"] else {}  # not if off: keeps older addresses valid
+    counted["modifier"] = list((config.get("modifier") or {}).items())  # a list, since only the order of modifiers matters
     return hashlib.sha256(json.dumps(meant(counted), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def meant(node: object) -> object:
-    """A configuration in which each `_target_` is the bare name of its class or function, wherever its file lies."""
+    """Shorten each `_target_` to the name of its class or function, so that moving code to another file keeps the digest."""
     if isinstance(node, dict):
         return {
             key: meant(value) if key != "_target_" else value and str(value).rpartition(".")[2] for key, value in node.items()
@@ -47,18 +47,19 @@ def meant(node: object) -> object:
 
 
 def names(config: dict) -> tuple[str, str]:
-    """Scenario, and method with its modifiers, as they stand in the address."""
+    """The first two parts of the address: the scenario, and the method with its modifiers."""
     method = config["method"]["_target_"].split(".")[-2]
     return config["scenario"]["name"], "+".join([method, *(config.get("modifier") or {})])
 
 
 def address(config: dict) -> str:
+    """The folder of a run relative to `outputs`: scenario/method/digest/seed."""
     scenario, method = names(config)
     return f"{scenario}/{method}/{digest(config)}/seed{config['seed']}"
 
 
 class RunDir:
-    """One run's folder. Everything in it is whole or absent; `events.jsonl` is cut back to the checkpoint on a restart."""
+    """Reads and writes the folder of one run. Files are written atomically; a resumed run truncates `events.jsonl`."""
 
     writes = True
 
@@ -70,7 +71,7 @@ class RunDir:
         return (self.path / "DONE").exists()
 
     def open(self, config: dict) -> "RunDir":
-        """Take the folder for this process, until `close`, and write its configuration."""
+        """Lock the folder for this process until `close`, and write its configuration."""
         import yaml
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ class RunDir:
         return self
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Release the lock."""
         self._lock.close()
 
     def __enter__(self) -> "RunDir":
@@ -101,7 +102,7 @@ class RunDir:
         self.close()
 
     def clear_partial(self) -> None:
-        """Remove what a killed process was writing."""
+        """Remove files that a killed process left half-written."""
         for leftover in self.path.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
 
@@ -109,18 +110,18 @@ class RunDir:
 
     @property
     def newest(self) -> Path | None:
-        """The checkpoint to go on from: inside a task if there is one, else that of the last finished task."""
+        """The checkpoint to resume from: one inside a task if it exists, else that of the last finished task."""
         tasks = sorted(self.path.glob("task_[0-9][0-9]*.pt"))
         inside = self.path / "inside.pt"
         return inside if inside.exists() else tasks[-1] if tasks else None
 
     def after(self, task: int) -> Path | None:
-        """The checkpoint of a task that is counted from 1, if it is kept."""
+        """The checkpoint after `task` (counted from 1), or None if it was not kept."""
         file = self.path / f"task_{task - 1:02d}.pt"
         return file if file.exists() else None
 
     def save(self, state: dict, *, task: int, inside: bool, keep_all: bool) -> None:
-        """`inside`: in the middle of `task`; otherwise `task` is finished and replaces what came before."""
+        """Write a checkpoint: `inside` a task, or after it. One after a task replaces earlier ones unless `keep_all`."""
         import torch
 
         file = self.path / ("inside.pt" if inside else f"task_{task:02d}.pt")
@@ -130,27 +131,27 @@ class RunDir:
             except RuntimeError as error:
                 if not any(word in str(error) for word in ("inline_container", "iostream error")):
                     raise
-                said = re.search(r"strerror: (.+?)(?:\n|$)", str(error))  # torch mostly hides what the system said
-                known = [code for code in errno.errorcode if said and os.strerror(code) == said[1].strip()]
-                raise OSError(known[0] if known else errno.ENOSPC, said[1] if said else str(error), str(file)) from None
+                reason = re.search(r"strerror: (.+?)(?:\n|$)", str(error))  # torch usually hides the error code of the system
+                codes = [code for code in errno.errorcode if reason and os.strerror(code) == reason[1].strip()]
+                raise OSError(codes[0] if codes else errno.ENOSPC, reason[1] if reason else str(error), str(file)) from None
         if not inside:
             (self.path / "inside.pt").unlink(missing_ok=True)
             self.keep_only(file, keep_all=keep_all)
 
     def keep_only(self, file: Path, *, keep_all: bool) -> None:
-        """Remove the checkpoints of earlier tasks, also those that a process left which was killed while it removed them."""
+        """Remove all task checkpoints except `file`, unless `keep_all`."""
         for older in [] if keep_all else self.path.glob("task_[0-9][0-9]*.pt"):
             if older != file:
                 older.unlink()
         flush_folder(self.path)
 
     def load(self, file: Path) -> dict:
-        """A checkpoint whose every byte is what was written; pickled code is never run."""
+        """Load a checkpoint after verifying its checksums; never runs pickled code."""
         import torch
 
-        torn = UserError(f"checkpoint {file} is damaged and was not used; delete it and type the same command again to go on "
-                         "from the one before (or from the start)")  # fmt: skip
-        with refusing(torn):
+        error = UserError(f"checkpoint {file} is damaged and was not used; delete it and type the same command again to go on "
+                          "from the one before (or from the start)")  # fmt: skip
+        with refusing(error):
             with zipfile.ZipFile(file) as archive:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
@@ -167,7 +168,7 @@ class RunDir:
             file.write(json.dumps(record) + "\n")
 
     def events_size(self) -> int:
-        """How much of the record is on disk for good, in bytes."""
+        """Flush the record to disk and return its size in bytes."""
         with self.events.open("a") as file:
             os.fsync(file.fileno())
             size = file.tell()
@@ -177,29 +178,29 @@ class RunDir:
         return size
 
     def cut_events(self, size: int) -> None:
-        """Forget what was recorded after a checkpoint; it is about to happen again."""
+        """Truncate the record to `size` bytes: what follows a checkpoint is repeated when the run resumes from it."""
         with self.events.open("a") as file:
             if file.tell() < size:
                 raise UserError(f"{self.events} is shorter than its checkpoint says; delete {self.path} to start the run again")
             file.truncate(size)
 
     def encoded(self) -> dict[str, int]:
-        """What `note_encoded` was told, by any process of the run."""
+        """The blocks that `note_encoded` recorded in any process of this run, with their number of images."""
         file = self.path / "encoded.jsonl"
         if not file.exists():
             return {}
-        whole = file.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]  # a line that was being written does not count
-        os.truncate(file, len(whole))
-        return dict(json.loads(line) for line in whole.splitlines())
+        content = file.read_bytes()
+        content = content[: content.rfind(b"\n") + 1]  # without an incomplete last line
+        os.truncate(file, len(content))
+        return dict(json.loads(line) for line in content.splitlines())
 
     def note_encoded(self, block: str, images: int) -> None:
-        """Before a block is kept on disk, so that it counts once whenever the process is killed."""
+        """Record that a block is encoded. Call it before the block is written to disk, so that a kill cannot lose the count."""
         with (self.path / "encoded.jsonl").open("a") as file:
             file.write(json.dumps([block, images]) + "\n")
 
     def write_matrices(self, matrices: dict[str, AccuracyMatrix]) -> None:
-        """accuracy.csv: one line for each pair of (tasks learned, task tested), with every way of counting."""
+        """Write accuracy.csv: one row for each pair (tasks learned, task tested), with one column for each way of counting."""
         first = next(iter(matrices.values()))
         with replace_file(self.path / "accuracy.csv") as temporary, temporary.open("w", newline="") as file:
             rows = csv.writer(file)
@@ -215,14 +216,14 @@ class RunDir:
         self.seal()
 
     def seal(self) -> None:
-        """Write DONE, with the digests of the files that say what came out."""
+        """Write DONE, which contains the SHA-256 of the result files."""
         write_json(self.path / "DONE", {name: self._sha256(name) for name in SEALED})
 
     def summary(self) -> dict:
-        """What a finished run wrote; refuses files that have changed since. A DONE of an earlier version has no digests."""
+        """Return summary.json of a finished run; raise a `UserError` if result files were changed after the run."""
         done, file = self.path / "DONE", self.path / "summary.json"
         try:
-            sealed = json.loads(done.read_text() or "{}")
+            sealed = json.loads(done.read_text() or "{}")  # empty if an earlier version wrote it
             changed = [name for name, sha256 in sealed.items() if self._sha256(name) != sha256]
             summary = json.loads(file.read_text())
             if not changed and "class_il" in summary and "address" in summary:
@@ -238,16 +239,17 @@ class RunDir:
 
 
 def run_at(path: Path) -> RunDir:
-    """The folder as this process may use it; of the processes that torchrun starts, the first one writes."""
+    """The folder of a run for this process: among the processes that torchrun starts, only rank 0 may write."""
     return (Follower if follows() else RunDir)(path)
 
 
 def follows() -> bool:
+    """Whether torchrun started this process with a rank other than 0."""
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
 
 
 class Follower(RunDir):
-    """The folder of a run to those of its processes that do not write it."""
+    """A run folder that ignores all writes, for the processes of a run whose rank is not 0."""
 
     writes = False
 
@@ -280,14 +282,14 @@ class Follower(RunDir):
 
 
 def read_matrices(path: Path) -> dict[str, AccuracyMatrix]:
-    """What a run folder's accuracy.csv holds: "class_il", "task_il" and what else was counted."""
+    """Read accuracy.csv of a run folder: a matrix for "class_il", for "task_il" and for each further way of counting."""
     with (path / "accuracy.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     last = int(rows[-1]["after_task"])
     totals = [row["images"] for row in rows if int(row["after_task"]) == last]
     matrices = {key.removeprefix("correct_"): AccuracyMatrix(totals) for key in rows[0] if key.startswith("correct_")}
     for task in range(last):
-        own = [row for row in rows if int(row["after_task"]) == task + 1]  # empty where nothing was measured
+        own = [row for row in rows if int(row["after_task"]) == task + 1]  # empty if nothing was evaluated after this task
         for name, matrix in matrices.items():
             matrix.set_row(task, [row[f"correct_{name}"] for row in own])
     return matrices

@@ -1,4 +1,4 @@
-"""The settings that no constructor checks, looked at before anything is loaded."""
+"""Checks the settings that no constructor checks, before anything is loaded."""
 
 import re
 from typing import Any, Literal
@@ -36,11 +36,11 @@ DECLARED = {
     "machine.checkpoint_seconds": NonNegative,
     "machine.keep_checkpoints": Literal["newest", "all"],
 }
-LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate")  # where they do nothing
+LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate")  # absent where they have no effect
 
 
 def checked(config: dict) -> dict:
-    """The configuration with what the machine decides in it, or one line about what is wrong with it."""
+    """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
     for key in TOP:
         if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
@@ -66,7 +66,7 @@ def checked(config: dict) -> dict:
 
 
 def of_reading(reading: str, paper: Any, released: Any) -> Any:
-    """What a switch is set to: a paper's text and its released code may differ."""
+    """The value of a setting on which a paper and its released code differ, chosen by `reading`."""
     if reading not in READINGS:
         raise UserError(f"reading={reading} is not known; {nearest(str(reading), READINGS)}")
     return released if reading == "released" else paper
@@ -79,6 +79,7 @@ def _known(place: str, node: dict, keys: tuple[str, ...]) -> None:
 
 
 def _value(config: dict, key: str) -> Any:
+    value: Any = config
     for word in key.split("."):
-        config = config[word] if isinstance(config, dict) and word in config else None
-    return config
+        value = value[word] if isinstance(value, dict) and word in value else None
+    return value

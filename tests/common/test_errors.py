@@ -56,7 +56,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["scenario=latin_to_greek", "scenario.heads=joined"], "error: scenario.heads=joined is not known; did you"),
         (["method=finetune", "backbone=resnet_tiny", "train.batch_size=1"], "error: train.batch_size=1 is too few, since R"),
         (["method=l2p", "method.vote_train=true", "train.batch_size=1"], "error: train.batch_size=1 is too few, since t"),
-        (["hydra.run.dir=x"], "error: hydra.run.dir moves no run; type outputs=DIR"),
+        (["hydra.run.dir=x"], "error: hydra.run.dir does not move a run; type outputs=DIR"),
         (["--foo"], "error: unrecognized arguments: --foo; see python run.py --help"),
         (["method=finetune", "optim=none", "optim.weight_decay=abc"], "error: optim.weight_decay=abc is not a number f"),
         (["optim._target_=''", "method=finetune"], "error: optim has no _target_"),

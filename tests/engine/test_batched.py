@@ -73,7 +73,7 @@ def test_stopped_in_the_middle_each_goes_on_alone(words, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Stack, "learn", stops)
     assert batched.sweep(sweep) == batched.EXIT_CODE
-    assert "goes on from there" in capsys.readouterr().err
+    assert "resumes from the last checkpoint" in capsys.readouterr().err
     configs = list(batched.points(sweep))
     assert [harness.run_of(config).newest.name for config in configs] == ["task_01.pt"] * 2
     before = len(learned)

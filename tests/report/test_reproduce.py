@@ -138,8 +138,8 @@ def test_the_plan_holds_each_run_once_and_skips_what_is_finished(table, runs, ou
     assert reproduce.run(entries, found, [0, 1], "here") == []
     assert [words[-1] for words in asked] == ["seed=1", "seed=0,1"]  # the released reading lacks one seed, class_mean both
     told = "\n".join(reproduce.cost(table, entries, found))
-    assert "3 rows, 1 of them quoted alone; 3 of 6 runs to do" in told and "1 of them like runs that took 0 minutes" in told
-    assert "2 unlike any that is finished" in told
+    assert "3 rows, 1 of them only quoted; 3 of 6 runs to do" in told and "1 of them like runs that took 0 minutes" in told
+    assert "2 similar to no finished run" in told
 
 
 def test_rows_between_data_sets_have_a_run_over_the_second_alone():

@@ -118,7 +118,7 @@ def test_an_array_of_the_launcher_ends_in_the_numbers_of_one_process(cluster, ro
     assert cluster.queued_again().count("1_0") > (preempted == "1_0"), "the long run did not meet its time limit"
     assert "timed-out" in lives[0] and "1_1" in cluster.queued_again()
     for epochs in (LONG, LOST):
-        assert "going on from inside.pt" in (runs[of_epochs(straight, epochs)].path / "run.log").read_text()
+        assert "resuming from inside.pt" in (runs[of_epochs(straight, epochs)].path / "run.log").read_text()
     words = runs[of_epochs(straight, LONG)].summary()["command"]
     assert words.startswith("python run.py") and f"train.epochs={LONG}" in words
 
@@ -167,7 +167,7 @@ def test_a_plain_array_goes_on_after_a_signal(cluster, room, straight):
     for address in (stopped, other):
         assert address in runs, said
         assert_same(runs[address], straight[address])
-    assert "stopped by SIGUSR1" in said[0] and "going on from inside.pt" in said[0]
+    assert "stopped by SIGUSR1" in said[0] and "resuming from inside.pt" in said[0]
 
 
 def test_a_cancelled_job_of_a_plain_array_stays_cancelled(cluster, room):
