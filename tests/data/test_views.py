@@ -188,7 +188,7 @@ def test_chance_needs_a_generator(view):
     [
         (dict(crop="center"), "augment.train.crop=center is not known; did you mean centre?"),
         (dict(filter="bicubik"), "augment.train.filter=bicubik is not known; did you mean bicubic?"),
-        (dict(filter="xyz"), "augment.train.filter=xyz is not known; there is bicubic, bilinear"),
+        (dict(filter="xyz"), "augment.train.filter=xyz is not known; choose from bicubic, bilinear"),
         (dict(scale=[2, 3]), "augment.train.scale=[2, 3] is not a list, each a number above 0 to 1"),
         (dict(scale=[1.0, 0.5]), "scale=[1.0, 0.5] goes down; type scale=[0.5,1.0]"),
         (dict(flip=2), "augment.train.flip=2 is not a number from 0 to 1"),

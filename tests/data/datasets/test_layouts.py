@@ -126,7 +126,7 @@ def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
         wanted = int((whole.test_labels == labels[0]).nonzero()[1])
         assert np.array_equal(photo(images.test, row), photo(whole.test, wanted))
     for word, told in (
-        ("half=third", "dataset.half=third is not known; there is first, second"),
+        ("half=third", "dataset.half=third is not known; choose from first, second"),
         ("test_per_class=0", "dataset.test_per_class=0 is not a whole number from 1 on"),
     ):
         with pytest.raises(UserError, match=told):
