@@ -1,7 +1,7 @@
 """Learning-rate schedules: functions that return the factor by which a phase's learning rate is multiplied.
 
-`done` is the number of epochs done, with a fraction within an epoch. `epochs` is the length of the phase and `rate` its learning
-rate, for schedules that define learning rates instead of factors. Schedules have no state, so nothing is saved or restored.
+`done` is the number of epochs done, with a fraction within an epoch. `epochs` is the length of the phase and `rate` its
+learning rate, for schedules that define learning rates instead of factors. Schedules have no state, so nothing is saved.
 """
 
 import math
