@@ -258,7 +258,7 @@ def test_fashion_mnist(tmp_path):
     free = ["dataset.sha256={" + ",".join(f"{f.stem}: null" for f in files.iterdir()) + "}"]
     images = read("fashion_mnist", tmp_path, *free)
     assert images.train.shape == (20, 28, 3, 28) and torch.equal(images.train[:, :, 0], images.train[:, :, 2])
-    with pytest.raises(UserError, match=r"has sha256 .* is wanted"):
+    with pytest.raises(UserError, match=r"has sha256 .* wanted is"):
         read("fashion_mnist", tmp_path)
     (files / "t10k-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b torn")
     with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz is absent or damaged"):
