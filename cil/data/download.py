@@ -109,7 +109,8 @@ def _receive_all(url: str, part: Part, verified: bool, show: Callable) -> None:
             return _receive(url, part, verified, show)
         except Broken:
             continue
-    raise UserError(f"{url} broke off {AGAIN + 1} times, {part.size} bytes are kept in {part.path}; type the same command")
+    raise UserError(f"{url} broke off {AGAIN + 1} times, {part.size} bytes are kept in {part.path}; type the same command "
+                    "to resume")  # fmt: skip
 
 
 def _receive(url: str, part: Part, verified: bool, show: Callable) -> None:

@@ -65,7 +65,7 @@ def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[i
         count = int(share * len(rows))
         if not 0 < count < len(rows):
             raise UserError(f"{path}: dataset.share={share} of the {len(rows)} images of class {name} leaves none for training "
-                            "or for the test; type another such as dataset.share=0.5, or set dataset.test to a folder")  # fmt: skip
+                            "or for the test; type another such as dataset.share=0.5, or dataset.test=FOLDER")  # fmt: skip
         train += [rows[k] for k in order[:count]]
         test += [rows[k] for k in order[count:]]
     return sorted(train), sorted(test)
