@@ -1,11 +1,11 @@
-"""Accuracies of a run and every number that papers make of them. Percent in, percent out.
+"""The accuracy matrix of a run and the metrics that papers compute from it. All values are percentages.
 
-Definitions differ between codebases under the same name; each docstring states its formula and where it is from. R[t, i]
-is the accuracy on task i after learning task t, both counted from 0, T the number of tasks, NaN where nothing was measured.
+Codebases use one name for different metrics, so each docstring states the formula and its source. R[t, i] is the accuracy on
+task i after learning task t, with t and i counted from 0 in code; T is the number of tasks. Unmeasured entries are NaN.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,23 +14,23 @@ NAN = float("nan")
 
 
 class AccuracyMatrix:
-    """R as counts, so that averages by task and by sample can both be had."""
+    """The matrix R, stored as counts of correct answers, so that averages over tasks and over samples can both be computed."""
 
     def __init__(self, totals: Sequence[float]) -> None:
-        """`totals`: number of test images of each task."""
+        """`totals`: the number of test images of each task."""
         self.totals = np.asarray(totals, dtype=float)
         self.correct = np.full((len(self.totals), len(self.totals)), NAN)
 
     @classmethod
     def of_percents(cls, rows: Sequence[Sequence[float]], totals: Sequence[float] | None = None) -> "AccuracyMatrix":
-        """From a triangle of percentages; tasks weigh the same unless `totals` says otherwise."""
+        """Build the matrix from rows of percentages (a triangle). All tasks weigh the same unless `totals` is given."""
         matrix = cls(totals if totals is not None else [100.0] * len(rows[-1]))
         for task, row in enumerate(rows):
             matrix.set_row(task, [percent / 100 * total for percent, total in zip(row, matrix.totals, strict=False)])
         return matrix
 
     def set_row(self, task: int, correct: Sequence[float]) -> None:
-        """Correct answers on tasks 0…len(correct)−1 after learning `task`."""
+        """Store the numbers of correct answers on tasks 0…len(correct)−1 after learning `task`."""
         self.correct[task, : len(correct)] = correct
 
     @property
@@ -39,7 +39,7 @@ class AccuracyMatrix:
 
     @property
     def learned(self) -> int:
-        """How many tasks had been learned when the last row was measured; earlier rows may be missing."""
+        """Number of tasks learned when the last row was measured. Earlier rows may be missing."""
         measured = np.flatnonzero(np.isfinite(self.correct[:, 0]))
         return int(measured[-1]) + 1 if len(measured) else 0
 
@@ -48,7 +48,7 @@ class AccuracyMatrix:
         return float(np.mean(self.percent[task, : task + 1]))
 
     def pooled_after(self, task: int) -> float:
-        """Correct over seen on the union of test sets (PyCIL, PILOT, DyTox); differs from `after` when tasks are unequal."""
+        """Accuracy on the union of the test sets (PyCIL, PILOT, DyTox). Differs from `after` if tasks have unequal sizes."""
         return float(100 * self.correct[task, : task + 1].sum() / self.totals[: task + 1].sum())
 
     def average(self) -> float:
@@ -60,17 +60,17 @@ class AccuracyMatrix:
         return self.pooled_after(self.learned - 1)
 
     def incremental_average(self) -> float:
-        """(1/T) Σ_t A_t over task means (iCaRL, DER). Never to be compared with ACC."""
+        """(1/T) Σ_t A_t with A_t the mean over tasks (iCaRL, DER). It is not comparable with ACC."""
         return float(np.mean([self.after(task) for task in range(self.learned)]))
 
     def pooled_incremental_average(self) -> float:
-        """The same over sample-pooled A_t, as PyCIL, PILOT and DyTox compute it."""
+        """(1/T) Σ_t A_t with A_t pooled by sample (PyCIL, PILOT, DyTox)."""
         return float(np.mean([self.pooled_after(task) for task in range(self.learned)]))
 
     def forgetting(self) -> float:
         """(1/(T−1)) Σ_{i<T} (max_{i≤j<T} R[j, i] − R[T, i]), the maximum over earlier rows only (Chaudhry et al. 2018, FACIL).
 
-        A task that ends better than it ever was counts as negative. NaN where an earlier row was not measured.
+        A task whose last accuracy is its best gives a negative term. The result is NaN if an earlier row was not measured.
         """
         return self._mean_over_old(lambda r, i, last: r[i:last, i].max() - r[last, i])
 
@@ -85,19 +85,19 @@ class AccuracyMatrix:
     def forward_transfer(self, untrained: Sequence[float]) -> float:
         """FWT = (1/(T−1)) Σ_{i>1} (R[i−1, i] − r_i) (GEM); `untrained` holds r_i, the accuracies of an untrained model.
 
-        Needs the entries above the diagonal; zero by construction where heads grow and unseen columns are masked.
+        It needs the entries above the diagonal, which are zero by construction if unseen classes are masked.
         """
         r, tasks = self.percent, len(self.totals)
         return float(np.mean([r[i - 1, i] - untrained[i] for i in range(1, tasks)])) if tasks > 1 else NAN
 
     def step_drops(self) -> float:
-        """(1/(T−1)) Σ_{t≥2} (1/t) Σ_{i<t} (R[t−1, i] − R[t, i]) (CODA-Prompt's text): another quantity, and smaller."""
+        """(1/(T−1)) Σ_{t≥2} (1/t) Σ_{i<t} (R[t−1, i] − R[t, i]) (text of CODA-Prompt): smaller than forgetting."""
         r, tasks = self.percent, self.learned
         drops = [sum(r[t - 1, i] - r[t, i] for i in range(t)) / (t + 1) for t in range(1, tasks)]
         return float(np.mean(drops)) if drops else NAN
 
     def summary(self) -> dict[str, float | None]:
-        """Every number above that needs nothing else, by name; None where it is undefined."""
+        """Return all metrics above that need only this matrix, by name, rounded; None if a metric is undefined."""
         numbers = {
             "acc": self.average(),
             "acc_pooled": self.pooled_average(),
@@ -110,30 +110,33 @@ class AccuracyMatrix:
         }
         return {name: round(value, 3) if math.isfinite(value) else None for name, value in numbers.items()}
 
-    def _mean_over_old(self, term) -> float:
+    def _mean_over_old(self, term: Callable[[np.ndarray, int, int], float]) -> float:
+        """Mean of term(R, i, last row) over all tasks i but the last one."""
         r, last = self.percent, self.learned - 1
         return float(np.mean([term(r, i, last) for i in range(last)])) if last > 0 else NAN
 
 
 class Transfer(NamedTuple):
-    """AttriCLIP's FT and BT: differences between runs, not within one (CVPR 2023, Tables 3 and 4)."""
+    """Forward and backward transfer of AttriCLIP: differences between two runs (CVPR 2023, Tables 3 and 4)."""
 
     forward: float
     backward: float
 
 
-def transfer_between_runs(*, second_after_first: float, second_alone: float, first_after_second: float, first_alone: float):
-    """FT = ACC(second, learned after the first) − ACC(second alone); BT = ACC(first, re-tested) − ACC(first alone)."""
+def transfer_between_runs(
+    *, second_after_first: float, second_alone: float, first_after_second: float, first_alone: float
+) -> Transfer:
+    """FT = ACC(second after first) − ACC(second alone); BT = ACC(first, tested after second) − ACC(first alone)."""
     return Transfer(second_after_first - second_alone, first_after_second - first_alone)
 
 
 def highest_average(forgetting: float, tasks: int) -> float:
-    """The ACC that a given forgetting leaves possible: [(T−1)(100 − F) + 100] / T, as no accuracy passes 100."""
+    """Return the highest ACC that is possible with forgetting F: [(T−1)(100 − F) + 100] / T, since no accuracy exceeds 100."""
     return ((tasks - 1) * (100 - forgetting) + 100) / tasks
 
 
 def impossible(acc: float, forgetting: float, tasks: int, tolerance: float = 0.05) -> str | None:
-    """Why a printed pair of numbers cannot come from one run, or None. The tolerance is for rounding."""
+    """Return why a published pair of ACC and forgetting cannot come from one run, or None. `tolerance` allows for rounding."""
     ceiling = highest_average(forgetting, tasks)
     if acc <= ceiling + tolerance:
         return None

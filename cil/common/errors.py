@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line: what was given, what was wanted, what to type."""
+"""Error messages for users, one line each: what was given, what is expected and what to type."""
 
 import difflib
 import errno
@@ -6,17 +6,15 @@ import re
 from collections.abc import Callable, Iterable
 
 ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
-
-
 SHOW = "TRACE=1 before the command shows where"
 
 
 class UserError(Exception):
-    """Its message is all that the user sees; `run.py` prints it without a traceback."""
+    """An error that the user can correct. `run.py` prints its message without a traceback."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The clause "did you mean …" or, when nothing is near, the list of what there is."""
+    """Return a hint: "did you mean …" with the most similar known word, or the list of known words if none is similar."""
     known = sorted(known)
     if len(known) > 40:  # settings: too many to list
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.45)
@@ -24,39 +22,40 @@ def nearest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}?"
-    return f"there is {', '.join(known)}" if known else "there is none"
+    return f"choose from {', '.join(known)}" if known else "there is none"
 
 
 def sentence(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """Return the class name and the first line of an error's message, or the class name alone if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, elsewhere: str = ELSEWHERE) -> str | None:
-    """The line that a user should see instead of a traceback, or None where the fault is the project's own.
+    """Return the line that a user sees instead of a traceback, or None if the error is a bug of this project.
 
-    `keys` lists the configuration's keys, for the nearest match; `elsewhere` says how another folder is chosen.
+    `keys` returns the configuration's keys, from which a similar one is suggested. `elsewhere` says how to choose another
+    folder.
     """
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command goes on from the last checkpoint"
+        return "interrupted; type the same command to resume from the last checkpoint"
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "out of memory; lower train.batch_size or machine.eval_batch_size, or type machine.precision=bf16"
     if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
-        return _of_file(error, elsewhere)
+        return _explain_file(error, elsewhere)
     if "PytorchStreamWriter failed" in text or "No space left on device" in text:
-        return _of_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
+        return _explain_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
-        return _of_hydra(text, keys)
+        return _explain_hydra(text, keys)
     if type(error).__module__.startswith("submitit.") or 'detect "srun"' in text:
-        return _of_launcher(text)
+        return _explain_launcher(text)
     return None
 
 
-def _of_file(error: OSError, elsewhere: str) -> str:
+def _explain_file(error: OSError, elsewhere: str) -> str:
     file = error.filename or "outputs or data.root"
     if error.errno == errno.ENOSPC:
         return f"the disk of {file} is full; free some space and type the same command, or {elsewhere} for another disk"
@@ -65,21 +64,21 @@ def _of_file(error: OSError, elsewhere: str) -> str:
     return f"{file}: {error.strerror}; check the path, or {elsewhere} for another"
 
 
-def _of_launcher(text: str) -> str | None:
-    """submitit's refusals, and the end of a job that left no result."""
+def _explain_launcher(text: str) -> str | None:
+    """Explain errors of submitit and SLURM, and jobs that ended without a result."""
     if found := re.search(r"Job (\S+) \(task: \d+\) with path (\S+)_result\.pkl has not .*?\(state: (\w+)", text):
-        return f"job {found[1]} ended without a result ({found[3]}), see {found[2]}_log.err; the same command goes on"
+        return f"job {found[1]} ended without a result ({found[3]}), see {found[2]}_log.err; type the same command to resume"
     if "too many times" in text:
-        return "a job met its time limit too often; the same command goes on, with hydra.launcher.max_num_timeout=… for longer"
+        return "a job reached its time limit too often; type the same command, with hydra.launcher.max_num_timeout=… for longer"
     if 'detect "srun"' in text:
-        return "there is no SLURM here (no srun); type hydra/launcher=joblib to use this machine alone"
+        return "SLURM was not found (no srun); type hydra/launcher=joblib to use this machine alone"
     if found := re.search(r"(sbatch: error: .*)", text):
-        return f"the scheduler refused ({found[1]}); see conf/hydra/launcher/submitit_slurm.yaml for what it is told"
+        return f"the scheduler refused ({found[1]}); see conf/hydra/launcher/submitit_slurm.yaml for the options that are sent"
     return None
 
 
-def _of_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
-    """Hydra's refusals in one line. Its messages are read, since it raises few kinds of error."""
+def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
+    """Rewrite an error of Hydra in one line. Its message is parsed, since Hydra raises few classes of error."""
     if found := re.search(r"UserError raised while resolving interpolation: (.*?) full_key: ", text):
         return found[1]
     if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):

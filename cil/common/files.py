@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
+"""Atomic file writes: a file is written under a temporary name, flushed to disk and then renamed."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; on leaving the block without an error it takes the place of `path`."""
+    """Yield a temporary path to write to. If the block ends without an error, the file written there replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -38,12 +38,12 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
-class _Torn(Exception):
-    """A cache file is not what was written."""
+class _Damaged(Exception):
+    """A cache file does not match its checksum or cannot be read."""
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Flush a folder to disk, so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -53,9 +53,10 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def refusing(torn: Exception) -> Iterator[None]:
-    """Raise `torn` for whatever a library's reader makes of a file whose bytes have changed.
+    """Raise `torn` in place of any error that a library raises when it reads a damaged file.
 
-    Of the disk's own errors only "invalid argument" may come of the bytes: of a place in the file that does not exist.
+    Errors of memory and of the disk are passed on, except "invalid argument": a damaged file can contain an offset that does
+    not exist.
     """
     try:
         yield
@@ -68,14 +69,14 @@ def refusing(torn: Exception) -> Iterator[None]:
 
 
 def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str = "") -> dict[str, "Tensor"]:
-    """Tensors from a cache file, made and kept there when it is absent, torn or about something else.
+    """Load tensors from a cache file. If it is absent, damaged or about something else, call `make` and write the file.
 
-    The file carries its own checksum.
+    `about` says what the tensors belong to. It is stored in the file with a checksum of the tensors.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
-    def facts(tensors: dict) -> dict[str, str]:
+    def facts(tensors: dict[str, "Tensor"]) -> dict[str, str]:
         sha = hashlib.sha256()
         for key in sorted(tensors):
             sha.update(tensors[key].contiguous().numpy())
@@ -83,15 +84,15 @@ def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str
         return {"sha256": sha.hexdigest(), "about": about, "names": names}
 
     if file.exists():
-        with suppress(_Torn), refusing(_Torn()), safe_open(file, "pt") as opened:
+        with suppress(_Damaged), refusing(_Damaged()), safe_open(file, "pt") as opened:
             kept = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-            wanted, said = facts(kept), {"about": "", **(opened.metadata() or {})}
-            if said == wanted or said == {key: wanted[key] for key in ("sha256", "about")}:  # an earlier version has no names
-                return kept  # what is torn is made again below, never trusted
+            wanted, stored = facts(kept), {"about": "", **(opened.metadata() or {})}
+            if stored == wanted or stored == {key: wanted[key] for key in ("sha256", "about")}:  # earlier files have no names
+                return kept  # otherwise the file is made again below
     made = make()
     with replace_file(file) as temporary:
         try:
             save_file(made, temporary, metadata=facts(made))
-        except SafetensorError as error:  # of the disk; its text says neither which nor why in a user's words
+        except SafetensorError as error:  # an error of the disk, without its errno and file name
             raise OSError(errno.ENOSPC if "space" in str(error) else errno.EACCES, str(error), str(file)) from None
     return made

@@ -1,8 +1,8 @@
-"""What a setting may be, declared once, beside its type in the signature that takes it, and checked in one place.
+"""Types and ranges of settings, declared as annotations of the function that takes them, and the function that checks them.
 
     def __init__(self, *, temperature: Positive, share: Share | None, memory: Whole, loss: Literal["sigmoids", "softmax"]): …
 
-A number that has no range must be finite all the same, and `true` is no number.
+A number without a range must be finite, and `true` is not accepted as a number.
 """
 
 import math
@@ -14,25 +14,25 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cil.common.errors import UserError, nearest
 from cil.common.switches import settings_of
 
-MANY, LARGE = 2**31 - 1, 1e12  # of anything: what is no mistyped number
+MANY, LARGE = 2**31 - 1, 1e12  # upper limits where a setting has none of its own; they catch typing errors
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "null"}
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`; without the ends that are `open`."""
+    """The interval from `least` to `most`; an end named in `open` is excluded."""
 
     least: float = -math.inf
     most: float = math.inf
     open: str = ""  # "least", "most" or "both"
-    example: float | None = None  # what is proposed instead
+    example: float | None = None  # the value that an error message proposes
 
     def __contains__(self, value: float) -> bool:
         above = value > self.least if self.open in ("least", "both") else value >= self.least
         return above and (value < self.most if self.open in ("most", "both") else value <= self.most)
 
-    def words(self, value: object = None) -> str:
-        """Of a range that ends only where nobody means it, the end is told to whoever typed a `value` beyond it."""
+    def words(self, value: Any = None) -> str:
+        """Return the range in words. An upper end that is only a default limit is named only if `value` exceeds it."""
         least, most = (f"{end:.15g}" for end in (self.least, self.most))
         begins = f"above {least}" if self.open in ("least", "both") else f"from {least}"
         beyond = type(value) in (int, float) and value > self.most
@@ -44,24 +44,24 @@ class Range:
 Positive = Annotated[float, Range(0, LARGE, open="least", example=1.0)]
 NonNegative = Annotated[float, Range(0, LARGE, example=0.0)]
 Share = Annotated[float, Range(0, 1, example=0.5)]
-Fraction = Annotated[float, Range(0, 1, open="most", example=0.1)]  # a rate of dropout, of smoothing, a momentum
+Fraction = Annotated[float, Range(0, 1, open="most", example=0.1)]  # a dropout rate, a label smoothing, a momentum
 Part = Annotated[float, Range(0, 1, open="both", example=0.1)]
-Weight = Annotated[float, Range(0, 1e6, example=1.0)]  # of a loss
-Rate = Annotated[float, Range(0, 1000, open="least", example=0.01)]  # of learning
+Weight = Annotated[float, Range(0, 1e6, example=1.0)]  # the weight of a loss term
+Rate = Annotated[float, Range(0, 1000, open="least", example=0.01)]  # a learning rate
 Count = Annotated[int, Range(1, MANY, example=1)]
 Whole = Annotated[int, Range(0, MANY, example=0)]
 Seed = Annotated[int, Range(0, 2**32 - 1, example=0)]
 
 
-def wanted(value: object, annotation: object) -> str | None:
-    """What an annotation asks for, in words, where `value` is something else; None where it fits."""
+def wanted(value: Any, annotation: Any) -> str | None:
+    """Return in words what the annotation requires if `value` does not satisfy it, otherwise None."""
     kind, parts = get_origin(annotation), get_args(annotation)
     if kind in (UnionType, Union):
         found = [wanted(value, part) for part in parts]
-        return None if None in found else " or ".join(dict.fromkeys(found))
+        return None if None in found else " or ".join(dict.fromkeys(filter(None, found)))
     if kind is Annotated:
-        if found := wanted(value, parts[0]):
-            return found if not isinstance(parts[1], Range) else f"{found} {parts[1].words(value)}"
+        if kind_wanted := wanted(value, parts[0]):
+            return kind_wanted if not isinstance(parts[1], Range) else f"{kind_wanted} {parts[1].words(value)}"
         return None if not isinstance(parts[1], Range) or value in parts[1] else f"{PLAIN[parts[0]]} {parts[1].words(value)}"
     if kind is Literal:
         return None if any(type(value) is type(word) and value == word for word in parts) else " or ".join(map(str, parts))
@@ -76,7 +76,7 @@ def wanted(value: object, annotation: object) -> str | None:
         return None if type(value) is annotation and value != "" else PLAIN[annotation]
     if annotation is dict:
         return None if isinstance(value, dict) else "a mapping"
-    return None  # what is no plain type the constructor looks at itself
+    return None  # values of other types are checked by the function that takes them
 
 
 def _wanted_list(value: object, parts: tuple) -> str | None:
@@ -89,7 +89,7 @@ def _wanted_list(value: object, parts: tuple) -> str | None:
 
 
 def example(annotation: object) -> object:
-    """A value that fits, where the annotation proposes one."""
+    """Return the example value of an annotation's range, or None if it has none."""
     for part in get_args(annotation) if get_origin(annotation) in (UnionType, Union) else (annotation,):
         if get_origin(part) is Annotated and isinstance(get_args(part)[1], Range):
             return get_args(part)[1].example
@@ -97,7 +97,7 @@ def example(annotation: object) -> object:
 
 
 def fits(key: str, value: object, annotation: object) -> None:
-    """Stop, with one sentence, where a setting is not what its annotation asks for; of a mapping, the key is named."""
+    """Raise a UserError if a setting does not satisfy its annotation. In a mapping, each value is checked under its own key."""
     if isinstance(value, dict):
         kinds = (annotation, *get_args(annotation)) if get_origin(annotation) in (UnionType, Union) else (annotation,)
         for each in (get_args(kind)[1] for kind in kinds if get_origin(kind) in (dict, Mapping)):
@@ -114,9 +114,9 @@ def fits(key: str, value: object, annotation: object) -> None:
 
 
 def check(target: Callable, where: str, settings: Mapping[str, Any], declared: Mapping[str, object] | None = None) -> None:
-    """Compare settings with the signature of what takes them: unknown names, types and ranges.
+    """Check the names, types and ranges of settings against the signature of the `target` that takes them.
 
-    `declared`: annotations that stand for those of the signature, for code that is not ours.
+    `declared`: annotations that replace those of the signature, for functions of other libraries.
     """
     parameters = settings_of(target).values()
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]

@@ -1,4 +1,4 @@
-"""Random streams named by what they are for, so that a resumed run draws what an uninterrupted one would have drawn."""
+"""Seeds named by their purpose, so that a resumed run draws the same random numbers as an uninterrupted one."""
 
 import hashlib
 import random
@@ -8,7 +8,7 @@ import torch
 
 
 def stream(seed: int, *words: int | str) -> int:
-    """A 63-bit seed for one purpose, as in stream(0, "order", task, phase, epoch)."""
+    """Return a 63-bit seed for one purpose, for example stream(0, "order", task, phase, epoch)."""
     return int.from_bytes(hashlib.sha256(repr((seed, *words)).encode()).digest()[:8], "little") >> 1
 
 
@@ -17,10 +17,10 @@ def generator(seed: int, *words: int | str) -> torch.Generator:
 
 
 def seed_everything(seed: int, *words: int | str) -> None:
-    """Python's, numpy's and torch's global streams (dropout, initial weights)."""
+    """Seed the global generators of Python, NumPy and PyTorch, which dropout and weight initialization use."""
     value = stream(seed, *words)
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():  # torch.manual_seed notes a traceback for the others at every call: half a millisecond
+    if torch.cuda.is_initialized():  # torch.manual_seed would record a traceback at every call, which takes 0.5 ms
         torch.cuda.manual_seed_all(value)

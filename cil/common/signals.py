@@ -1,13 +1,14 @@
-"""Polite stops: a scheduler's warning is remembered until the loop reaches a place where it can stop."""
+"""Graceful stops: a signal that asks the run to stop is recorded until the training loop can write a checkpoint."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-EXIT_CODE = 75  # "temporary failure, try again" of sysexits.h; no other exit of run.py uses it
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h ("try again"); no other exit of run.py uses it
 POLITE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-USERS = (signal.SIGUSR1, signal.SIGUSR2)  # nobody sends them but whoever wants just this
-NOBODYS = (signal.SIG_DFL, signal.default_int_handler)
+USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # sent only to ask for a stop; a launcher may have its own handler
+DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(Exception):
@@ -15,7 +16,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Falsy until a signal arrives; then its name."""
+    """False until a signal arrives. `name` is then the name of the signal."""
 
     name: str | None = None
 
@@ -24,28 +25,30 @@ class StopRequest:
 
     def arrive(self, number: int, frame: object) -> None:
         if self.name is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C means now
+            raise KeyboardInterrupt  # a second Ctrl-C stops the run at once
         self.name = signal.Signals(number).name
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Listens while the block runs.
+    """Record signals while the block runs.
 
-    A launcher that requeues a job has its own handler of a user signal: it is called when the block has ended in Stopped, so
-    after the checkpoint, and ends the process. Other handlers that somebody else set are left in place (submitit's waits
-    through SIGTERM, which comes with its own signal).
+    A launcher that requeues jobs has its own handler for SIGUSR1 or SIGUSR2. That handler ends the process, so it is called
+    only after the block has raised Stopped, which means that the checkpoint is written. Handlers that other code has set for
+    other signals stay in place (submitit sets one that ignores SIGTERM, since it uses a user signal as well).
     """
-    request, previous, waiting = StopRequest(), {}, []
+    request = StopRequest()
+    previous: dict[int, Any] = {}  # the handler of each signal before the block
+    waiting: list[int] = []  # the user signal that the launcher's handler has still to receive
 
     def arrive(number: int, frame: object) -> None:
-        if callable(previous[number]) and number in USERS:
+        if callable(previous[number]) and number in USER_SIGNALS:
             waiting[:] = [number]
         request.arrive(number, frame)
 
     for number in POLITE:
         handler = signal.getsignal(number)
-        if handler in NOBODYS or (number in USERS and callable(handler)):
+        if handler in DEFAULT_HANDLERS or (number in USER_SIGNALS and callable(handler)):
             previous[number] = handler
             signal.signal(number, arrive)
     stopped = False
@@ -55,7 +58,7 @@ def stop_request() -> Iterator[StopRequest]:
         stopped = True
         raise
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
         if stopped and waiting:
             previous[waiting[0]](waiting[0], None)

@@ -9,7 +9,7 @@ from cil.metrics import AccuracyMatrix
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
-    """First column to the left, the others to the right."""
+    """Return a table as text. The first column is aligned left, the others right."""
     widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -27,7 +27,7 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation over runs (n − 1), or the one number."""
+    """Return "mean ± sample standard deviation" (divisor n − 1) as text, or the number alone if there is only one."""
     known = [v for v in values if v is not None and not math.isnan(v)]
     if not known:
         return "–"
@@ -39,7 +39,7 @@ def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def matrix_text(matrix: AccuracyMatrix) -> str:
-    """The accuracy matrix in at most 80 columns: tenths of a percent up to 10 tasks, whole percents up to 20."""
+    """Return the accuracy matrix as text of at most 80 columns, with one decimal up to 10 tasks and none up to 20."""
     tasks, percent = len(matrix.totals), matrix.percent
     digits, width = (1, 6) if tasks <= 10 else (0, 4) if tasks <= 18 else (0, 3)
     lines = [["after", *(str(task + 1) for task in range(tasks)), "mean"]]
@@ -53,7 +53,7 @@ def matrix_text(matrix: AccuracyMatrix) -> str:
 
 
 def one_line(summary: dict) -> str:
-    """The numbers that a paper would print, each with its meaning in `definitions`."""
+    """Return the main metrics of a summary in one line. `definitions` of the summary says how each is computed."""
     got, own = summary["class_il"], summary["task_il"]
     parts = [f"ACC {number(got['acc'])}", f"forgetting {number(got['forgetting'])}", f"BT {number(got['backward_transfer'])}"]
     parts += [f"avg inc {number(got['incremental_average'])}", f"task-IL ACC {number(own['acc'])}"]
@@ -63,7 +63,7 @@ def one_line(summary: dict) -> str:
 
 
 def fill(page: Path, block: str, content: str) -> None:
-    """Put `content` between the markers `<!-- block -->` and `<!-- /block -->` of a page."""
+    """Replace the text between the markers `<!-- block -->` and `<!-- /block -->` of a page by `content`."""
     before, opening, rest = page.read_text().partition(f"<!-- {block} -->")
     _, closing, after = rest.partition(f"<!-- /{block} -->")
     if not opening or not closing:

@@ -1,4 +1,4 @@
-"""Copies to a GPU for which nobody waits, and the constants that lie there already."""
+"""Asynchronous copies to a GPU, and constants that stay on it."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,7 +11,7 @@ Made = TypeVar("Made", bound=tuple)
 
 
 def sent(values: Tensor, device: str | torch.device) -> Tensor:
-    """`values` on the device. The way to a GPU is by pinned memory, so that the processor goes on while they travel."""
+    """Copy `values` to the device. To a GPU they go through pinned memory, so that the CPU does not wait for the copy."""
     if torch.device(device).type == "cuda" and not values.is_cuda:
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
@@ -20,18 +20,18 @@ def sent(values: Tensor, device: str | torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def channels(values: tuple[float, ...], device: str | torch.device) -> Tensor:
-    """(1, 3, 1, 1): one number a channel, put on the device once."""
+    """Return one number per channel as a cached tensor (1, 3, 1, 1) on the device."""
     return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 class SideStream:
-    """Makes a batch beside the stream in which the GPU still works on the one before; on a CPU there is nothing beside."""
+    """Prepares a batch on a second CUDA stream while the GPU computes the previous one. On a CPU it does nothing special."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def make(self, batch: Callable[[], Made]) -> Made:
-        """What `batch` gives, a tuple; the main stream may use its tensors."""
+        """Return the tuple that `batch()` returns. Its tensors can be used on the main stream."""
         if self._stream is None:
             return batch()
         with torch.cuda.stream(self._stream):
@@ -40,5 +40,5 @@ class SideStream:
         main.wait_stream(self._stream)
         for value in made:
             if isinstance(value, Tensor) and value.is_cuda:
-                value.record_stream(main)  # so that its memory is not given away before the main stream is done with it
+                value.record_stream(main)  # keeps its memory until the main stream has used it
         return made

@@ -1,4 +1,4 @@
-"""Data sets as they come: a folder, a zip, a tar. Members are listed once and read in place, by many threads."""
+"""Reads datasets from a folder, a zip or a tar without unpacking. Members are listed once and can be read by many threads."""
 
 import csv
 import fcntl
@@ -26,7 +26,7 @@ PHOTOS = (".jpeg", ".jpg", ".png")
 
 
 class Member(NamedTuple):
-    """One file's bytes: `size` of them at `offset` of `file`. In a zip `offset` is that of its local header."""
+    """The place of one file: `size` bytes at `offset` of `file`. In a zip, `offset` is that of the local header."""
 
     file: str
     offset: int
@@ -39,21 +39,22 @@ class Member(NamedTuple):
             if self.packing != "plain":
                 header = opened.read(30)
                 if header[:4] != b"PK\x03\x04":
-                    raise UserError(f"{self.file} is torn (no file begins at byte {self.offset}); fetch it again")
+                    raise UserError(f"{self.file} is damaged (no file begins at byte {self.offset}); fetch it again")
                 opened.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
             content = opened.read(self.size)
         if len(content) < self.size:
-            raise UserError(f"{self.file} is torn (it ends before byte {self.offset + self.size}); fetch it again")
+            raise UserError(f"{self.file} is damaged (it ends before byte {self.offset + self.size}); fetch it again")
         return zlib.decompress(content, -15) if self.packing == "deflated" else content
 
 
-Tree = Mapping[str, Member]  # path inside the data set → where its bytes lie
+Tree = Mapping[str, Member]  # path inside the dataset → place of its bytes
 
 
 def tree(root: Path, folder: str, archives: Mapping[str, str | None], wanted: str) -> Tree:
-    """The unpacked folder when it is there, else the first archive that is; `archives`: name → md5 (None: any will do).
+    """List the files of the unpacked folder if it exists, else of the first archive that exists.
 
-    `wanted` says in words what a user should put there.
+    `archives` maps names to md5 digests (None: not checked). If none exists, an error message
+    ends with `wanted`, which says what to type.
     """
     if (root / folder).is_dir():
         return dict(_of_folder(root / folder))
@@ -66,13 +67,14 @@ def tree(root: Path, folder: str, archives: Mapping[str, str | None], wanted: st
 
 
 def without_top(found: Tree, folder: str) -> Tree:
+    """Remove the name of the top folder from all paths."""
     tops = f"./{folder}/", f"{folder}/", "./"
     top = next((top for top in tops if next(iter(found), "").startswith(top)), "")
     return {path.removeprefix(top): member for path, member in found.items()}
 
 
 def members(archive: Path) -> Tree:
-    """What is inside a zip or a tar that is not compressed as a whole; its table is kept beside it for the next time."""
+    """List the files of a zip or an uncompressed tar. The list is cached in a file beside the archive."""
     stat = archive.stat()
     record = archive.with_name(f".{archive.name}.index")
     kept = keep_or_make(record, lambda: _packed(archive), f"{stat.st_size} bytes, changed {stat.st_mtime_ns}")
@@ -87,7 +89,7 @@ def _packed(archive: Path) -> dict[str, "Tensor"]:
     try:
         found = dict(_of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, struct.error):
-        raise UserError(f"{archive} is torn or no archive; delete it and fetch it again") from None
+        raise UserError(f"{archive} is damaged or not an archive; delete it and fetch it again") from None
     offsets, sizes = (torch.tensor([member[k] for member in found.values()], dtype=torch.int64) for k in (1, 2))
     packings = torch.tensor([PACKINGS.index(member.packing) for member in found.values()], dtype=torch.uint8)
     names = (
@@ -99,25 +101,25 @@ def _packed(archive: Path) -> dict[str, "Tensor"]:
 
 
 def inside(member: Member) -> Tree:
-    """What is inside a tar that lies in a tar."""
+    """List the files of a tar inside a tar."""
     return dict(_of_tar(Path(member.file), member))
 
 
 def text(found: Tree, path: str) -> str:
     if path not in found:
-        raise UserError(f"{path} is missing from the data set; fetch its archive again")
+        raise UserError(f"{path} is missing from the dataset; fetch its archive again")
     return found[path].read().decode()
 
 
 def rows(found: Tree, path: str, separator: str) -> Iterator[list[str]]:
-    """The lines of a small table."""
+    """Yield the lines of a table, each split at `separator`."""
     return filter(None, csv.reader(io.StringIO(text(found, path)), delimiter=separator, quoting=csv.QUOTE_NONE))
 
 
 def unpack(archive: Path, folder: str) -> Path:
-    """A compressed tar's folder, next to it: made beside its place and renamed, so that it is whole or absent.
+    """Unpack a compressed tar beside itself and return its folder, which is renamed at the end, so that it is never incomplete.
 
-    Of several processes one unpacks and the others wait for it; what a killed one left is removed.
+    If several processes call this, one unpacks and the others wait. Leftovers of a killed process are removed.
     """
     target, making = archive.parent / folder, archive.parent / f".{folder}.partial"
     with (archive.parent / f".{folder}.lock").open("a") as lock:
@@ -132,14 +134,14 @@ def unpack(archive: Path, folder: str) -> Path:
                 raise UserError(f"{archive} has no folder {folder} in it; fetch the official one")
             (making / folder).replace(target)
         except (tarfile.TarError, EOFError, zlib.error):
-            raise UserError(f"{archive} is torn or no archive; delete it and fetch it again") from None
+            raise UserError(f"{archive} is damaged or not an archive; delete it and fetch it again") from None
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return target
 
 
 def check(archive: Path, md5: str | None, setting: str = "dataset.md5") -> None:
-    """Refuse an archive that is not the official one. The digest is computed once and kept beside the archive."""
+    """Raise a UserError if the md5 of an archive is wrong. The digest is computed once and cached beside the archive."""
     if md5 is None:
         return
     import json
@@ -150,15 +152,15 @@ def check(archive: Path, md5: str | None, setting: str = "dataset.md5") -> None:
     found = kept.get("md5") if {key: kept.get(key) for key in known} == known else None
     if found is None:
         found = digest_of(archive, "md5").removeprefix("md5:")
-        with suppress(PermissionError):  # a data root that others keep: computed again next time
+        with suppress(PermissionError):  # read-only data root: the digest is computed again next time
             write_json(record, {**known, "md5": found})
     if found != md5:
         raise UserError(f"{archive} has md5 {found[:12]}…, the official one has {md5[:12]}…; fetch it again, or type "
-                        f"{setting}={found} to use it all the same")  # fmt: skip
+                        f"{setting}={found} to use it anyway")  # fmt: skip
 
 
 def stray(path: str) -> bool:
-    """What macOS adds to the archives that it makes."""
+    """Return whether a path is a metadata file that macOS adds to archives."""
     return path.startswith("__MACOSX/") or path.rpartition("/")[2].startswith("._")
 
 
@@ -166,9 +168,9 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Member]]:
     for place, _, names in os.walk(folder, followlinks=True):
         inner = os.path.relpath(place, folder)
         for name in names:
-            if name.startswith("._"):  # macOS leaves these beside every file
+            if name.startswith("._"):  # metadata that macOS stores beside every file
                 continue
-            path = os.path.join(place, name)  # noqa: PTH118 (a hundred thousand of them)
+            path = os.path.join(place, name)  # noqa: PTH118 (faster for many files)
             yield (name if inner == "." else f"{inner}/{name}"), Member(path, 0, os.stat(path).st_size, "plain")  # noqa: PTH116
 
 
@@ -178,12 +180,12 @@ def _of_zip(archive: Path) -> Iterator[tuple[str, Member]]:
             if not info.is_dir() and not stray(info.filename):
                 packing = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}.get(info.compress_type)
                 if packing is None:
-                    raise UserError(f"{archive} packs {info.filename} in an unusual way; unpack it beside the archive")
+                    raise UserError(f"{archive} compresses {info.filename} in an unsupported way; unpack it beside the archive")
                 yield info.filename, Member(str(archive), info.header_offset, info.compress_size, packing)
 
 
 def _of_tar(archive: Path, part: Member | None = None) -> Iterator[tuple[str, Member]]:
-    """Of the whole archive, or of the tar that `part` of it is."""
+    """Yield the files of a tar, or of the tar that is the member `part` of it."""
     with archive.open("rb") as raw:
         start = part.offset if part else 0
         raw.seek(start)

@@ -1,4 +1,4 @@
-"""Files from the network: resumed where they broke off, verified, and only then put in their place."""
+"""Downloads files: resumes interrupted downloads, verifies the digest and then moves the file to its place."""
 
 import fcntl
 import hashlib
@@ -11,23 +11,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
+from typing import Any
 
 from cil.common.errors import UserError
 from cil.common.files import flush_folder, replace_file
 
-AGAIN = 3  # times that a broken connection is taken up
-PAUSE = 1.0  # seconds before that
-BLOCK = 1 << 18
-QUIET = 60  # seconds without a byte that make a connection broken
+AGAIN = 3  # number of retries after a broken connection
+PAUSE = 1.0  # seconds before a retry
+BLOCK = 1 << 18  # bytes read at a time
+QUIET = 60  # seconds without data after which a connection counts as broken
 
 
 class Broken(Exception):
-    """The connection ended before the file did."""
+    """The connection ended before the end of the file."""
 
 
 class Part:
-    """What has come of a file: `<file>.part`, and in `<file>.part.etag` which version of the server's file it is of."""
+    """A partial download: `<file>.part`, and in `<file>.part.etag` the version of the file on the server."""
 
     def __init__(self, file: Path) -> None:
         self.path, self._etag = (file.with_name(f"{file.name}.part{ending}") for ending in ("", ".etag"))
@@ -41,6 +43,7 @@ class Part:
         return self._etag.read_text() if self._etag.is_file() else ""
 
     def begin(self, version: str) -> None:
+        """Start again with an empty file of this version."""
         os.truncate(self.path, 0)
         self._etag.unlink(missing_ok=True)
         if version:
@@ -52,13 +55,14 @@ class Part:
         self._etag.unlink(missing_ok=True)
 
     def become(self, file: Path) -> None:
+        """Move the complete download to `file`."""
         self.path.replace(file)
         self._etag.unlink(missing_ok=True)
         flush_folder(file.parent)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """By this process alone."""
+        """Lock the download for this process while the block runs."""
         with self.path.open("ab") as opened:
             try:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,14 +73,14 @@ class Part:
 
 
 def fetch(url: str, file: Path, digest: str | None) -> str:
-    """Bring `url` to `file`; returns its digest as `sha256:…` (or `md5:…` where `digest` is one).
+    """Download `url` to `file` and return its digest as `sha256:…` (or `md5:…` if `digest` is an md5).
 
-    `digest` is what the file must have, None where nobody knows. What came before an interruption is kept beside the file
-    and the next call goes on from there, unless the server's file is another by then.
+    `digest` is the expected digest, or None if it is unknown. The data of an interrupted download is kept beside the file and
+    the next call resumes from it, unless the file on the server has changed.
     """
     algorithm, _, wanted = (digest or "sha256:").partition(":")
     if algorithm not in ("sha256", "md5") or (digest and not wanted):
-        raise UserError(f"digest {digest} cannot be compared; type sha256:HEX or md5:HEX")
+        raise UserError(f"digest {digest} is of an unknown kind; type sha256:HEX or md5:HEX")
     file.parent.mkdir(parents=True, exist_ok=True)
     part = Part(file)
     with part.held():
@@ -85,14 +89,14 @@ def fetch(url: str, file: Path, digest: str | None) -> str:
         found = digest_of(part.path, algorithm)
         if wanted and found != wanted.lower():
             part.drop()
-            raise UserError(f"{url} has {algorithm} {found[:12]}…, wanted is {wanted[:12]}…; what came is removed, type the "
-                            "same command to try again or another address")  # fmt: skip
+            raise UserError(f"{url} has {algorithm} {found[:12]}…, wanted is {wanted[:12]}…; the download was deleted; type "
+                            "the same command to try again, or another address")  # fmt: skip
         part.become(file)
     return f"{algorithm}:{found}"
 
 
 def digest_of(file: Path, algorithm: str) -> str:
-    """Hex digits."""
+    """Return the digest of a file as hex digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, algorithm).hexdigest()
 
@@ -105,13 +109,14 @@ def _receive_all(url: str, part: Part, verified: bool, show: Callable) -> None:
             return _receive(url, part, verified, show)
         except Broken:
             continue
-    raise UserError(f"{url} broke off {AGAIN + 1} times, {part.size} bytes are kept in {part.path}; the same command goes on")
+    raise UserError(f"{url} broke off {AGAIN + 1} times, {part.size} bytes are kept in {part.path}; type the same command "
+                    "to resume")  # fmt: skip
 
 
 def _receive(url: str, part: Part, verified: bool, show: Callable) -> None:
-    """Add to the part until the server's file ends.
+    """Append to the partial download until the end of the file.
 
-    It goes on only where the digest or the server can tell that both pieces are of one file.
+    A download is resumed only if a digest or the server can confirm that both pieces belong to the same file.
     """
     version, start = part.version, part.size
     headers = {"User-Agent": "cil"}
@@ -152,9 +157,9 @@ def _copy(answer: http.client.HTTPResponse, part: Part, done: int, total: int | 
         raise Broken
 
 
-def _open(url: str, headers: dict, part: Part):
-    """The server's answer; 416 (nothing is left after that byte) is one."""
-    kept = f"; what came is kept in {part.path} and the same command goes on" if part.size else ""
+def _open(url: str, headers: dict, part: Part) -> Any:
+    """Return the response of the server. Status 416 (no data after the requested byte) also counts as a response."""
+    kept = f"; {part.path} is kept, type the same command to resume" if part.size else ""
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=QUIET)
     except urllib.error.HTTPError as error:
@@ -169,14 +174,14 @@ def _open(url: str, headers: dict, part: Part):
         raise Broken from None
 
 
-def _version(headers) -> str:
-    """What may stand in If-Range: a strong ETag or the time of the last change."""
+def _version(headers: Message) -> str:
+    """Return a value for the If-Range header: a strong ETag or the time of the last change."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
 def _range(words: str) -> tuple[int | None, int | None]:
-    """`bytes 5-9/10` → (5, 10); `bytes */10` → (None, 10)."""
+    """Parse a Content-Range header: `bytes 5-9/10` → (5, 10) and `bytes */10` → (None, 10)."""
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", words.strip())
     first, total = found.groups() if found else (None, None)
     return int(first) if first else None, int(total) if total and total != "*" else None
@@ -184,7 +189,7 @@ def _range(words: str) -> tuple[int | None, int | None]:
 
 @contextmanager
 def _progress(url: str, file: Path) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar where somebody watches, one line otherwise; on standard error."""
+    """Show progress on standard error: a bar in a terminal, one line otherwise. Yields a function of bytes (done, total)."""
     if not sys.stderr.isatty():
         print(f"fetching {file.name} from {url}", file=sys.stderr, flush=True)
         yield lambda done, total: None

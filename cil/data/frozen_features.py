@@ -1,9 +1,9 @@
 """Caches the outputs of a frozen encoder, so that each image is encoded once.
 
-Where the backbone alone decides the outputs, they are also kept on disk for later runs (`feature_cache.py`).
+If the outputs depend only on the backbone, they are also cached on disk for later runs (`feature_cache.py`).
 
-Images are encoded in fixed blocks of the data set, whatever is asked for and in whatever order: a matrix product's last
-bits depend on its batch, and a resumed run must see the bits that an uninterrupted one saw.
+Images are always encoded in fixed blocks of the dataset, regardless of which images are requested and in which order. The last
+bits of a matrix product depend on its batch, and a resumed run must get the same bits as an uninterrupted one.
 """
 
 import hashlib
@@ -19,47 +19,47 @@ from cil.data.feature_cache import Place, Shelf
 from cil.data.images import LabelledImages, Pictures
 from cil.data.transforms.views import View
 
-BLOCK = 250  # rows that are encoded at a time
+BLOCK = 250  # rows that are encoded together
 
 
 class Known(NamedTuple):
-    """A batch of which the frozen stage's results are known, in the place of images."""
+    """A batch of outputs of the frozen stage, used in place of a batch of images."""
 
     frozen: Tensor  # (batch, …)
-    labels: Tensor  # (batch,) in arrival order
-    step: int = 0  # of the epoch
+    labels: Tensor  # (batch,) int64, numbered by arrival
+    step: int = 0  # number of the batch within the epoch
 
 
 @dataclass
 class Kept:
-    """Results of one split through one view."""
+    """Outputs for one split with one transform."""
 
-    pixels: Pictures  # kept alive, so that no other split takes its number
-    place: Place | None  # on disk
+    pixels: Pictures  # kept alive, so that no other split gets the same `id`
+    place: Place | None  # the cache on disk
     name: str  # the same in every process of a run
     results: Tensor | None = None  # (images of the split, …)
-    blocks: set[int] = field(default_factory=set)  # that are computed
+    blocks: set[int] = field(default_factory=set)  # numbers of the blocks that are computed
 
 
 class FrozenResults:
-    """Keeps `stage(images)` for every image it was asked for, a split of a data set at a time."""
+    """Caches `stage(images)` for every image that was requested, separately for each split and transform."""
 
     def __init__(self, stage: Callable[[Tensor], Tensor], device: torch.device, shelf: Shelf | None = None) -> None:
         self._stage, self._device, self._shelf = stage, device, shelf
-        self._kept: dict[tuple[int, str], Kept] = {}  # by split and what the view does
+        self._kept: dict[tuple[int, str], Kept] = {}  # by `id` of the split and the words of the transform
         self.splits: dict[int, str] = {}  # names of splits by their `id`
-        self.notes: list[Callable[[str, int, int], None]] = []  # of runs: told of each block that is encoded
-        self.encoding, self.passes = False, 0  # images through the backbone for the block that is being encoded
-        self.used: dict[
-            str, dict[int, str]
-        ] = {}  # digests of blocks that lie on disk, by their folder, also of earlier processes
+        # one per run: called for each block that is encoded, with (name, block, number of images encoded)
+        self.notes: list[Callable[[str, int, int], None]] = []
+        self.encoding, self.passes = False, 0  # whether a block is being encoded; images passed through the backbone for it
+        # digests of the blocks on disk that this run used, also in earlier processes, by folder and number
+        self.used: dict[str, dict[int, str]] = {}
 
     def of(self, images: LabelledImages) -> Tensor:
-        """(len(images), …) results in the order of `images`, whose view has no chance."""
+        """Return the outputs (len(images), …) in the order of `images`, whose transform is deterministic."""
         return self._of(images.pixels, images.rows, images.view)
 
     def batch(self, images: LabelledImages, positions: Tensor, random: torch.Generator, step: int) -> Known:
-        """Of a view whose only chance is the mirror: the same coins as the view itself would throw."""
+        """Return the outputs for a transform that is random only in its flip, with the same flips as the transform draws."""
         rows, view = images.rows[positions], images.view
         results = [self._of(images.pixels, rows, variant) for variant in view.variants]
         found = results[0]
@@ -71,13 +71,14 @@ class FrozenResults:
     def _of(self, pixels: Pictures, rows: Tensor, view: View) -> Tensor:
         key = id(pixels), view.words()
         if key not in self._kept:
-            place = self._shelf and self._shelf.place(pixels, view, BLOCK)
+            place = self._shelf.place(pixels, view, BLOCK) if self._shelf else None
             name = place.folder.name if place else f"{self.splits.get(id(pixels), 'other')}, {view.words()}"
             self._kept[key] = Kept(pixels, place, name)
         kept = self._kept[key]
-        with torch.inference_mode(False), torch.no_grad():  # a test's results may be trained on
+        with torch.inference_mode(False), torch.no_grad():  # outputs computed in an evaluation may be used for training
             for missing in sorted(set((rows // BLOCK).tolist()) - kept.blocks):
                 self._fill(kept, view, missing)
+        assert kept.results is not None, "filled above"
         return kept.results[sent(rows, self._device)]
 
     def _fill(self, kept: Kept, view: View, number: int) -> None:
@@ -89,7 +90,7 @@ class FrozenResults:
                 results = self._stage(view(kept.pixels[block], torch.Generator(), self._device))
             finally:
                 self.encoding = False
-            for place, note in enumerate(self.notes):  # of runs that share these results, the first has encoded them
+            for place, note in enumerate(self.notes):  # if runs share these outputs, the first has encoded them
                 note(kept.name, number, 0 if place else self.passes)
             return results
 
@@ -103,6 +104,6 @@ class FrozenResults:
         kept.blocks.add(number)
 
     def digests(self) -> dict[str, str]:
-        """Of what lies on disk and the run used, by its folder: equal inputs may have been encoded on another machine."""
+        """Hashes of the cached outputs that the run used, by folder. They may have been computed on another machine."""
         texts = {name: "".join(blocks[n] for n in sorted(blocks)) for name, blocks in sorted(self.used.items())}
         return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}

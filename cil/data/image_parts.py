@@ -1,7 +1,7 @@
-"""A part: one file that holds up to `PART` decoded photographs, one after another, then a footer.
+"""Reads and writes parts. A part is a file of up to `PART` decoded photographs, one after another, followed by a footer.
 
-The footer has the size and a digest of each photograph, a digest of the footer itself, the format and the number of
-photographs. A part is written beside its place, flushed and renamed, so it is whole or absent.
+The footer contains the size and a digest of each photograph, a digest of the footer itself, the format and the number of
+photographs. A part is written under a temporary name, flushed and renamed, so it is never incomplete.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ import torch
 from cil.common.files import replace_file
 
 PART = 256  # photographs
-FORMAT, EARLIER = b"cilpart2", b"cilpart1"  # parts of the earlier format are not read any more
+FORMAT, EARLIER = b"cilpart2", b"cilpart1"  # parts of the earlier format are no longer read
 TAIL = 8 + len(FORMAT) + 8  # bytes: the footer's digest, the format, the number of photographs
 
 
 class Part(NamedTuple):
-    """An open part; `pixels` are mapped, so that only what is read of them comes from the disk."""
+    """An open part. `pixels` is memory-mapped, so only the bytes that are used are read from disk."""
 
     pixels: np.ndarray  # (bytes,) uint8
     sizes: np.ndarray  # (n, 2) int32: height, width
@@ -28,20 +28,20 @@ class Part(NamedTuple):
 
 
 def write_part(file: Path, photos: Iterable[np.ndarray]) -> int:
-    """Write photographs (height, width, 3) uint8 into a part; return how many there were."""
+    """Write photographs (height, width, 3) uint8 to a part and return their number."""
     sizes, digests = [], []
     with replace_file(file) as temporary, temporary.open("wb") as out:
         for photo in photos:
             sizes.append(photo.shape[:2])
             digests.append(photo_digest(photo))
-            out.write(photo)
+            out.write(photo.data)
         footer = np.array(sizes, np.int32).tobytes() + np.array(digests, np.uint64).tobytes()
         out.write(footer + _digest(footer) + FORMAT + np.array([len(sizes)], np.int64).tobytes())
     return len(sizes)
 
 
 def open_part(file: Path) -> Part | None:
-    """The part in a file; None where its footer or its length is not what was written."""
+    """Open a part. Return None if its footer or its length is wrong."""
     length = file.stat().st_size
     if length < TAIL:
         return None
@@ -59,7 +59,7 @@ def open_part(file: Path) -> Part | None:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether every byte of a part is what was written."""
+    """Return whether all photographs of a part match their digests."""
     part = open_part(file)
     if part is None:
         return False
@@ -79,9 +79,9 @@ def is_of_earlier_version(file: Path) -> bool:
 
 
 def photo_digest(photo: np.ndarray) -> np.uint64:
-    """Of the size and the pixels of a photograph."""
+    """Return the digest of the shape and the pixels of a photograph."""
     sha = hashlib.sha256(repr(photo.shape).encode())
-    sha.update(np.ascontiguousarray(photo))
+    sha.update(np.ascontiguousarray(photo).data)
     return np.frombuffer(sha.digest()[:8], np.uint64)[0]
 
 

@@ -1,8 +1,8 @@
-"""Photographs decoded once into uint8 files that every later run maps into memory and reads only in part.
+"""Store of decoded photographs: uint8 files that are written once and memory-mapped by every later run.
 
-A store is one or more folders of parts (`image_parts.py`). Decoding can be killed and goes on with the missing parts. Several
-jobs may share a folder: one decodes, the others wait for its lock. A part that has changed since it was written is
-noticed when it is read, and decoded again.
+A store consists of one or more folders of parts (`image_parts.py`). If decoding is killed, the next run decodes the missing
+parts. Several jobs may share a folder: one decodes and the others wait for its lock. Damage to a part is detected when it is
+read, and the part is decoded again.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ from cil.data.transforms.crops import PILLOW, scaled
 
 @dataclass(frozen=True)
 class Size:
-    """What photographs are reduced to before they are kept: nothing, or their shorter side."""
+    """The size at which photographs are stored: unchanged, or resized to a length of the shorter side."""
 
-    side: int | None = None  # pixels; images that are smaller stay as they are
+    side: int | None = None  # pixels; smaller images are not enlarged; None: no resize
     filter: str = "bicubic"
 
     def __post_init__(self) -> None:
@@ -45,14 +45,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Photos:
-    """Encoded images in a fixed order, where each of them lies, and which rows of them are meant."""
+    """A selection of encoded images: a list of files, the place of each, and the selected rows of the list."""
 
-    folder: Path  # of the stores of this data set
-    names: Sequence[str]  # canonical: the same for the archive and its unpacked layout
+    folder: Path  # contains the stores of this dataset
+    names: Sequence[str]  # the same for an archive and for its unpacked folder
     members: Sequence[Member]
-    size: Size | None  # None: what the transform needs
-    rows: Tensor  # (n,) int64
-    groups: Sequence[int] = ()  # names after which another folder begins, so that listings that have a group share it
+    size: Size | None  # None: the size that the transform needs
+    rows: Tensor  # (n,) int64: the selected rows
+    groups: Sequence[int] = ()  # rows at which a new folder begins; listings with an equal group share its folder
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,14 +61,14 @@ class Photos:
         return replace(self, rows=self.rows[rows])
 
     def decoded(self, needed: Size) -> "Pixels":
-        """The pixels, at the size that the data set was told to keep or else at the one that the transform needs."""
+        """Decode the photographs at the size set for the dataset, or else at the size that the transform needs."""
         return Pixels(Store(self, self.size or needed), self.rows)
 
 
 class Store:
-    """All images of a listing, decoded; see `Pixels` for a selection of them.
+    """All photographs of a list, decoded. `Pixels` is a selection of them.
 
-    A photograph is compared with its digest when it is first read. Where they differ, its part is decoded again.
+    A photograph is checked against its digest when it is first read. If they differ, its part is decoded again.
     """
 
     def __init__(self, photos: Photos, size: Size) -> None:
@@ -84,7 +84,7 @@ class Store:
         self.uniform = bool((self.sizes == self.sizes[0]).all())
 
     def photo(self, row: int) -> np.ndarray:
-        """(height, width, 3) uint8, mapped: only what is read of it comes from the disk."""
+        """Return a photograph as a memory-mapped array (height, width, 3) uint8. Only used pixels are read from disk."""
         number = int(np.searchsorted(self._first, row, "right")) - 1
         if not self._checked[row]:
             if photo_digest(self._mapped(number, row)) != self.digests[row]:
@@ -93,11 +93,11 @@ class Store:
         return self._mapped(number, row)
 
     def _decode_again(self, number: int) -> None:
-        """Make a part anew; what it held when the store was opened must come out again."""
+        """Decode a part again. It must have the same contents as when the store was opened."""
         again = _whole(self._places[number], self._photos, self._size)
         if not np.array_equal(again.digests, self._parts[number].digests):
-            raise UserError(f"{self._places[number].file} was damaged, and the photographs it was made of have changed since; "
-                            "type the same command again, which begins with what is there now")  # fmt: skip
+            raise UserError(f"{self._places[number].file} was damaged, and its source photographs have changed since; "
+                            "type the same command again to start with the photographs as they are now")  # fmt: skip
         self._parts[number] = again
 
     def _mapped(self, number: int, row: int) -> np.ndarray:
@@ -108,7 +108,7 @@ class Store:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A selection of a store that is indexed like a tensor (n, height, 3, width) of pixels."""
+    """A selection of a store, indexed like a tensor (n, height, 3, width) of pixels."""
 
     store: Store
     rows: Tensor
@@ -122,7 +122,7 @@ class Pixels:
         return len(self), int(height), 3, int(width)
 
     def __getitem__(self, which: Tensor | slice) -> Tensor | list[np.ndarray]:
-        """A tensor where all images of the store have one size, else a list of (height, width, 3) arrays."""
+        """Return a tensor if all images of the store have one size, else a list of (height, width, 3) arrays."""
         photos = [self.store.photo(row) for row in self.rows[which].tolist()]
         if not self.store.uniform:
             return photos
@@ -132,7 +132,7 @@ class Pixels:
         return torch.from_numpy(stacked).permute(0, 1, 3, 2).contiguous()
 
     def digest(self) -> bytes:
-        """The same for the same pixels in the same order, whatever store they lie in."""
+        """Hash of the selected photographs in order. It does not depend on the store that contains them."""
         return hashlib.sha256(self.store.digests[self.rows].tobytes()).digest()
 
 
@@ -140,15 +140,16 @@ class Pixels:
 
 
 class Place(NamedTuple):
-    """Where a part lies, and which rows of the listing it holds."""
+    """The file of a part, and the rows of the list that it contains."""
 
     file: Path
     first: int
-    count: int
+    length: int
 
 
 def _places(photos: Photos, size: Size) -> list[Place]:
-    places, changed = [], {file: Path(file).stat().st_mtime_ns for file in {member.file for member in photos.members}}
+    places: list[Place] = []
+    changed = {file: Path(file).stat().st_mtime_ns for file in {member.file for member in photos.members}}
     starts = [0, *photos.groups]
     for begin, end in zip(starts, (*photos.groups, len(photos.names)), strict=True):
         folder = photos.folder / _key(photos, size, slice(begin, end), changed)
@@ -173,29 +174,29 @@ def _missing(places: Sequence[Place]) -> list[Place]:
 
 
 def _opened(photos: Photos, size: Size, places: Sequence[Place]) -> list[Part]:
-    """Every part, decoded first where it is missing or damaged."""
+    """Open all parts, after decoding those that are missing or damaged."""
     if missing := _missing(places):
         with ExitStack() as locks:
-            for folder in sorted({place.file.parent for place in missing}):  # in one order, so that two jobs never wait in turn
+            for folder in sorted({place.file.parent for place in missing}):  # in sorted order, to avoid a deadlock of two jobs
                 locks.enter_context(_lock(folder))
             _decode(_missing(missing), photos, size)
     parts = [open_part(place.file) for place in places]
     return [part if _fits(part, place) else _whole(place, photos, size) for part, place in zip(parts, places)]
 
 
-def _fits(part: Part | None, place: Place) -> bool:
-    return part is not None and len(part.sizes) == place.count
+def _fits(part: Part | None, place: Place) -> TypeGuard[Part]:
+    return part is not None and len(part.sizes) == place.length
 
 
 def _whole(place: Place, photos: Photos, size: Size) -> Part:
-    """The part at a place where damage was seen; decoded again, unless another job has done so meanwhile."""
+    """Return the part at a place that was found damaged. Decode it again, unless another job has already done so."""
     with _lock(place.file.parent):
         if not is_whole(place.file):
             print(f"{place.file} is damaged and is decoded again", flush=True)
             _decode([place], photos, size)
         part = open_part(place.file)
     if not _fits(part, place):
-        raise UserError(f"{place.file} is damaged although it was just written; check the disk of {photos.folder}")
+        raise UserError(f"{place.file} is damaged although it has just been written; check the disk of {photos.folder}")
     return part
 
 
@@ -203,7 +204,7 @@ def _whole(place: Place, photos: Photos, size: Size) -> Part:
 
 
 def decode(member: Member, name: str, size: Size) -> np.ndarray:
-    """(height, width, 3) uint8, as torchvision's loader has it: grey, palette and CMYK become RGB, no rotation by EXIF."""
+    """Decode an image as torchvision's loader does: (height, width, 3) uint8, converted to RGB, without EXIF rotation."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -211,10 +212,11 @@ def decode(member: Member, name: str, size: Size) -> np.ndarray:
             photo = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the image's
-        why = "no image" if isinstance(error, UnidentifiedImageError) else error  # its text names an object in memory
-        raise UserError(f"{name} in {member.file} cannot be decoded ({why}); fetch the data set again, nothing of this "
-                        "image was kept") from None  # fmt: skip
+            raise  # an error of the disk, not of the image
+        # the text of UnidentifiedImageError names an object in memory
+        why = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{name} in {member.file} cannot be decoded ({why}); fetch the dataset again, nothing of this "
+                        "image was stored") from None  # fmt: skip
     if size.side is not None and min(photo.size) > size.side:
         photo = photo.resize(scaled(*photo.size, size.side), PILLOW[size.filter])
     return np.asarray(photo)
@@ -226,12 +228,12 @@ def _decode(places: Sequence[Place], photos: Photos, size: Size) -> None:
             leftover.unlink(missing_ok=True)
     total = len(photos.names)
     with (
-        _progress(f"decoding {photos.folder.name}, {size.words()}", total, total - sum(p.count for p in places)) as advance,
+        _progress(f"decoding {photos.folder.name}, {size.words()}", total, total - sum(p.length for p in places)) as advance,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         work = []
         for place in places:
-            rows = range(place.first, place.first + place.count)
+            rows = range(place.first, place.first + place.length)
             decoded = (decode(photos.members[row], photos.names[row], size) for row in rows)
             work.append(pool.submit(write_part, place.file, decoded))
         try:
@@ -244,19 +246,19 @@ def _decode(places: Sequence[Place], photos: Photos, size: Size) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One process decodes; the others wait and then find nothing left to do."""
+    """Hold the lock of a folder while the block runs. Other processes wait, and then find all parts decoded."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as lock:
-        told = False
+        reported_wait = False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not reported_wait:
                     lock.seek(0)
                     print(f"waiting for {lock.read().strip() or 'another process'}, which decodes into {folder}", flush=True)
-                    told = True
+                    reported_wait = True
                 time.sleep(0.5)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -266,22 +268,22 @@ def _lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar in a terminal, a line at every tenth elsewhere."""
+    """Yield a function that reports progress: as a bar in a terminal, otherwise as a line after every tenth of the work."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        said = done * 10 // total
+        reported = done * 10 // total
 
-        def tell(more: int) -> None:
-            nonlocal done, said
+        def report(more: int) -> None:
+            nonlocal done, reported
             done += more
-            if done * 10 // total > said:
-                said = done * 10 // total
+            if done * 10 // total > reported:
+                reported = done * 10 // total
                 print(f"{title}: {done} of {total}", flush=True)
 
-        yield tell
+        yield report
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:

@@ -1,6 +1,6 @@
-"""Images and the batches made of them. No worker processes: a batch is a few tensor operations.
+"""Datasets in memory and the batches made from them. There are no worker processes: a batch is a few tensor operations.
 
-Small images lie in memory; photographs are decoded once into a store that is mapped into memory (`image_store.py`).
+Small images are kept in memory. Photographs are decoded once into a memory-mapped store (`image_store.py`).
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -18,19 +18,21 @@ from cil.common.transfer import sent
 from cil.data.image_store import Photos, Pixels, Size
 from cil.data.transforms.views import View
 
-RESIDENT = 2 << 30  # bytes of a split: CIFAR100 has 154 million, TinyImageNet at 64 px 1.2 billion
+RESIDENT = 2 << 30  # largest split in bytes: CIFAR100 has 154 million, TinyImageNet at 64 px 1.2 billion
 
 
 class Batch(NamedTuple):
-    images: Tensor  # (batch, 3, height, width), already on the device, already augmented
-    labels: Tensor  # (batch,) in arrival order, on the device
-    indices: Tensor  # (batch,) position in the dataset it came from, on the CPU
-    step: int = 0  # of the epoch
-    cpu_labels: Tensor | None = None  # the same labels, for bookkeeping that must not wait for the device
+    """Transformed images and their labels, as the training loop and the methods receive them."""
+
+    images: Tensor  # (batch, 3, height, width) float32, augmented, on the device
+    labels: Tensor  # (batch,) int64, numbered by arrival, on the device
+    indices: Tensor  # (batch,) rows of the split that the images come from, on the CPU
+    step: int = 0  # number of the batch within the epoch
+    cpu_labels: Tensor | None = None  # a copy of `labels` on the CPU, for bookkeeping without waiting for the device
 
 
 class Stacked:
-    """Splits of several data sets as one, whatever the sizes of their images."""
+    """Concatenates splits of several datasets, also if their images differ in size."""
 
     def __init__(self, parts: Sequence["Tensor | Pixels | Photos"]) -> None:
         self.parts = tuple(parts)
@@ -41,11 +43,12 @@ class Stacked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        _, heights, _, widths = zip(*(part.shape for part in self.parts))
+        parts = cast("tuple[Tensor | Pixels, ...]", self.parts)  # Photos have no shape until they are decoded
+        _, heights, _, widths = zip(*(part.shape for part in parts))
         return len(self), max(heights), 3, max(widths)
 
     def __getitem__(self, which: Tensor | slice) -> Tensor | list[np.ndarray]:
-        """A tensor where all that is asked for have one size, else a list of (height, width, 3) arrays."""
+        """Return a tensor (n, height, 3, width) if the images have one size, else a list of (height, width, 3) arrays."""
         rows = torch.arange(len(self))[which] if isinstance(which, slice) else which
         owner = torch.bucketize(rows, self.starts[1:], right=True)
         found = {n: self.parts[n][rows[owner == n] - self.starts[n]] for n in owner.unique().tolist()}
@@ -65,11 +68,13 @@ class Stacked:
 
 
 class Resident:
-    """Pixels of a split that lie on the device as well, so that a batch is gathered there."""
+    """Pixels of a split with a copy on the device, so that batches are gathered there."""
 
     def __init__(self, pixels: "Tensor | Pixels", device: torch.device) -> None:
         self.pixels = pixels
-        self._there = (pixels if isinstance(pixels, Tensor) else pixels[torch.arange(len(pixels))]).to(device)
+        whole = pixels if isinstance(pixels, Tensor) else pixels[torch.arange(len(pixels))]
+        assert isinstance(whole, Tensor), "images of one size"
+        self._there = whole.to(device)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -82,62 +87,63 @@ class Resident:
         return self._there[which if isinstance(which, slice) else sent(which, self._there.device)]
 
 
-Pictures = Tensor | Pixels | Stacked | Resident  # indexed by rows
+Pictures: TypeAlias = Tensor | Pixels | Stacked | Resident  # the pixels of a split, indexed by rows
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a dataset function returns: two splits, in the dataset's own numbering of classes."""
+    """The two splits of a dataset, with labels in the dataset's own numbering. Every dataset function returns one."""
 
-    name: str  # of the data set, for class orders that are published for it
-    train: Pictures | Photos  # (n, height, 3, width) uint8; Photos until `decoded`
+    name: str  # of the dataset; selects the class orders published for it
+    train: Pictures | Photos  # (n, height, 3, width) uint8; Photos before `decoded` is called
     train_labels: Tensor  # (n,) int64
     test: Pictures | Photos
     test_labels: Tensor
     class_names: tuple[str, ...]
-    parts: tuple[tuple[str, int], ...] = ()  # names of data sets that are learned one after another, and their classes
-    listing: str = ""  # digest of the names, sizes, times and labels of the files, without reading them; "": not from files
+    parts: tuple[tuple[str, int], ...] = ()  # names and numbers of classes of datasets that are learned in turn
+    listing: str = ""  # digest of the names, sizes, times and labels of its files; "": it does not consist of files
 
     def decoded(self, needed: Size) -> "Images":
-        """With pixels where there were photographs; `needed` is the size at which the transform is exact."""
-        stored = {key: getattr(self, key) for key in ("train", "test")}
-        return replace(self, **{key: s.decoded(needed) for key, s in stored.items() if isinstance(s, Photos | Stacked)})
+        """Return the dataset with decoded photographs. `needed` is the size at which the transform is exact."""
+        stored = self.train, self.test
+        train, test = (s.decoded(needed) if isinstance(s, Photos | Stacked) else s for s in stored)
+        return replace(self, train=train, test=test)
 
     def on(self, device: torch.device) -> "Images":
-        """With splits of one size on the device too, where it is a GPU and they are small."""
-        return replace(self, **{key: resident(getattr(self, key), device) for key in ("train", "test")})
+        """Return the dataset with copies of small splits of one image size on the device, if it is a GPU."""
+        return replace(self, train=resident(self.train, device), test=resident(self.test, device))
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits over every pixel, label and name."""
+        """Hash of all pixels, labels and class names, as 16 hex digits."""
         sha = hashlib.sha256("\n".join(self.class_names).encode())
         for part in (self.train, self.train_labels, self.test, self.test_labels):
+            assert not isinstance(part, Photos), "decoded"
             sha.update(repr(tuple(part.shape)).encode())
             sha.update(content(part))
         return sha.hexdigest()[:16]
 
 
-def content(pixels: Pictures) -> bytes | np.ndarray:
-    """What a digest is taken of."""
+def content(pixels: Pictures) -> bytes | memoryview:
+    """Return the bytes that stand for `pixels` in a hash."""
     if isinstance(pixels, Resident):
         return content(pixels.pixels)
-    return pixels.contiguous().numpy() if isinstance(pixels, Tensor) else pixels.digest()
+    return pixels.contiguous().numpy().data if isinstance(pixels, Tensor) else pixels.digest()
 
 
-def resident(pixels: Pictures, device: torch.device) -> Pictures:
-    """On a GPU if they are at most RESIDENT bytes, else as they are."""
-    one_size = isinstance(pixels, Tensor) or (isinstance(pixels, Pixels) and pixels.store.uniform)
-    if device.type != "cuda" or not one_size or math.prod(pixels.shape) > RESIDENT:
-        return pixels
-    return Resident(pixels, device)
+def resident(pixels: Pictures | Photos, device: torch.device) -> Pictures | Photos:
+    """Copy pixels to a GPU if they have one image size and at most RESIDENT bytes. Otherwise return them unchanged."""
+    if device.type == "cuda" and (isinstance(pixels, Tensor) or (isinstance(pixels, Pixels) and pixels.store.uniform)):
+        return Resident(pixels, device) if math.prod(pixels.shape) <= RESIDENT else pixels
+    return pixels
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Some rows of one split, with their labels in arrival order, seen through one view."""
+    """A selection of images of one split, with labels numbered by arrival and a transform."""
 
     pixels: Pictures  # (n, height, 3, width) uint8: the whole split, shared
-    rows: Tensor  # (m,) int64: which of them
+    rows: Tensor  # (m,) int64: the selected rows of `pixels`
     labels: Tensor  # (m,) int64
     view: View
 
@@ -155,13 +161,13 @@ class LabelledImages:
         return Batch(self.view(self.pixels[rows], random, device), sent(labels, device), rows, step, labels)
 
     def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
-        """All of it once, in order; for views without chance. Training draws its own order in the trainer."""
+        """Yield all images once, in order. For deterministic transforms; the trainer draws its own order."""
         for start in range(0, len(self), size):
             yield self.batch(torch.arange(start, min(start + size, len(self))), device)
 
 
 def join(parts: Sequence[LabelledImages]) -> LabelledImages:
-    """Several selections of one split as one; the view is that of the first."""
+    """Concatenate selections of one split. The transform is that of the first."""
     first = parts[0]
     if any(part.pixels is not first.pixels for part in parts):
         raise ValueError("join() takes selections of one split; these come from several")

@@ -1,4 +1,4 @@
-"""Exemplars: rows of the training split that are kept for later tasks."""
+"""Exemplar memories: rows of the training split that are kept for rehearsal in later tasks."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ from cil.data.scenario import Task
 
 
 class Kept(nn.Module):
-    """Buffers that grow with the tasks, so that a checkpoint's are taken whatever their length."""
+    """A module whose buffers grow with the tasks. A checkpoint is loaded even if its buffers have other lengths."""
 
-    growing: tuple[str, ...]
-    on_cpu: tuple[str, ...] = ()  # those that stay there, since they are looked at there
+    growing: tuple[str, ...]  # names of the buffers that grow
+    on_cpu: tuple[str, ...] = ()  # names of the buffers that stay on the CPU, where they are used
 
     def _apply(self, *how, **more) -> "Kept":
         here = {name: self._buffers[name] for name in self.on_cpu}
@@ -30,13 +30,15 @@ class Kept(nn.Module):
 
 
 class Memory(Kept):
-    """At most `total` images, as many of each class, or with `per_class` that many of each however many there are.
+    """Keeps at most `total` images, equally many of each class, or `per_class` images of each class if that is given.
 
-    They are the first of the data set's order (iTAML, ARI, AttriCLIP's CoOp), or of one that the method finds (herding).
-    What is kept are rows and labels, so that a checkpoint has no images.
+    Of each class it keeps the first images in the order of the dataset (iTAML, ARI, AttriCLIP's CoOp) or in an order that the
+    method computes (herding). Only rows and labels are stored, so a checkpoint contains no images.
     """
 
     growing = on_cpu = ("rows", "labels")
+    rows: Tensor  # (n,) int64: rows of the training split
+    labels: Tensor  # (n,) int64
 
     def __init__(self, total: int, per_class: int | None = None) -> None:
         super().__init__()
@@ -48,38 +50,46 @@ class Memory(Kept):
         return len(self.rows)
 
     def of(self, task: Task) -> LabelledImages:
-        """What is kept of the classes that the task may remember, seen through its view."""
+        """Return the kept images of the classes in `task.remembered`, with the training transform of the task."""
         chosen = (self.labels >= task.remembered.start) & (self.labels < task.remembered.stop)
         return replace(task.train, rows=self.rows[chosen], labels=self.labels[chosen])
 
     def joined(self, task: Task) -> LabelledImages:
-        """The task's images and what is kept."""
+        """Return the training images of the task followed by the kept images."""
         return join([task.train, self.of(task)])
 
     def each(self, task: Task) -> int:
-        """How many of a class will be kept once the task has been met."""
+        """Return the number of images per class that are kept after the task."""
         return self.total // len(task.remembered) if self.per_class is None else self.per_class
 
     def after(self, task: Task, new: LabelledImages | None = None) -> LabelledImages:
-        """What will be kept once the task has been met: the same number of each class, the first of them. `new`: the task's
-        images in an order of the method's."""
+        """Return the images to keep after the task: the first ones of each class, equally many of each.
+
+        `new`: the task's images in the order that the method prefers; by default the order of the dataset.
+        """
         both, each = join([self.of(task), task.train if new is None else new]), self.each(task)
         first = [(both.labels == label).nonzero()[:each, 0] for label in both.labels.unique()]
         return both.take(torch.cat([both.rows[:0], *first]))
 
     def keep(self, images: LabelledImages) -> None:
+        """Replace the contents of the memory."""
         self.rows, self.labels = images.rows, images.labels
 
 
 class Reservoir(Kept):
-    """At most `total` images, each of those that were ever shown with the same chance (Vitter; DER++).
+    """Reservoir sampling (Vitter; DER++): keeps at most `total` of all images shown, each with equal probability.
 
-    Every showing counts, so that one image may be there several times. With it lie the logits that it had then, of the
-    classes that were known then.
+    An image that is shown again counts again, so it may be kept several times. Each entry has the logits that its image had
+    when it was shown, over the classes known at that time.
     """
 
     growing = ("rows", "labels", "logits", "known")
     on_cpu = ("rows", "labels", "known", "shown")
+    rows: Tensor  # (n,) int64: rows of the training split
+    labels: Tensor  # (n,) int64
+    known: Tensor  # (n,) int64: number of valid logits of each entry
+    logits: Tensor  # (n, classes) float32
+    shown: Tensor  # () int64: number of images shown so far
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -93,7 +103,7 @@ class Reservoir(Kept):
         return len(self.rows)
 
     def forget(self, kept: range) -> None:
-        """Of the classes but these: their images go, and the count of what was shown starts with those that stay."""
+        """Remove images of classes outside `kept`. If any are removed, restart the count of images shown at those that stay."""
         stay = (self.labels >= kept.start) & (self.labels < kept.stop)
         if not stay.all():
             for name in self.growing:
@@ -101,27 +111,27 @@ class Reservoir(Kept):
             self.shown.fill_(len(self))
 
     def show(self, rows: Tensor, labels: Tensor, logits: Tensor, random: torch.Generator | None = None) -> None:
-        """Each takes the next free place or, in its turn, one drawn from as many as were shown, if there is such a place.
+        """Offer a batch to the reservoir. An image takes the next free place, or a random one with probability total / shown.
 
-        `logits` may lie on a GPU; the others lie on the CPU.
+        `rows` and `labels` are (batch,) on the CPU. `logits` is (batch, classes) and may be on a GPU.
         """
         turns = int(self.shown) + torch.arange(len(rows))
         drawn = (torch.rand(len(rows), generator=random, dtype=torch.double) * (turns + 1)).long()
         places = torch.where(turns < self.total, turns, drawn)
         last = {place: number for number, place in enumerate(places.tolist()) if place < self.total}  # the later one stays
         self.shown += len(rows)
-        self._make_room(min(int(self.shown), self.total), logits.shape[1])
+        self._grow(min(int(self.shown), self.total), logits.shape[1])
         where, which = torch.tensor([list(last), list(last.values())], dtype=torch.long)
         self.rows[where], self.labels[where], self.known[where] = rows[which], labels[which], logits.shape[1]
         where, which = sent(where, self.logits.device), sent(which, self.logits.device)
         self.logits[where, : logits.shape[1]] = logits[which].to(self.logits)
 
     def draw(self, count: int, among: range, random: torch.Generator | None = None) -> Tensor:
-        """Places, on the CPU, of images of these classes, each at most once."""
+        """Draw up to `count` distinct entries of the classes `among`. Returns their positions on the CPU."""
         allowed = ((self.labels >= among.start) & (self.labels < among.stop)).nonzero()[:, 0]
         return allowed[torch.randperm(len(allowed), generator=random)[:count]]
 
-    def _make_room(self, count: int, classes: int) -> None:
+    def _grow(self, count: int, classes: int) -> None:
         more, wider = count - len(self), max(0, classes - self.logits.shape[1])
         for name in ("rows", "labels", "known"):
             setattr(self, name, torch.cat([getattr(self, name), getattr(self, name).new_zeros(more)]))

@@ -1,28 +1,31 @@
-"""In which order an epoch visits images: (images, batch size, generator) → their places, of which batches are cut."""
+"""Samplers: functions that return the order in which an epoch visits images. Batches are consecutive parts of that order.
+
+Arguments: the number of images, the batch size and a generator. Returns the positions of the images, (n,) int64.
+"""
 
 import torch
 from torch import Tensor
 
 
 def shuffled(count: int, size: int, random: torch.Generator) -> Tensor:
-    """Each once."""
+    """Visit each image once, in random order."""
     return torch.randperm(count, generator=random)
 
 
 def repeated(count: int, size: int, random: torch.Generator, times: int) -> Tensor:
-    """Repeated augmentation: an image comes `times` times in a row, until `count` images in full batches have come.
+    """Repeated augmentation: each image is repeated `times` times in a row, and an epoch has `count` images in full batches.
 
-    So an epoch shows about 1/`times` of the images. Fewer than a batch make one short batch.
+    An epoch therefore shows about 1/`times` of the images. If there are fewer images than a batch, it has one short batch.
     """
     order = torch.randperm(count, generator=random).repeat_interleave(times)
     return order[: count // size * size or count]
 
 
 def stored(count: int, size: int, random: torch.Generator) -> Tensor:
-    """As they lie: half a batch of them, and the same once more. What does not fill half a batch is left out; in an odd batch
-    one image comes once.
+    """Visit images in stored order, each batch being half a batch of them twice. An incomplete half batch is left out; if the
+    batch size is odd, one image of a batch occurs once.
 
-    That is what two GPUs see in DyTox's finetuning, when both walk through the same memory.
+    This reproduces DyTox's finetuning on two GPUs, which both read the same memory in the same order.
     """
     half = (size + 1) // 2
     kept = torch.arange(count // half * half or count)

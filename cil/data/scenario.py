@@ -1,16 +1,19 @@
-"""Which classes arrive when. Labels are renumbered once, by arrival, so a task's classes are a range and masks are slices."""
+"""Scenarios: sequences of tasks, each with its own classes.
+
+Labels are renumbered by arrival, so that the classes of a task are a range and a mask over classes is a slice.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import torch
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.images import Images, LabelledImages
+from cil.data.images import Images, LabelledImages, Pictures
 from cil.data.registry.listfile import digest
 from cil.data.registry.orders import class_order
 from cil.data.transforms.views import View
@@ -18,44 +21,46 @@ from cil.data.transforms.views import View
 
 @dataclass(frozen=True)
 class Task:
-    """One step of a scenario."""
+    """One task of a scenario: its classes and its images."""
 
     index: int
-    classes: range  # range(20, 30)
+    classes: range  # labels of its classes, for example range(20, 30)
     names: tuple[str, ...]  # one per class, for text encoders
-    train: LabelledImages  # view with chance
-    train_plain: LabelledImages  # same images, test view: herding, Fisher, statistics
+    train: LabelledImages  # with the random training transform
+    train_plain: LabelledImages  # the same images with the test transform, for herding, Fisher information and statistics
     test: LabelledImages
-    last: bool  # nothing follows; for upper bounds, since a learner cannot know
-    total: int  # classes of the whole scenario; for heads that have them all from the start, as released code does
-    dataset: range  # classes of its data set: all, unless several are learned one after another
-    rivals: range  # classes that its own are told apart from in training: those seen, of all data sets or of its own
-    remembered: range  # classes of which old images may be kept
+    last: bool  # whether it is the last task; for upper bounds only, since a learner cannot know
+    total: int  # number of classes of the scenario; for heads that have all outputs from the start, as in released code
+    dataset: range  # classes of its dataset: all, unless several datasets are learned in turn
+    rivals: range  # classes in the training loss: all seen classes, or only those of its dataset
+    remembered: range  # classes of which exemplars may be kept
 
     @property
     def seen(self) -> range:
+        """Classes of this task and of all earlier ones."""
         return range(self.classes.stop)
 
     @property
     def old(self) -> range:
+        """Classes of all earlier tasks."""
         return range(self.classes.start)
 
 
 class Scenario:
-    """A sequence of tasks: iterate, index or slice it."""
+    """A sequence of tasks, which can be iterated, indexed and sliced."""
 
     def __init__(
         self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, first: Count | None,
         order: str | Sequence[int],
     ) -> None:  # fmt: skip
-        """`first`: classes of the first task when it is larger than the others; `order`: see `class_order`."""
+        """`first`: number of classes of the first task, if it differs from the others; `order`: see `class_order`."""
         count = len(images.class_names)
         self.name, self.images, self.views = name, images, views
         self.sizes = split(count, tasks, first, name)
         # order[k] is the dataset's label of the class that arrives as number k
         self.order = class_order(order, count, getattr(images, "name", None))
         self._arrival = np.argsort(self.order)
-        self.datasets = [range(count)]  # classes of each, by arrival
+        self.datasets = [range(count)]  # classes of each dataset, numbered by arrival
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -63,7 +68,11 @@ class Scenario:
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int | slice) -> "Task | list[Task]":
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
@@ -76,50 +85,51 @@ class Scenario:
             self._pick(self.images.test, self.images.test_labels, classes, test),
         )
         return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick, index + 1 == len(self),
-                    sum(self.sizes), **self._ranges(classes))  # fmt: skip
+                    sum(self.sizes), *self._ranges(classes))  # fmt: skip
 
-    def _ranges(self, classes: range) -> dict[str, range]:
-        seen = range(classes.stop)
-        return {"dataset": self.datasets[0], "rivals": seen, "remembered": seen}
+    def _ranges(self, classes: range) -> tuple[range, range, range]:
+        """Return `dataset`, `rivals` and `remembered` of the task with these classes."""
+        return self.datasets[0], range(classes.stop), range(classes.stop)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """All names, by arrival."""
+        """Names of all classes, in order of arrival."""
         return tuple(self.images.class_names[label] for label in self.order)
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the numbers should know."""
+        """Warnings about the scenario that matter for its results."""
         names = Counter(self.class_names)
         twice = [name for name, count in names.items() if count > 1]
         if not twice:
             return []
         return [
-            f"classes of one name: {', '.join(twice)}; methods that read names give them the same score, and the first one wins"
+            f"duplicate class names: {', '.join(twice)}; methods that use names give them equal scores and predict the first"
         ]
 
     def order_digest(self) -> str:
+        """Hash of the class order."""
         return digest(self.order)
 
     def split_digest(self) -> str:
-        """Over sizes and order: two runs with equal split and data digests learn the same images in the same tasks."""
+        """Hash of task sizes and class order. With equal split and data digests, two runs have the same images in each task."""
         return digest((self.sizes, self.order))
 
-    def _pick(self, pixels: torch.Tensor, labels: torch.Tensor, classes: range, view: View) -> LabelledImages:
+    def _pick(self, pixels: Pictures, labels: torch.Tensor, classes: range, view: View) -> LabelledImages:
         arrival = torch.from_numpy(self._arrival)[labels]
         rows = ((arrival >= classes.start) & (arrival < classes.stop)).nonzero()[:, 0]
         return LabelledImages(pixels, rows, arrival[rows], view)
 
 
 class InTurn(Scenario):
-    """Data sets learned one after another, each in `tasks` tasks: cross-dataset continual learning (AttriCLIP, section 4.3)."""
+    """Datasets learned in turn, each in `tasks` tasks: cross-dataset continual learning (AttriCLIP, section 4.3)."""
 
     def __init__(
         self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, order: str | Sequence[int],
         heads: Literal["joint", "separate"], exemplars: Literal["all", "own"],
     ) -> None:  # fmt: skip
-        """`order` is that of each data set. The paper's suffixes: -1 has `heads: separate` (the loss of a later data set leaves
-        the classes of earlier ones out) and `exemplars: own` (of earlier ones none are kept), -2 has `joint` and `all`."""
+        """`order` applies to each dataset. `heads: separate` leaves classes of earlier datasets out of the loss, and
+        `exemplars: own` keeps no exemplars of them (the paper's suffix -1). Suffix -2 has `heads: joint`, `exemplars: all`."""
         if (heads, exemplars) == ("separate", "all"):
             raise UserError("scenario.heads=separate leaves old exemplars without a loss; type scenario.exemplars=own too")
         self.name, self.images, self.views, self.heads, self.exemplars = name, images, views, heads, exemplars
@@ -131,15 +141,15 @@ class InTurn(Scenario):
         self.order = [span.start + label for span, own in zip(self.datasets, orders) for label in own]
         self._arrival = np.argsort(self.order)
 
-    def _ranges(self, classes: range) -> dict[str, range]:
+    def _ranges(self, classes: range) -> tuple[range, range, range]:
         own = next(span for span in self.datasets if classes.start in span)
-        met = {"joint": 0, "separate": own.start}[self.heads]
+        rivals = {"joint": 0, "separate": own.start}[self.heads]
         kept = {"all": 0, "own": own.start}[self.exemplars]
-        return {"dataset": own, "rivals": range(met, classes.stop), "remembered": range(kept, classes.stop)}
+        return own, range(rivals, classes.stop), range(kept, classes.stop)
 
 
 def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:
-    """Classes of each task: equal parts, or `first` and then equal parts."""
+    """Return the number of classes of each task: equal parts, or `first` followed by equal parts."""
     if tasks < 1 or tasks > count:
         raise UserError(f"{name}: {count} classes cannot make {tasks} tasks; set scenario.tasks between 1 and {count}")
     if first is not None and tasks == 1 and first != count:

@@ -147,7 +147,7 @@ def test_inputs_by_name(vit, tmp_path):  # noqa: F811
     ],
 )
 def test_inputs_that_are_none(node):
-    with pytest.raises(UserError, match=r"^backbone\.image[^\n]*type|did you mean unit|there is"):
+    with pytest.raises(UserError, match=r"^backbone\.image[^\n]*type|did you mean unit|choose from"):
         image_spec(node, None)
 
 

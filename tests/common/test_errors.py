@@ -52,7 +52,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["method=continual_clip", "method.templates=[photo]"], "error: method.templates wants at least one text with one {}"),
         (["train.clip=-1"], "error: train.clip=-1 is not a number above 0 or null; type train.clip=1.0"),
         (["train.clip=0"], "error: train.clip=0 is not a number above 0 or null"),
-        (["method=finetune", "schedule.every=foo"], "error: schedule.every=foo is not known; there is epoch, step"),
+        (["method=finetune", "schedule.every=foo"], "error: schedule.every=foo is not known; choose from epoch, step"),
         (["scenario=latin_to_greek", "scenario.heads=joined"], "error: scenario.heads=joined is not known; did you"),
         (["method=finetune", "backbone=resnet_tiny", "train.batch_size=1"], "error: train.batch_size=1 is too few, since R"),
         (["method=l2p", "method.vote_train=true", "train.batch_size=1"], "error: train.batch_size=1 is too few, since t"),
@@ -65,9 +65,9 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["seed=18446744073709551616"], "error: seed=18446744073709551616 is not a whole number from 0 to 4294967295; type"),
         (["scenario.name=.."], "error: scenario.name=.. becomes a folder; use letters"),
         (["scenario.name=a/b"], "error: scenario.name=a/b becomes a folder; use letters"),
-        (["method=1.5"], "error: method=1.5 is not the name of an option; there is"),
-        (["scenario=-1"], "error: scenario=-1 is not the name of an option; there is"),
-        (["log={a:1}"], "error: log={a:1} is not the name of an option; there is console"),
+        (["method=1.5"], "error: method=1.5 is not the name of an option; choose from"),
+        (["scenario=-1"], "error: scenario=-1 is not the name of an option; choose from"),
+        (["log={a:1}"], "error: log={a:1} is not the name of an option; choose from console"),
         (["experiment=foo"], "error: experiment=foo is not known; there is"),
         (["experiment=pgp_table5"], "error: experiment=pgp_table5 is a folder; type experiment=pgp_table5/ and one of"),
         (["experiment=pgp_table5/cifar100_10task"], "error: experiment=pgp_table5/cifar100_10task is not known; did you mean"),
@@ -98,12 +98,12 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["scenario.name=a/b"], "error: scenario.name=a/b becomes a folder"),
         (["dataset.train_per_class=0"], "error: dataset.train_per_class=0 is not a whole number from 1 on; type"),
         (["dataset.train_per_class=abc"], "error: dataset.train_per_class=abc is not a whole number"),
-        (["+dataset.jitter.foo=1"], "error: dataset.jitter.foo is not a setting of Jitter; there is noise, rotation"),
+        (["+dataset.jitter.foo=1"], "error: dataset.jitter.foo is not a setting of Jitter; choose from noise, rotation"),
         (["method=finetune", "optim.lr=-1", *FEW], "error: optim.lr=-1 is not a number above 0 to 1000; type optim.lr=0.01"),
         (["method=finetune", "+optim.foo=1"], "error: optim.foo is not a setting of SGD"),
         (["+schedule.foo=1"], "error: schedule.foo is not a setting of constant"),
         (["machine.checkpoint_seconds=abc"], "error: machine.checkpoint_seconds=abc is not a number from 0 on"),
-        (["machine.keep_checkpoints=foo"], "error: machine.keep_checkpoints=foo is not known; there is all, newest"),
+        (["machine.keep_checkpoints=foo"], "error: machine.keep_checkpoints=foo is not known; choose from all, newest"),
         (["machine.device=cpu:x"], "error: machine.device=cpu:x is not known"),
         (["machine.device=null"], "error: machine.device=None is not a word"),
         (["data.root=null"], "error: data.root=None is not a word"),
@@ -214,5 +214,5 @@ def test_other_weights_under_the_same_name_do_not_get_the_old_number(told, tmp_p
 
 def test_nearest():
     assert nearest("finetun", ["finetune", "joint"]) == "did you mean finetune?"
-    assert nearest("zzz", ["b", "a"]) == "there is a, b"
+    assert nearest("zzz", ["b", "a"]) == "choose from a, b"
     assert nearest("zzz", []) == "there is none"

@@ -96,7 +96,7 @@ def names(folder) -> list[str]:
 def break_off(files, file, at: int, digest: str | None = None) -> None:
     """A call that gave up after so many bytes."""
     files.cuts = [at] + [0] * module.AGAIN
-    with pytest.raises(UserError, match=rf"broke off 4 times, {at} bytes are kept in .*\.part; the same command goes on"):
+    with pytest.raises(UserError, match=rf"broke off 4 times, {at} bytes are kept in .*\.part; type the same command"):
         fetch(f"{files.url}/f", file, digest)
     assert not file.exists() and file.with_name("f.part").stat().st_size == at
 

@@ -215,7 +215,7 @@ def test_a_damaged_part_of_photographs_that_changed_stops_the_run(files, tmp_pat
     mixed = replace(listing, members=[second, *listing.members[1:]])
     pixels.store._photos = mixed
     assert archive.exists() and first != second
-    with pytest.raises(UserError, match="the photographs it was made of have changed since"):
+    with pytest.raises(UserError, match="its source photographs have changed since"):
         pixels.store.photo(0)
 
 

@@ -95,7 +95,7 @@ def test_a_name_that_both_have_is_told():
     scenario = two()
     assert scenario.notes == []
     scenario.images = replace(scenario.images, class_names=("a", "b", "c", "b", "e", "f"))
-    assert scenario.notes[0].startswith("classes of one name: b;")
+    assert scenario.notes[0].startswith("duplicate class names: b;")
 
 
 def test_one_alone_is_what_it_is_in_both(twin, tmp_path):

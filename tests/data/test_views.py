@@ -188,9 +188,9 @@ def test_chance_needs_a_generator(view):
     [
         (dict(crop="center"), "augment.train.crop=center is not known; did you mean centre?"),
         (dict(filter="bicubik"), "augment.train.filter=bicubik is not known; did you mean bicubic?"),
-        (dict(filter="xyz"), "augment.train.filter=xyz is not known; there is bicubic, bilinear"),
+        (dict(filter="xyz"), "augment.train.filter=xyz is not known; choose from bicubic, bilinear"),
         (dict(scale=[2, 3]), "augment.train.scale=[2, 3] is not a list, each a number above 0 to 1"),
-        (dict(scale=[1.0, 0.5]), "scale=[1.0, 0.5] goes down; type scale=[0.5,1.0]"),
+        (dict(scale=[1.0, 0.5]), "scale=[1.0, 0.5] decreases; type scale=[0.5,1.0]"),
         (dict(flip=2), "augment.train.flip=2 is not a number from 0 to 1"),
         (dict(padding=1000, crop="padded"), "padding=1000 leaves nothing of 224 px"),
         (dict(padding=-1), "augment.train.padding=-1 is not a whole number from 0 on"),
@@ -206,7 +206,7 @@ def test_a_wrong_word_is_told_with_the_nearest(words, line):
 def test_the_test_view_is_without_chance():
     train, test = views(spec(32), train={"crop": "random_resized", "scale": [0.5, 1.0]}, test={"crop": "whole"})
     assert train.scale == (0.5, 1.0) and train.has_chance and not test.has_chance
-    with pytest.raises(UserError, match="must be without chance"):
+    with pytest.raises(UserError, match="must be deterministic"):
         views(spec(32), train={"crop": "whole"}, test={"crop": "whole", "flip": 0.5})
 
 

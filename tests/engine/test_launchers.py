@@ -28,8 +28,8 @@ def test_a_launcher_runs_all_and_tells_of_one_that_cannot(data_root, outputs, tm
 
 @pytest.mark.parametrize(("text", "line"), [
     ("Job 7_1 (task: 0) with path /o/7_1/7_1_0_result.pkl\nhas not produced any output (state: NODE_FAIL)\nError stream",
-     "job 7_1 ended without a result (NODE_FAIL), see /o/7_1/7_1_0_log.err; the same command goes on"),
-    ("Job not requeued because: timed-out too many times.", "a job met its time limit too often; the same command"),
+     "job 7_1 ended without a result (NODE_FAIL), see /o/7_1/7_1_0_log.err; type the same command to resume"),
+    ("Job not requeued because: timed-out too many times.", "a job reached its time limit too often; type the same command"),
     ("sbatch: error: invalid partition: x", "the scheduler refused (sbatch: error: invalid partition: x); see conf/hydra"),
     ("Job (task=0) failed during processing with trace:", None),
 ])  # fmt: skip

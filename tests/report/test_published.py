@@ -194,7 +194,7 @@ def edited(monkeypatch, tmp_path, change) -> published.Table:
     [
         (lambda node: node.update(year=2024), "mine: there is no key year"),
         (lambda node: node.pop("paper"), "mine: paper is missing"),
-        (lambda node: node["rows"][0].update(methd="l2p"), "mine: CLIP: there is no key methd; there is memory"),
+        (lambda node: node["rows"][0].update(methd="l2p"), "mine: CLIP: there is no key methd; choose from memory"),
         (lambda node: node["rows"][0].update(quoted="why"), "a row needs either run or quoted"),
         (lambda node: node["rows"][0].pop("run"), "a row needs either run or quoted"),
         (lambda node: node["rows"][0]["numbers"].update(cifar10={}), "there is no column cifar10; did you mean"),

@@ -1,4 +1,4 @@
-"""CIFAR100 from its official Python archive or what is unpacked of it."""
+"""CIFAR100 from its official Python archive, packed or unpacked."""
 
 import pickle
 from pathlib import Path
@@ -17,7 +17,7 @@ ARRAYS = {("numpy", name) for name in ("_reconstruct", "ndarray", "dtype", "_fro
 
 
 def cifar100(root: str, *, md5: str | None, images: Count | None) -> Images:
-    """50,000 training and 10,000 test images of 32 px; classes in the archive's own, alphabetical order."""
+    """CIFAR100: 50,000 training and 10,000 test images of 32 px. Classes are in alphabetical order, as in the archive."""
     folder = Path(root) / FOLDER
     if not folder.is_dir() and (Path(root) / ARCHIVE).is_file():
         check(Path(root) / ARCHIVE, md5)
@@ -39,12 +39,12 @@ def _split(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Plain(pickle.Unpickler):
-    """Arrays, lists and strings; nothing that a pickle could run."""
+    """Loads arrays, lists and strings, and refuses any pickle that could run code."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module.split(".")[0], name) in ARRAYS:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a data set")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a dataset")
 
 
 def _read(file: Path) -> dict:

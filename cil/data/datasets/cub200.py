@@ -1,4 +1,4 @@
-"""CUB-200-2011: 200 species of birds, 5,994 training and 5,794 test photographs by the official split file."""
+"""CUB-200-2011: 200 species of birds, 5,994 training and 5,794 test photographs (official split)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
 
 
 def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Count | None) -> Images:
-    """Labels by folder number; names without it, underscores as spaces."""
+    """CUB-200-2011. Labels follow the folder numbers; class names are the folders without number and underscores."""
     found = _found(Path(root), md5)
     path, folder, kind = (dict(rows(found, f"{name}.txt", " ")) for name in ("images", "classes", "train_test_split"))
     label = {number: int(k) - 1 for number, k in rows(found, "image_class_labels.txt", " ")}
@@ -24,7 +24,7 @@ def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Co
 
 
 def _found(root: Path, md5: str | None) -> Tree:
-    """A compressed tar cannot be read in place, so it is unpacked beside itself first."""
+    """Unpack the archive, since a compressed tar cannot be read in place, and list its files."""
     if not (root / FOLDER).is_dir() and (root / ARCHIVE).is_file():
         check(root / ARCHIVE, md5)
         unpack(root / ARCHIVE, FOLDER)

@@ -16,7 +16,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def fashion_mnist(root: str, *, sha256: dict[str, str | None]) -> Images:
-    """Grey becomes RGB. The four files, packed or not, from the data root or from where Debian puts them."""
+    """Fashion-MNIST converted to RGB, from its files (gzipped or not) in the data root or the folder of Debian's package."""
     folder = next((Path(root) / place for place in PLACES if _file(Path(root) / place, FILES[0])), None)
     if folder is None:
         raise UserError(f"Fashion-MNIST is not there (looked for {FILES[0]}.gz in {Path(root) / PLACES[0]} and {PLACES[2]}); "
@@ -30,17 +30,17 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _read(folder: Path, name: str, sha256: str | None) -> torch.Tensor:
-    """An IDX file: two zero bytes, type, number of dimensions, their big-endian sizes, the bytes. Digests are of these."""
+    """Read an IDX file: two zero bytes, type, number of dimensions, their big-endian sizes, data. The digest is of all that."""
     file = _file(folder, name)
     try:
         content = b"" if file is None else gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4).tolist()
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError):
-        raise UserError(f"{file or folder / name} is absent or torn; type make data DATASET=fashion_mnist") from None
+        raise UserError(f"{file or folder / name} is absent or damaged; type make data DATASET=fashion_mnist") from None
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
-        raise UserError(f"{file} has sha256 {found[:12]}… where {sha256[:12]}… is wanted; fetch it again, or type "
+        raise UserError(f"{file} has sha256 {found[:12]}…, wanted is {sha256[:12]}…; fetch it again, or type "
                         f"dataset.sha256.{name}={found}")  # fmt: skip
     return torch.from_numpy(values.copy())
 

@@ -1,5 +1,6 @@
-"""Any tree with a folder for each class."""
+"""Any dataset of images that has a folder for each class."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from cil.data.images import Images
 def folder(
     root: str, *, path: str, train: str | None, test: str | None, share: Part, seed: Seed, shorter_side: Count | None
 ) -> Images:
-    """`path` is below the data root (a folder, or a .zip or .tar of it); class names are those of the folders.
+    """Images from a folder (or a .zip or .tar of it) at `path` below the data root. Class names are the names of its folders.
 
-    `train` and `test` are folders in it, or files in it that list images, one a line. Without `test`, a seeded draw of
-    `1 - share` of each class's images tests.
+    `train` and `test` are folders in it, or text files in it that list one image per line. Without `test`, a fraction
+    `1 - share` of the images of each class is drawn with `seed` for the test.
     """
     train, test = (side.strip("/") if isinstance(side, str) else side for side in (train, test))
     place = Path(path).name
@@ -25,14 +26,14 @@ def folder(
     found = tree(Path(root) / Path(path).parent, top, {f"{top}.zip": None, f"{top}.tar": None}, "type dataset.path=…")
     if test is None:
         paths, label_of = _images(found, train)
-        rows = _draw([label_of[path] for path in paths], share, seed, path)
+        rows: tuple[Sequence[int], Sequence[int]] = _draw([label_of[path] for path in paths], share, seed, path)
     else:
         sides = [_images(found, side) for side in (train, test)]
         paths, label_of = sides[0][0] + sides[1][0], sides[0][1] | sides[1][1]
         rows = range(len(sides[0][0])), range(len(sides[0][0]), len(paths))
         twice = set(sides[0][0]) & set(sides[1][0])
         if twice:
-            raise UserError(f"{path}: {len(twice)} images are in training and test, first {min(twice)}; mend the lists")
+            raise UserError(f"{path}: {len(twice)} images are in training and test, first {min(twice)}; correct the lists")
     names = sorted(set(label_of.values()))
     label = {name: k for k, name in enumerate(names)}
     labels = [label[label_of[path]] for path in paths]
@@ -40,28 +41,31 @@ def folder(
 
 
 def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:
-    """The images of a folder or of a list, and the class of each: the folder that it lies in."""
+    """Return the images of a folder or of a list, and the class of each, which is the name of its folder."""
     if side is not None and side in found:
         paths = [line.strip() for line in text(found, side).splitlines() if line.strip()]
         absent = [path for path in paths if path not in found]
         if absent:
-            raise UserError(f"{side} names {len(absent)} images that are not there, first {absent[0]}; mend the list")
+            raise UserError(f"{side} names {len(absent)} images that are not there, first {absent[0]}; correct the list")
         return paths, {path: path.split("/")[-2] for path in paths}
     classes = under(found, side or "", PHOTOS)
     if not classes:
-        raise UserError(f"no folder of images in {side or 'the data set'}; type dataset.train=FOLDER or a file that lists them")
+        raise UserError(f"no folder of images in {side or 'the dataset'}; type dataset.train=FOLDER or a file that lists them")
     return [p for paths in classes.values() for p in paths], {p: name for name, paths in classes.items() for p in paths}
 
 
 def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[int], list[int]]:
-    random, train, test = np.random.RandomState(seed), [], []
+    """Split the rows of each class at random into training and test rows."""
+    random = np.random.RandomState(seed)
+    train: list[int] = []
+    test: list[int] = []
     for name in sorted(set(labels)):
         rows = [row for row, label in enumerate(labels) if label == name]
         order = random.permutation(len(rows))
         count = int(share * len(rows))
         if not 0 < count < len(rows):
-            raise UserError(f"{path}: dataset.share={share} of the {len(rows)} images of class {name} leaves none to train "
-                            "or to test; type another, as in dataset.share=0.5, or set dataset.test to a folder")  # fmt: skip
+            raise UserError(f"{path}: dataset.share={share} of the {len(rows)} images of class {name} leaves none for training "
+                            "or for the test; type another such as dataset.share=0.5, or dataset.test=FOLDER")  # fmt: skip
         train += [rows[k] for k in order[:count]]
         test += [rows[k] for k in order[count:]]
     return sorted(train), sorted(test)

@@ -1,17 +1,17 @@
-"""ImageNet100: a hundred classes of ILSVRC-2012. Which hundred differs between papers, so the list has a name."""
+"""ImageNet100: one hundred classes of ILSVRC-2012. Papers use different lists of classes, so each list has a name."""
 
 from itertools import accumulate
 from pathlib import Path
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Tree, check, inside, members, rows, tree
+from cil.data.archives import PHOTOS, Member, Tree, check, inside, members, rows, tree
 from cil.data.datasets.listing import complete, listed, under
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
 
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
-LAYOUT = """ImageNet may not be fetched by a script: register at image-net.org, then put one of these below data.root:
+LAYOUT = """ImageNet may not be fetched by a script. Register at image-net.org, then put one of these below data.root:
   imagenet/train/<wnid>/*.JPEG  imagenet/val/<wnid>/*.JPEG           (only the classes of the list are read)
   imagenet/ILSVRC/Data/CLS-LOC/{train/<wnid>,val}/*.JPEG  imagenet/ILSVRC/LOC_val_solution.csv     (Kaggle's)
   imagenet/ILSVRC2012_img_train.tar  imagenet/ILSVRC2012_img_val.tar  imagenet/ILSVRC2012_devkit_t12.tar.gz"""
@@ -20,7 +20,7 @@ LAYOUT = """ImageNet may not be fetched by a script: register at image-net.org, 
 def imagenet100(
     root: str, *, classes: str, names: str, md5: dict[str, str | None], test_per_class: Count | None, shorter_side: Count | None
 ) -> Images:
-    """`classes`: a list of cil/registry (first, seed1993, cmc …); `names`: openai, lemma or the list's own."""
+    """ImageNet100. `classes`: a list of cil/data/registry (first, seed1993, cmc, …); `names`: openai, lemma or its own."""
     chosen = class_list(f"imagenet100_{classes}")
     found, train, val = _found(Path(root) / "imagenet", set(chosen.wnids), md5)
     label = {wnid: k for k, wnid in enumerate(chosen.wnids)}
@@ -30,7 +30,7 @@ def imagenet100(
     shown = [name.replace("_", " ") for name in chosen.named(names)]
     split = range(count), range(count, len(paths))
     parts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
-    groups = tuple(accumulate(parts))[:-1]  # a class's photographs lie in a folder of their own, which all lists share
+    groups = tuple(accumulate(parts))[:-1]  # decoded classes have separate folders, which all lists share
     images = listed(
         f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side, stored="imagenet100", groups=groups
     )
@@ -38,14 +38,14 @@ def imagenet100(
 
 
 def _found(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, list[str]], dict[str, list[str]]]:
-    """Where every file lies, and the files of each class in training and validation."""
+    """Return the places of all files, and the training and the validation files of each class."""
     if (folder / TRAIN).is_file() and not (folder / "train").is_dir():
         return _official(folder, wnids, md5)
     if not folder.is_dir():
         raise UserError(f"{folder} is not there; type make data DATASET=imagenet100 for the layout that is wanted")
     kaggle = folder / "ILSVRC" / "Data" / "CLS-LOC"
     top = kaggle if kaggle.is_dir() else folder
-    found = {}
+    found: dict[str, Member] = {}
     for part in [f"train/{wnid}" for wnid in wnids] + [f"val/{wnid}" for wnid in wnids]:
         if (top / part).is_dir():
             found |= {f"{part}/{path}": member for path, member in tree(top, part, {}, "").items()}
@@ -57,7 +57,7 @@ def _found(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, li
 
 
 def _flat(flat: Tree, wnid_of: dict[str, str], wnids: set[str], found: dict) -> dict[str, list[str]]:
-    """Validation files that lie in one folder, moved in `found` to where they would be by class."""
+    """Sort validation files of one folder by class. Adds them to `found` under the paths that a folder per class would give."""
     val: dict[str, list[str]] = {}
     for path in sorted(flat):
         wnid = wnid_of.get(path.split("/")[-1].partition(".")[0])
@@ -73,7 +73,7 @@ def _official(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str,
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is not there; type make data DATASET=imagenet100 for the layout that is wanted")
         check(folder / name, md5[key], f"dataset.md5.{key}")
-    found = {}
+    found: dict[str, Member] = {}
     for name, member in members(folder / TRAIN).items():
         wnid = name.removesuffix(".tar")
         if wnid in wnids:
@@ -83,15 +83,20 @@ def _official(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str,
 
 
 def _answers(kit: Path) -> dict[str, str]:
-    """ILSVRC2012_val_00000001 → wnid, from the development kit's two tables."""
+    """Read the development kit: the name of each validation image (ILSVRC2012_val_00000001) → its wnid."""
     import io
     import tarfile
 
     from scipy.io import loadmat
 
     with tarfile.open(kit) as opened:
-        top = "ILSVRC2012_devkit_t12/data"
-        meta = loadmat(io.BytesIO(opened.extractfile(f"{top}/meta.mat").read()), squeeze_me=True)["synsets"]
-        truth = opened.extractfile(f"{top}/ILSVRC2012_validation_ground_truth.txt").read().split()
+
+        def content(name: str) -> bytes:
+            file = opened.extractfile(f"ILSVRC2012_devkit_t12/data/{name}")
+            assert file is not None, "not a folder"
+            return file.read()
+
+        meta = loadmat(io.BytesIO(content("meta.mat")), squeeze_me=True)["synsets"]
+        truth = content("ILSVRC2012_validation_ground_truth.txt").split()
     wnid = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in meta}
     return {f"ILSVRC2012_val_{number:08d}": wnid[int(answer)] for number, answer in enumerate(truth, 1)}

@@ -1,5 +1,6 @@
-"""ImageNet-R: 30,000 renditions of 200 ImageNet classes. It has no official split: five conventions are in use."""
+"""ImageNet-R: 30,000 renditions of 200 ImageNet classes. There is no official split: `split` selects a convention."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cil.common.ranges import Count
@@ -15,11 +16,11 @@ FOLDER, ARCHIVE = "imagenet-r", "imagenet-r.tar"
 def imagenet_r(
     root: str, *, split: str, names: str, md5: str | None, images: Count | None, shorter_side: Count | None,
 ) -> Images:  # fmt: skip
-    """Labels by sorted wnid; `split`: a convention of cil/registry; `names`: readme, openai or lemma."""
+    """ImageNet-R, with labels by sorted wnid. `split`: a name in cil/data/registry; `names`: readme, openai or lemma."""
     found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=imagenet_r, or data.root=DIR for where it is")
     classes = class_list("imagenet_r")
     label = {wnid: k for k, wnid in enumerate(classes.wnids)}
-    if split == "folders":  # PILOT's zip comes divided
+    if split == "folders":  # PILOT's zip is already split
         parts = [under(found, part, PHOTOS) for part in ("train", "test")]
     else:
         parts = [under(found, "", PHOTOS)]
@@ -27,9 +28,9 @@ def imagenet_r(
     total("imagenet_r", len(paths), images)
     if split == "folders":
         count = sum(path.startswith("train/") for path in paths)
-        train, test = range(count), range(count, len(paths))
+        sides: tuple[Sequence[int], Sequence[int]] = range(count), range(count, len(paths))
     else:
-        train, test = imagenet_r_split(split, paths, Path(root) / "imagenet_r")
+        sides = imagenet_r_split(split, paths, Path(root) / "imagenet_r")
     labels = [label[path.split("/")[-2]] for path in paths]
     shown = [name.replace("_", " ") for name in classes.named(names)]
-    return listed("imagenet_r", root, found, paths, labels, train, test, shown, shorter_side)
+    return listed("imagenet_r", root, found, paths, labels, *sides, shown, shorter_side)

@@ -1,4 +1,4 @@
-"""Two data sets that are learned one after another, as one of which each is a part."""
+"""Two datasets that are learned in turn, combined into one dataset."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from cil.data.images import Images, Stacked
 
 
 def in_turn(root: str, *, first: Callable[[], Images], second: Callable[[], Images], only: str | None) -> Images:
-    """`only`: `first` or `second` alone, seen as in the run over both; what a transfer is measured against."""
+    """Combine two datasets. `only`: `first` or `second` returns one alone, as the baseline for the transfer between them."""
     parts = {"first": first, "second": second}
     if only is not None and only not in parts:
         raise UserError(f"dataset.only={only} is not known; {nearest(str(only), parts)}")

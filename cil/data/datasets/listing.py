@@ -1,4 +1,4 @@
-"""From lists of files and labels to a data set, with every class counted."""
+"""Builds a dataset from lists of files and labels, and checks the number of images of each class."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ def listed(
     test: Sequence[int], class_names: Sequence[str], shorter_side: int | None, *, stored: str | None = None,
     groups: Sequence[int] = (),
 ) -> Images:  # fmt: skip
-    """Photographs `paths` of `found`, of which the rows `train` and `test` are the two splits.
+    """Return the dataset of the photographs `paths` of `found`. Its splits are the rows `train` and `test` of `paths`.
 
-    `stored`: the folder below `decoded`, if not `name`. `groups`: where in `paths` a group begins that other listings share.
+    `stored`: the folder below `decoded`, by default `name`. `groups`: rows at which a group begins that other datasets share.
     """
     absent = [path for path in paths if path not in found]
     if absent:
@@ -43,27 +43,27 @@ def _listing(paths: Sequence[str], members: Sequence[Member], labels: Sequence[i
 
 
 def complete(images: Images, *, train: int | None = None, test: int | None = None, remedy: str = "") -> Images:
-    """The data set itself, unless a class is empty or, where numbers are given, has not as many images."""
+    """Return `images`. Raise a UserError if a class is empty or has not `train` and `test` images, where these are given."""
     for split, labels, wanted in (("training", images.train_labels, train), ("test", images.test_labels, test)):
         counts = labels.bincount(minlength=len(images.class_names)).tolist()
         wrong = [label for label, count in enumerate(counts) if (count != wanted if wanted else not count)]
         if wrong:
             first, of = wrong[0], f" of {wanted}" if wanted else ""
-            more = f", and {len(wrong) - 1} more classes are not as they should be" if len(wrong) > 1 else ""
+            more = f", and {len(wrong) - 1} more classes have a wrong number" if len(wrong) > 1 else ""
             raise UserError(f"{images.name}: class {first} ({images.class_names[first]}) has {counts[first]}{of} {split} images"
-                            f"{more}; {remedy or 'fetch the data set again'}")  # fmt: skip
+                            f"{more}; {remedy or 'fetch the dataset again'}")  # fmt: skip
     return images
 
 
 def total(name: str, count: int, wanted: int | None) -> None:
-    """Refuse a data set that is not all there, as one that was being unpacked; None: any number will do."""
+    """Raise a UserError if a dataset is incomplete, for example not fully unpacked. None: any number is accepted."""
     if wanted is not None and count != wanted:
-        raise UserError(f"{name} has {count} images where {wanted} are wanted; unpack or fetch it again, or type "
-                        f"dataset.images={count} to use it all the same")  # fmt: skip
+        raise UserError(f"{name} has {count} images, wanted are {wanted}; unpack or fetch it again, or type "
+                        f"dataset.images={count} to use it anyway")  # fmt: skip
 
 
 def under(found: Mapping[str, Member], folder: str, endings: tuple[str, ...]) -> dict[str, list[str]]:
-    """Files of `folder`/<class>/…, by class, both sorted by name as ImageFolder does."""
+    """Return the files of `folder`/<class>/… by class. Classes and files are sorted by name, as in ImageFolder."""
     classes: dict[str, list[str]] = {}
     prefix = f"{folder}/" if folder else ""
     for path in found:
@@ -75,14 +75,14 @@ def under(found: Mapping[str, Member], folder: str, endings: tuple[str, ...]) ->
 
 
 def number(path: str) -> tuple[int, str]:
-    """For files that are numbered rather than named: n01443537_10.JPEG comes after n01443537_9.JPEG."""
+    """Return a sort key for numbered files: n01443537_10.JPEG comes after n01443537_9.JPEG."""
     digits = path.rsplit("_", 1)[-1].split(".")[0]
     return (int(digits) if digits.isdigit() else -1), path
 
 
 def listing_digest(images: Images) -> str:
-    """Sixteen hex digits over which file has which label in which split, or over the pixels where there are no files."""
-    if not isinstance(images.train, Photos):
+    """Hash of the files and labels of each split, as 16 hex digits. Datasets without files are hashed by their pixels."""
+    if not isinstance(images.train, Photos) or not isinstance(images.test, Photos):
         return images.digest
     sha = hashlib.sha256("\n".join(images.class_names).encode())
     for photos, labels in ((images.train, images.train_labels), (images.test, images.test_labels)):

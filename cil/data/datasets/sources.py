@@ -1,4 +1,4 @@
-"""Where the data sets come from. Checksums are those of conf/dataset."""
+"""Addresses and terms of the datasets. Their checksums are in conf/dataset."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,9 @@ from cil.data.datasets.imagenet100 import LAYOUT
 
 
 class Source(NamedTuple):
-    """Files to fetch below the data root, or what to do by hand."""
+    """The files to fetch for a dataset, or what the user has to do."""
 
-    files: dict[str, str]  # place below the data root → address
+    files: dict[str, str]  # path below the data root → URL
     terms: str
     by_hand: str = ""
 

@@ -1,4 +1,4 @@
-"""TinyImageNet: 200 classes of ImageNet at 64 px, 500 training images each; everyone tests on its validation images."""
+"""TinyImageNet: 200 classes of ImageNet at 64 px, 500 training images each. Its validation images are the test split."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from cil.data.images import Images
 from cil.data.registry.orders import class_order
 
 FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
-SPLIT = "numpy:1993"  # the class order whose first hundred are the first half
+SPLIT = "numpy:1993"  # the class order that defines the halves
 
 
 def tinyimagenet(root: str, *, md5: str | None, train_per_class: Count | None, shorter_side: Count | None) -> Images:
-    """All classes. Labels by sorted wnid, annotations read in place.
+    """All classes of TinyImageNet, with labels by sorted wnid.
 
-    `train_per_class`: only the first so many of each class, by their numbers.
+    `train_per_class`: use only this many training images of each class, the first by file number.
     """
     return _images(root, md5, None, train_per_class, None, shorter_side)
 
@@ -28,7 +28,7 @@ def half(
     root: str, *, md5: str | None, half: Literal["first", "second"], train_per_class: Count | None,
     test_per_class: Count | None, shorter_side: Count | None,
 ) -> Images:  # fmt: skip
-    """The first or the second hundred classes of class order numpy:1993; scripts/recover.py learns on the first."""
+    """The first or last 100 classes in class order numpy:1993. scripts/recover.py trains on the first half."""
     return _images(root, md5, half, train_per_class, test_per_class, shorter_side)
 
 
@@ -44,7 +44,7 @@ def _images(
     paths = [path for wnid in wnids for path in sorted(train.get(wnid, []), key=number)[:train_per_class]]
     label = {wnid: k for k, wnid in enumerate(wnids)}
     count, labels = len(paths), [label[path.split("/")[1]] for path in paths]
-    tested = Counter()
+    tested: Counter[str] = Counter()
     for path, wnid in _annotated(found, every):
         tested[wnid] += 1
         if wnid in label and (test_per_class is None or tested[wnid] <= test_per_class):
@@ -57,12 +57,12 @@ def _images(
 
 
 def _annotated(found: Tree, wnids: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Path and class of each validation image that is there, by their numbers."""
+    """Yield the path and the class of each validation image that exists, ordered by file number."""
     known = set(wnids)
     for name, wnid, *_ in sorted(rows(found, "val/val_annotations.txt", "\t"), key=lambda line: number(line[0])):
         if f"val/images/{name}" in found:
             if wnid not in known:
-                raise UserError("tinyimagenet: val/val_annotations.txt names a class that wnids.txt lacks; fetch the data set "
+                raise UserError("tinyimagenet: val/val_annotations.txt names a class that wnids.txt lacks; fetch the dataset "
                                 "again")  # fmt: skip
             yield f"val/images/{name}", wnid
 

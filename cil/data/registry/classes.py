@@ -1,4 +1,4 @@
-"""Which classes a data set of ImageNet images means, in label order, and what they are called in a prompt."""
+"""Class lists of datasets of ImageNet images: the classes in label order, and their names in prompts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,20 +7,21 @@ from cil.common.errors import UserError, nearest
 from cil.data.registry.listfile import read, verify
 
 FOLDER = Path(__file__).with_suffix("")
-ALL = "imagenet1k"  # names every wnid by OpenAI's cleaned list and by WordNet
+ALL = "imagenet1k"  # has names for every wnid: OpenAI's cleaned list and WordNet lemmas
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """wnids[k] is the folder of label k; names[naming][k] its name as the source writes it, underscores kept."""
+    """wnids[k] is the folder of label k, and names[naming][k] its name as the source writes it, with underscores."""
 
     name: str
-    digest: str  # over wnids and the file's own names
+    digest: str  # of the wnids and the names in the file
     source: str
     wnids: tuple[str, ...]
     names: dict[str, tuple[str, ...]]
 
     def named(self, naming: str) -> tuple[str, ...]:
+        """Return the class names of one naming, in label order."""
         if naming not in self.names:
             raise UserError(f"class names {naming} are not known for {self.name}; {nearest(naming, self.names)}")
         return self.names[naming]
@@ -31,7 +32,7 @@ def known_lists() -> list[str]:
 
 
 def class_list(name: str) -> ClassList:
-    """A registered list; every one also has the names `openai` and `lemma`."""
+    """Return a registered class list. Every list also has the namings `openai` and `lemma`."""
     if name not in known_lists():
         raise UserError(f"class list {name} is not known; {nearest(name, known_lists())}")
     found = _read(name)

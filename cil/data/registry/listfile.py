@@ -1,4 +1,4 @@
-"""The text files of the registry: lines `# key: value`, then rows. The digest in the head pins the rows."""
+"""Text files of the registry: header lines `# key: value`, then rows. The header contains a digest of the rows."""
 
 import hashlib
 from pathlib import Path
@@ -7,12 +7,12 @@ from cil.common.errors import UserError
 
 
 def digest(value: object) -> str:
-    """Sixteen hex digits over the value as Python writes it; a run names its class order by the same function."""
+    """Hash of a value's `repr`, as 16 hex digits. The class order of a run is hashed by the same function."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def read(file: Path) -> tuple[dict[str, str], list[str]]:
-    """The head and the rows."""
+    """Return the header and the rows of a file."""
     lines = file.read_text(encoding="utf-8").splitlines()
     head = [line[1:].partition(":") for line in lines if line.startswith("#")]
     rows = [line for line in lines if line and not line.startswith("#")]
@@ -20,7 +20,8 @@ def read(file: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def verify(file: Path, head: dict[str, str], content: object) -> None:
-    found, told = digest(content), head.get("digest")
-    if found != told:
-        raise UserError(f"{file} was edited: its head says digest {told}, its rows have {found}; put the file back, "
+    """Raise a UserError if the digest in the header does not match the content."""
+    found, stated = digest(content), head.get("digest")
+    if found != stated:
+        raise UserError(f"{file} was edited: its head says digest {stated}, its rows have {found}; put the file back, "
                         "or keep yours under a name and a digest of its own")  # fmt: skip

@@ -1,4 +1,4 @@
-"""In which order the classes of a data set arrive: a rule, a registered list or the labels themselves."""
+"""Class orders: the order in which the classes of a dataset arrive, by a rule, a registered list or a list of labels."""
 
 import random
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ COUNTS = {2: "two", 3: "three", 4: "four"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered order: labels[k] is the data set's label of the class that arrives as number k."""
+    """A registered order: labels[k] is the dataset's label of the class that arrives as number k."""
 
     dataset: str
-    classes: str  # the class list whose ranks the labels are, where the data set has several; else the data set
+    classes: str  # the class list that the labels index, if the dataset has several; otherwise the dataset
     name: str
     digest: str
     source: str
-    short: str  # the source, in an error's line
+    short: str  # the source, as error messages name it
     nicknames: tuple[str, ...]
     labels: tuple[int, ...]
 
@@ -40,15 +40,15 @@ class Entry:
 
 
 def known_orders() -> list[Entry]:
-    """Every registered order, sorted by data set and name."""
+    """Return all registered orders, sorted by dataset and name."""
     return [_entry(file) for file in sorted(FOLDER.glob("*/*.txt"))]
 
 
 def class_order(order: str | Sequence[int], count: int, dataset: str | None = None) -> list[int]:
-    """The labels by arrival.
+    """Return the dataset's labels in the order in which their classes arrive.
 
-    `natural`; `numpy:SEED`, numpy's legacy permutation; `python:SEED`, Python's shuffle (CODA-Prompt's repeats, whose first,
-    seed 0, is natural); a registered order, as `podnet` or `cifar100/podnet`; or the labels in a list.
+    `order` is `natural`; `numpy:SEED` (NumPy's legacy permutation); `python:SEED` (Python's shuffle, used by CODA-Prompt, whose
+    first repeat is `natural`); the name of a registered order such as `podnet` or `cifar100/podnet`; or a list of labels.
     """
     if not isinstance(order, str):
         return _listed(order, count)
@@ -83,18 +83,18 @@ def _registered(word: str, count: int, dataset: str | None) -> Entry:
     own = [entry for entry in named if entry.is_of(dataset)]
     if not own:
         places = " and ".join(sorted({entry.classes for entry in named}))
-        raise UserError(f"scenario.order={word} is an order of {places}, this data set is {dataset}; type {RULES}")
+        raise UserError(f"scenario.order={word} is an order of {places}, this dataset is {dataset}; type {RULES}")
     fitting = [entry for entry in own if len(entry.labels) == count]
     if not fitting:
         sizes = " or ".join(map(str, sorted({len(entry.labels) for entry in own})))
-        raise UserError(f"scenario.order={word} orders {sizes} classes, this data set has {count}; type {RULES}")
+        raise UserError(f"scenario.order={word} orders {sizes} classes, this dataset has {count}; type {RULES}")
     if len(fitting) > 1:
         raise UserError(_which(word, name, fitting))
     return fitting[0]
 
 
 def _which(word: str, name: str, entries: list[Entry]) -> str:
-    """The line that tells orders of one name apart."""
+    """Return the error message for a name that several orders share."""
     places = {entry.dataset for entry in entries}
     kind = "name" if all(_key(name) == _key(entry.name) for entry in entries) else "nickname"
     choices = [

@@ -1,4 +1,4 @@
-"""Who trains on which images of ImageNet-R, which has no official split: rules and fixed lists, by name."""
+"""Training and test splits of ImageNet-R, which has no official split: rules and fixed lists, by name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from cil.common.errors import UserError, nearest
 from cil.data.registry.listfile import digest
 
-Rows = tuple[list[int], list[int]]  # of the canonical file list: train, test
+Rows = tuple[list[int], list[int]]  # rows of the sorted file list: training, test
 
 SPLITS = {
     "coda": ("fixed lists, 24,000 and 6,000 files", "CODA-Prompt, mammoth"),
@@ -28,9 +28,9 @@ TFDS = "tfds_order.txt"
 
 
 def imagenet_r_split(convention: str, files: Sequence[str], folder: Path) -> Rows:
-    """Rows of `files` that train and that test, each in the order of `files`.
+    """Return the training rows and the test rows of `files`, each sorted.
 
-    `files` is the canonical list, 'n01443537/art_0.jpg' and so on, sorted; lists are looked for in `folder`/splits.
+    `files` is the sorted list of all files ('n01443537/art_0.jpg', …). Fixed lists are read from `folder`/splits.
     """
     if list(files) != sorted(files):
         raise ValueError("imagenet_r_split() takes the files sorted by wnid, then name; random splits depend on it")
@@ -49,12 +49,12 @@ def imagenet_r_split(convention: str, files: Sequence[str], folder: Path) -> Row
 
 
 def split_digest(files: Sequence[str], train: Sequence[int], test: Sequence[int]) -> str:
-    """Over the sorted class folder and name of each side's files: equal for every layout of the same split."""
+    """Hash of the sorted class folders and names of each side's files. It is equal for all layouts of the same split."""
     return digest(tuple(sorted(_name(files[row]) for row in side) for side in (train, test)))
 
 
 def _random(count: int, seed: int) -> Rows:
-    # the global CPU generator right after seeding draws the same permutation
+    # the same permutation as that of the global CPU generator right after seeding
     import torch
 
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -62,13 +62,13 @@ def _random(count: int, seed: int) -> Rows:
 
 
 def _stratified(files: Sequence[str], seed: int) -> Rows:
-    chance = np.random.RandomState(seed)
+    random = np.random.RandomState(seed)
     rows: dict[str, list[int]] = {}
     for row, file in enumerate(files):
         rows.setdefault(file.split("/")[0], []).append(row)
     train, test = [], []
     for own in rows.values():
-        shuffled = chance.permutation(own).tolist()
+        shuffled = random.permutation(own).tolist()
         train += shuffled[: len(own) * 4 // 5]
         test += shuffled[len(own) * 4 // 5 :]
     return sorted(train), sorted(test)
@@ -96,7 +96,7 @@ def _rapf(folder: Path) -> tuple[list[str], list[str]]:
     lines = _content(file, f"fetch imgr_split/{RAPF} from github.com/linlany/RAPF into {folder}, or type "
                      "dataset.split=stratified:0").decode().split()  # fmt: skip
     if lines[:1] != ["train"] or lines.count("test") != 1:
-        raise UserError(f"{file} wants a line train, its paths, a line test, its paths; fetch it again")
+        raise UserError(f"{file} must have a line train, its paths, a line test, its paths; fetch it again")
     middle = lines.index("test")
     return lines[1:middle], lines[middle + 1 :]
 
@@ -115,7 +115,7 @@ def _content(file: Path, remedy: str) -> bytes:
 
 
 def _checked(convention: str, train: Sequence[str], test: Sequence[str], files: Sequence[str]) -> Rows:
-    """Rows of two lists of paths that together name every file once."""
+    """Return the rows of two lists of paths. Raise a UserError unless they name every file exactly once."""
     rows = {name: row for row, name in enumerate(files)}
     sides = [[_name(path) for path in side] for side in (train, test)]
     named = sides[0] + sides[1]

@@ -1,10 +1,10 @@
-"""Which part of an image a crop takes, and photographs of many sizes cropped and resized one at a time.
+"""Crop boxes, and cropping and resizing of photographs of different sizes one at a time.
 
-A photograph is an array that may be mapped from a file: a crop reads the rows and columns of its box and nothing else.
+A photograph may be an array that is memory-mapped from a file. A crop reads only the pixels of its box.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-PILLOW = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers of its filters
+PILLOW = {"bilinear": 2, "bicubic": 3}  # the numbers of the filters in Pillow
 
 
 def random_boxes(batch: int, height, width, scale, ratio, random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """top, left, height, width of a random resized crop an image: ten draws, the first that fits, else the centre.
+    """Draw a random resized crop per image: the first of ten draws that fits into the image, otherwise a centre crop.
 
-    `height` and `width` are numbers for all images or tensors (batch,).
+    `height` and `width` are numbers for all images or tensors (batch,). Returns top, left, height and width, each (batch,).
     """
     height, width = (torch.as_tensor(side).expand(batch)[:, None] for side in (height, width))
     area = height * width * torch.empty(batch, 10).uniform_(*scale, generator=random)
@@ -29,7 +29,7 @@ def random_boxes(batch: int, height, width, scale, ratio, random) -> tuple[Tenso
     wide, tall = wide.gather(1, first)[:, 0], tall.gather(1, first)[:, 0]
     place, height, width = torch.rand(2, batch, generator=random), height[:, 0], width[:, 0]
     free = torch.stack([height - tall, width - wide])
-    top, left = (place * (free + 1)).floor().minimum(free)  # the product may round up to the bound itself
+    top, left = (place * (free + 1)).floor().minimum(free)  # the product may be rounded up to free + 1
     none = ~fits.any(1)
     if none.any():
         shape = width / height
@@ -42,13 +42,14 @@ def random_boxes(batch: int, height, width, scale, ratio, random) -> tuple[Tenso
 
 
 def scaled(width: int, height: int, side: int) -> tuple[int, int]:
-    """torchvision's rule: the shorter becomes `side`, the longer is cut to a whole number."""
+    """Return the (width, height) that torchvision resizes to: the shorter side is `side`, the longer is rounded down."""
     short = min(width, height)
-    return tuple(side if length == short else int(side * length / short) for length in (width, height))
+    wide, tall = (side if length == short else int(side * length / short) for length in (width, height))
+    return wide, tall
 
 
 def resized(photo: np.ndarray, width: int, height: int, filter: str) -> np.ndarray:
-    """(h, w, 3) uint8 → (height, width, 3) uint8 by Pillow, which leaves Python free for other threads meanwhile."""
+    """Resize (h, w, 3) uint8 to (height, width, 3) uint8 with Pillow, which releases the GIL."""
     from PIL import Image
 
     if photo.shape[:2] == (height, width):
@@ -57,19 +58,20 @@ def resized(photo: np.ndarray, width: int, height: int, filter: str) -> np.ndarr
 
 
 def centre(photo: np.ndarray, size: int, short: int, filter: str) -> np.ndarray:
-    """The shorter side to `short`, then the middle `size` pixels either way."""
+    """Resize the shorter side to `short`, then crop the central `size` × `size` pixels."""
     wide, tall = scaled(photo.shape[1], photo.shape[0], short)
     top, left = round((tall - size) / 2), round((wide - size) / 2)
     return resized(photo, wide, tall, filter)[top : top + size, left : left + size]
 
 
 def boxed(photo: np.ndarray, size: int, box: Box, filter: str) -> np.ndarray:
+    """Crop a box and resize it to `size` × `size` pixels."""
     top, left, tall, wide = box
     return resized(photo[top : top + tall, left : left + wide], size, size, filter)
 
 
-def each(call, photos: Sequence[np.ndarray], more: Sequence[tuple], size: int) -> np.ndarray:
-    """`call(photo, size, *more)` of every photograph, on as many threads as torch has: (batch, size, size, 3) uint8."""
+def each(call: Callable[..., np.ndarray], photos: Sequence[np.ndarray], more: Sequence[tuple], size: int) -> np.ndarray:
+    """Stack `call(photo, size, *more)` over photographs, on as many threads as torch: (batch, size, size, 3) uint8."""
     out = np.empty((len(photos), size, size, 3), np.uint8)
 
     def one(place: int) -> None:

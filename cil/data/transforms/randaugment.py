@@ -1,7 +1,7 @@
-"""RandAugment on whole batches, with Pillow's own arithmetic (timm's `rand-m9-mstd0.5-inc1`).
+"""RandAugment on whole batches with the same arithmetic as Pillow (timm's `rand-m9-mstd0.5-inc1`).
 
-Images are grey levels: (batch, 3, height, width) float32 with whole numbers from 0 to 255. An operation takes those that drew
-it and a number for each, `m` from 0 to 10; so a batch costs thirty small calls, not two an image.
+Images are (batch, 3, height, width) float32 with integer values from 0 to 255. Each operation is applied at once to all images
+that drew it, with a magnitude `m` from 0 to 10 per image, so that a batch takes about thirty calls instead of two per image.
 """
 
 from collections.abc import Callable
@@ -12,35 +12,36 @@ from torch import Tensor
 
 from cil.common.transfer import channels, sent
 
-FILL = (124.0, 116.0, 104.0)  # where a moved image has left the frame
-LAYERS, CHANCE = 2, 0.5  # operations an image draws, and how likely each of them is applied
+FILL = (124.0, 116.0, 104.0)  # colour of pixels that come from outside the image
+LAYERS, CHANCE = 2, 0.5  # operations drawn per image, and the probability that each is applied
 MAGNITUDE, SPREAD = 9.0, 0.5
 
-Operation = Callable[[Tensor, Tensor, Tensor], Tensor]  # levels, magnitudes, signs → levels
+Operation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, magnitudes, signs → images
 
 
 def rand_augment(levels: Tensor, random: torch.Generator) -> Tensor:
+    """Apply RandAugment to (batch, 3, height, width) images and return new images of that shape."""
     for _ in range(LAYERS):
         which = torch.randint(len(OPERATIONS), (len(levels),), generator=random)
         applied = torch.rand(len(levels), generator=random) < CHANCE
         magnitudes = (MAGNITUDE + SPREAD * torch.randn(len(levels), generator=random)).clamp(0, 10)
         signs = 1.0 - 2 * (torch.rand(len(levels), generator=random) < 0.5)
-        # those that drew one operation lie together, those that are left alone at the end
+        # sort images by operation; those without one come last
         number = torch.where(applied, which, len(OPERATIONS))
         order = number.argsort(stable=True)
         many = number.bincount(minlength=len(OPERATIONS) + 1).tolist()
         drawn = (sent(values, levels.device).split(many) for values in (magnitudes[order], signs[order]))
-        parts = list(zip([*OPERATIONS.values(), alone], levels[sent(order, levels.device)].split(many), *drawn))
+        parts = list(zip([*OPERATIONS.values(), unchanged], levels[sent(order, levels.device)].split(many), *drawn))
         done = [operation(own, *values) for operation, own, *values in parts if len(own)]
         levels = torch.cat(done)[sent(order.argsort(), levels.device)]
     return levels
 
 
-def alone(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
+def unchanged(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
     return levels
 
 
-# --- by level ---------------------------------------------------------------------------------------------------------
+# --- colours ----------------------------------------------------------------------------------------------------------
 
 
 def autocontrast(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def solarize_add(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
     return torch.where(levels < 128, (levels + shaped((11 * m).floor())).clamp_max(255), levels)
 
 
-# --- towards or away from a duller image ------------------------------------------------------------------------------
+# --- blends with a degenerate image -----------------------------------------------------------------------------------
 
 
 def color(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ def brightness(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
 def sharpness(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
     kernel = torch.ones(3, 1, 3, 3, device=levels.device)
     kernel[:, :, 1, 1] = 5
-    smooth = levels.clone()  # the border stays
+    smooth = levels.clone()  # the border is not smoothed
     smooth[:, :, 1:-1, 1:-1] = (F.conv2d(levels, kernel, groups=3) / 13 + 0.5).floor().clamp(0, 255)
     return blended(smooth, levels, m, sign)
 
@@ -114,7 +115,7 @@ def grey(levels: Tensor) -> Tensor:
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(levels)[:, None]
 
 
-# --- moved ------------------------------------------------------------------------------------------------------------
+# --- geometry ---------------------------------------------------------------------------------------------------------
 
 
 def rotate(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ def translate_y(levels: Tensor, m: Tensor, sign: Tensor) -> Tensor:
 
 
 def slid(levels: Tensor, slope: Tensor | float, shift: Tensor | float) -> Tensor:
-    """Rows that move along themselves, pixel x from x + slope · y + shift: four neighbours each."""
+    """Shear and shift rows: pixel x comes from x + slope · y + shift, by cubic interpolation of four neighbours."""
     count, _, high, wide = levels.shape
     nothing = torch.zeros(count, dtype=torch.double, device=levels.device)
     slope, shift = ((nothing + value).view(-1, 1, 1) for value in (slope, shift))
@@ -154,7 +155,7 @@ def slid(levels: Tensor, slope: Tensor | float, shift: Tensor | float) -> Tensor
 
 
 def moved(levels: Tensor, *matrix: Tensor) -> Tensor:
-    """Each pixel comes from (a·x + b·y + c, d·x + e·y + f), by Pillow's bicubic interpolation of four by four neighbours."""
+    """Affine transform: pixel (x, y) comes from (a·x + b·y + c, d·x + e·y + f), by Pillow's bicubic interpolation."""
     high, wide = levels.shape[2:]
     a, b, c, d, e, f = (v.view(-1, 1, 1) for v in matrix)
     y, x = torch.meshgrid(*(torch.arange(n, device=levels.device) + 0.5 for n in (high, wide)), indexing="ij")
@@ -168,14 +169,14 @@ def moved(levels: Tensor, *matrix: Tensor) -> Tensor:
 
 
 def neighbours(at: Tensor, length: int) -> tuple[list[Tensor], Tensor]:
-    """The four pixels around each place, those beyond the border being the last ones, and how far past the second it lies."""
+    """Return the four pixels around each position, clamped to the image, and the distance from the second one."""
     at = at - 0.5
     first = at.floor()
     return [(first.long() + k).clamp(0, length - 1) for k in range(-1, 3)], at - first
 
 
 def taken(levels: Tensor, places: Tensor) -> Tensor:
-    """(n, 3, rows, length) at (n, rows, places)."""
+    """Gather (n, 3, rows, length) at `places` (n, rows, k) along the last axis, as float64."""
     return levels.gather(3, places[:, None].expand(-1, levels.shape[1], -1, -1)).double()
 
 
@@ -184,7 +185,7 @@ def framed(found: Tensor, levels: Tensor, inside: Tensor) -> Tensor:
 
 
 def cubic(four: list[Tensor], d: Tensor) -> Tensor:
-    """Between the second and the third of four neighbours, at `d` from 0 to 1; in Pillow's order, since levels are cut off."""
+    """Interpolate at `d` in [0, 1] between the 2nd and 3rd of four values, in Pillow's order: results are truncated."""
     one, two, three, last = four
     return two + d * (three - one + d * (2 * (one - two) + three - last + d * (two - one + last - three)))
 

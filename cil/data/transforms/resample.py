@@ -1,4 +1,4 @@
-"""Resizing as matrix products: Pillow's filters as (n_out, n_in) matrices, and their product with whole batches."""
+"""Resizes whole batches by matrix products, with Pillow's filters as (n_out, n_in) matrices."""
 
 import numpy as np
 import torch
@@ -8,15 +8,15 @@ BITS = 22  # Pillow's coefficients are multiples of 2^-22, so that products in f
 
 
 def coefficients(start: Tensor, length: Tensor, n_in: int, n_out: int, kind: str, dtype: torch.dtype) -> Tensor:
-    """Pillow's resampling of [start, start + length) to n_out pixels: (batch, n_out, n_in), rows sum to one.
+    """Return the matrices that resample [start, start + length) to n_out pixels as Pillow does: (batch, n_out, n_in).
 
-    A row whose pixels all lie outside the image is zero: that is the black border of a padded crop. As float64 they are
-    Pillow's own fixed-point numbers.
+    `start` and `length` are (batch,). Each row sums to one. A row whose pixels are all outside the image is zero, which gives
+    the black border of a padded crop. In float64 the coefficients equal Pillow's fixed-point numbers.
     """
     start, length, how = start.to(dtype)[:, None, None], length.to(dtype)[:, None, None], dict(dtype=dtype, device=start.device)
     scale = length / n_out
     stretch = scale.clamp(min=1)
-    centre = (torch.arange(n_out, **how)[:, None] + 0.5) * scale  # (batch, n_out, 1), within the crop
+    centre = (torch.arange(n_out, **how)[:, None] + 0.5) * scale  # (batch, n_out, 1), relative to the crop
     inside = torch.arange(n_in, **how) - start  # (batch, 1, n_in)
     weight = FILTERS[kind]((inside + 0.5) / stretch - centre / stretch)
     weight *= (inside >= 0) & (inside < length)
@@ -39,16 +39,19 @@ FILTERS = {"bilinear": _bilinear, "bicubic": _bicubic}
 
 
 def resample(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """(batch, H, 3, W) uint8, (1 or batch, h, H), (1 or batch, w, W) → (batch, 3, h, w), rounded after each pass."""
+    """Resize `pixels` (batch, H, 3, W) uint8 with `down` (1 or batch, h, H) and `across` (1 or batch, w, W).
+
+    Returns (batch, 3, h, w) with integer values from 0 to 255, rounded after each of the two passes as in Pillow.
+    """
     batch, height, _, width = pixels.shape
     levels = pixels.transpose(1, 2).to(down.dtype).reshape(batch, 3 * height, width)
-    with torch.autocast(pixels.device.type, enabled=False):  # grey levels do not fit into bfloat16
+    with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 is too coarse for sums of grey levels
         wide = eight_bits(levels @ across.transpose(1, 2))  # (batch, 3 * H, w)
         return eight_bits(down[:, None] @ wide.view(batch, 3, height, -1))
 
 
 def room(*shape: int, device: torch.device) -> Tensor:
-    """An empty float32 tensor. On the CPU numpy makes it: in huge pages, which are there four times sooner."""
+    """Return an empty float32 tensor. On the CPU NumPy allocates it, in huge pages, which is four times faster."""
     return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
 
 

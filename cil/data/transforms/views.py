@@ -1,16 +1,16 @@
-"""Crop, resize, mirror and normalise whole batches as two small matrix products, with Pillow's own filter coefficients.
+"""Image transforms: crop, resize, flip and normalise whole batches by two matrix products, with Pillow's coefficients.
 
-Resampling along an axis is linear, so a crop of a batch is one (n_out, n_in) matrix an image and axis; a mirror image
-is the same matrix read backwards. Pillow rounds to 8 bits after each pass and so does this, which keeps the result
-within one grey level of the per-image pipeline (a view without chance is equal to the bit). The width is resized before
-the height, as in every Pillow until 12; from 13 on it begins with the height where that shrinks by more than twice as
-many pixels.
+Resampling along an axis is linear, so the crop of an image is one (n_out, n_in) matrix per axis. A horizontal flip is the
+same matrix with its columns reversed. As in Pillow, values are rounded to 8 bits after each pass, so results differ by at most
+one grey level from a per-image pipeline with Pillow, and a transform without randomness gives identical bits. The width is
+resized before the height, as in Pillow up to version 12. Pillow 13 and later start with the height if it shrinks by more than
+twice as many pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -26,12 +26,12 @@ from cil.data.transforms.resample import coefficients, resample, room
 KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
                "augment=random_resized_crop")  # fmt: skip
 Area = Annotated[float, Range(0, 1, open="least", example=1.0)]
-CACHE = 1 << 18  # numbers that a core's cache holds with room to spare
+CACHE = 1 << 18  # floats that fit easily into the cache of a CPU core
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a backbone wants to see."""
+    """The image size and normalization that a backbone expects."""
 
     size: int
     mean: tuple[float, float, float]
@@ -40,50 +40,52 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class View:
-    """How stored pixels become a backbone's input."""
+    """A transform from stored pixels to the input of a backbone: crop, resize, flip, RandAugment and normalization."""
 
     image: ImageSpec
     crop: Literal["whole", "centre", "padded", "random_resized"] = "whole"
-    flip: Share = 0.0  # probability of the mirror image
-    randaugment: bool = False  # after the crop
+    flip: Share = 0.0  # probability of a horizontal flip
+    randaugment: bool = False  # applied after the crop
     filter: Literal["bilinear", "bicubic"] = "bilinear"
-    resize: Count | None = None  # centre: the shorter side before the crop
-    padding: Whole = 0  # padded: black border, in pixels
-    scale: tuple[Area, Area] = (0.08, 1.0)  # random_resized: share of the area
+    resize: Count | None = None  # for centre: the length of the shorter side before the crop
+    padding: Whole = 0  # for padded: width of the black border in pixels
+    scale: tuple[Area, Area] = (0.08, 1.0)  # for random_resized: fraction of the area
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
         for key, pair in (("scale", self.scale), ("ratio", self.ratio)):
             if pair[0] > pair[1]:
-                raise UserError(f"augment: {key}={list(pair)} goes down; type {key}=[{pair[1]},{pair[0]}]")
+                raise UserError(f"augment: {key}={list(pair)} decreases; type {key}=[{pair[1]},{pair[0]}]")
         if self.padding >= self.image.size:
             raise UserError(f"augment: padding={self.padding} leaves nothing of {self.image.size} px in some crops; type "
-                            "augment.train.padding=4, or another border below the size of an image")  # fmt: skip
+                            "augment.train.padding=4, or another number below the image size")  # fmt: skip
         if self.crop == "centre" and self.resize is not None and self.resize < self.image.size:
-            raise UserError(f"augment: resize={self.resize} is less than the backbone's {self.image.size} px, so no crop "
-                            f"fits; type augment.test.resize={self.image.size} or more")  # fmt: skip
+            raise UserError(f"augment: resize={self.resize} is less than the backbone's {self.image.size} px; "
+                            f"type augment.test.resize={self.image.size} or more")  # fmt: skip
 
     @property
     def has_chance(self) -> bool:
+        """Whether the transform is random."""
         return self.flip > 0 or self.crops_by_chance or self.randaugment
 
     @property
     def crops_by_chance(self) -> bool:
+        """Whether the crop is random."""
         return self.crop in ("padded", "random_resized")
 
     @property
     def variants(self) -> tuple["View", ...]:
-        """All that an image can become: itself, or itself and its mirror; none where the crop is drawn."""
+        """The deterministic transforms that this one chooses from: without and with a flip. Empty if it has infinitely many."""
         if self.crops_by_chance or self.randaugment:
             return ()
         return tuple(replace(self, flip=flip) for flip in ((0.0, 1.0) if self.flip else (0.0,)))
 
     def coins(self, count: int, random: torch.Generator) -> Tensor:
-        """(count,) which images are mirrored."""
+        """Draw which of `count` images are flipped: (count,) bool."""
         return torch.rand(count, generator=random) < self.flip
 
     def words(self) -> str:
-        """The transform as a sentence, for the run's identity."""
+        """Return the transform in words. The text is part of the identity of a run and of cached features."""
         size = f"{self.image.size} px"
         bounds = f"scale {span(self.scale)}, ratio {span(self.ratio)}"
         crop = {
@@ -99,13 +101,13 @@ class View:
 
     @property
     def needs(self) -> tuple[int | None, str]:
-        """Shorter side and filter at which photographs may be kept without a change of the result; None: as they are."""
+        """The shorter side and the filter with which photographs can be stored without changing the result; None: unresized."""
         return (self.resize or self.image.size, self.filter) if self.crop == "centre" else (None, self.filter)
 
     def __call__(
         self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None, device: str | torch.device = "cpu"
     ) -> Tensor:
-        """(batch, height, 3, width) uint8, or a list of (height, width, 3) → (batch, 3, size, size) float32."""
+        """Transform pixels, (batch, height, 3, width) uint8 or a list of (height, width, 3): (batch, 3, size, size) float32."""
         mean, std = (channels(tuple(values), torch.device(device)) for values in (self.image.mean, self.image.std))
         normalised = lambda levels: levels.div_(255).sub_(mean).div_(std)  # noqa: E731
         if self.randaugment:
@@ -113,13 +115,13 @@ class View:
         return self._cropped(pixels, random, device, normalised)
 
     def geometry(self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None) -> Tensor:
-        """The crop alone, in grey levels: (batch, 3, size, size) float32 with whole numbers from 0 to 255."""
+        """Crop and flip only: (batch, 3, size, size) float32 with integer values from 0 to 255."""
         return self._cropped(pixels, random, "cpu", lambda levels: levels)
 
     def _cropped(self, pixels, random, device, finish: Callable[[Tensor], Tensor]) -> Tensor:
-        """`finish` works in place on a few images at a time, while they are in the processor's cache."""
+        """Crop and flip, then call `finish` in place on a few images at a time, while they are in the CPU cache."""
         if self.has_chance and random is None:
-            raise ValueError("a view with chance in it needs a random generator")
+            raise ValueError("a random transform needs a random generator")
         if isinstance(pixels, list):
             levels = sent(torch.from_numpy(self._each(pixels, random)), device)
             return finish(levels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
@@ -142,12 +144,12 @@ class View:
     def _matrices(
         self, batch: int, height: int, width: int, random: torch.Generator | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """One (1 or batch, size, height) and one (1 or batch, size, width) matrix.
+        """Return the matrices (1 or batch, size, height) and (1 or batch, size, width) of the crop.
 
-        Without chance in the crop they are float64, which makes the result exact; with it float32, twice as fast. What is
-        drawn is drawn on the CPU, so that a seed means the same on a GPU.
+        For a deterministic crop they are float64, which makes the result exact. For a random crop they are float32, which is
+        twice as fast. Random numbers are drawn on the CPU, so that a seed gives the same crops on a GPU.
         """
-        size, how = self.image.size, dict(kind=self.filter, dtype=torch.float32)
+        size = self.image.size
         if self.crop == "whole":
             return stretched(height, width, size, self.filter, device)
         if self.crop == "centre":
@@ -160,10 +162,11 @@ class View:
         else:
             top, left, tall, wide = random_boxes(batch, height, width, self.scale, self.ratio, random)
         top, left, tall, wide = sent(torch.stack([side.float() for side in (top, left, tall, wide)]), device)
-        return coefficients(top, tall, height, size, **how), coefficients(left, wide, width, size, **how)
+        down = coefficients(top, tall, height, size, self.filter, torch.float32)
+        return down, coefficients(left, wide, width, size, self.filter, torch.float32)
 
     def _each(self, photos: list[np.ndarray], random: torch.Generator | None) -> np.ndarray:
-        """Photographs of many sizes: (batch, size, size, 3) uint8."""
+        """Crop and flip photographs of different sizes: (batch, size, size, 3) uint8."""
         size, count = self.image.size, len(photos)
         tall, wide = torch.tensor([photo.shape[:2] for photo in photos]).unbind(1)
         if self.crop == "padded":
@@ -171,7 +174,7 @@ class View:
         if self.crop == "centre":
             levels = each(centre, photos, [(self.resize or size, self.filter)] * count, size)
         else:
-            boxes = [torch.zeros(count), torch.zeros(count), tall, wide]
+            boxes: Sequence[Tensor] = [torch.zeros(count), torch.zeros(count), tall, wide]
             if self.crop == "random_resized":
                 boxes = random_boxes(count, tall, wide, self.scale, self.ratio, random)
             levels = each(boxed, photos, [(box, self.filter) for box in zip(*(b.int().tolist() for b in boxes))], size)
@@ -184,7 +187,7 @@ class View:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def stretched(height: int, width: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The matrices of a resize without a crop; images of one size share them."""
+    """Return the cached matrices of a resize without a crop."""
     down, across = (exact_coefficients(length, size, kind) for length in (height, width))
     return down.to(device), across.to(device)
 
@@ -192,7 +195,7 @@ def stretched(height: int, width: int, size: int, kind: str, device: torch.devic
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def centred(height: int, width: int, resize: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The matrices of a centre crop; images of one size share them."""
+    """Return the cached matrices of a centre crop."""
     pair, (wide, tall) = [], scaled(width, height, resize)
     for length, target in ((height, tall), (width, wide)):
         start = round((target - size) / 2)
@@ -201,23 +204,27 @@ def centred(height: int, width: int, resize: int, size: int, kind: str, device: 
 
 
 def exact_coefficients(length: int, target: int, kind: str) -> Tensor:
-    """(1, target, length): a whole axis resized."""
+    """Return the float64 matrix (1, target, length) that resizes a whole axis."""
     return coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=torch.float64)
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:
-    """The two views of a data set: with chance for training, without for everything else.
+    """Return the training transform (random) and the evaluation transform (deterministic) of a dataset.
 
-    `resize` is said for a backbone of 224 px, as the papers have it; for another size it is in proportion.
+    `train` and `test` are the settings `augment.train` and `augment.test`. Their `resize` is given for a backbone of 224 px, as
+    in papers, and scaled in proportion for other image sizes.
     """
     for name, node in (("train", train), ("test", test)):
         check(View, f"augment.{name}", node)
-    nodes = ({key: tuple(v) if isinstance(v, list) else v for key, v in node.items()} for node in (train, test))
-    nodes = [node | ({"resize": round(node["resize"] * image.size / 224)} if node.get("resize") else {}) for node in nodes]
-    pair = tuple(View(image, **node) for node in nodes)
+    pair = View(image, **_fields(train, image.size)), View(image, **_fields(test, image.size))
     if pair[1].has_chance:
-        raise UserError("augment.test must be without chance: crop=whole or crop=centre, flip=0")
+        raise UserError("augment.test must be deterministic; type crop=whole or crop=centre, and flip=0")
     return pair
+
+
+def _fields(settings: dict[str, Any], size: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return fields | ({"resize": round(fields["resize"] * size / 224)} if fields.get("resize") else {})
 
 
 def span(pair: tuple[float, float]) -> str:

@@ -82,7 +82,7 @@ def test_a_torn_zip_is_refused(tmp_path):
     archive = miniature.zipped(miniature.tinyimagenet(), tmp_path / "tiny-imagenet-200.zip")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="is torn or no archive; delete it and fetch it again"):
+    with pytest.raises(UserError, match="is damaged or not an archive; delete it and fetch it again"):
         read("tinyimagenet", tmp_path, *TINY)
 
 
@@ -98,7 +98,7 @@ def test_an_unreadable_photograph_is_named_and_nothing_of_it_is_kept(tmp_path):
     bad = "tiny-imagenet-200/train/n02/images/n02_1.JPEG"
     whole, files[bad] = files[bad], files[bad][:300]
     miniature.lay(files, tmp_path)
-    with pytest.raises(UserError, match=r"train/n02/images/n02_1.JPEG in .* cannot be decoded .*fetch the data set again"):
+    with pytest.raises(UserError, match=r"train/n02/images/n02_1.JPEG in .* cannot be decoded .*fetch the dataset again"):
         read("tinyimagenet", tmp_path, *TINY)
     assert not list((tmp_path / "decoded").rglob("*.part*"))
     (tmp_path / bad).write_bytes(whole)
@@ -126,7 +126,7 @@ def test_halves_of_tinyimagenet_are_by_the_class_order(tmp_path):
         wanted = int((whole.test_labels == labels[0]).nonzero()[1])
         assert np.array_equal(photo(images.test, row), photo(whole.test, wanted))
     for word, told in (
-        ("half=third", "dataset.half=third is not known; there is first, second"),
+        ("half=third", "dataset.half=third is not known; choose from first, second"),
         ("test_per_class=0", "dataset.test_per_class=0 is not a whole number from 1 on"),
     ):
         with pytest.raises(UserError, match=told):
@@ -174,7 +174,7 @@ def test_cub200(tmp_path, packed):
 def test_half_a_data_set_is_refused(tmp_path):
     miniature.lay(miniature.cub200() | miniature.cifar100() | miniature.imagenet_r(class_list("imagenet_r").wnids), tmp_path)
     for name, count, wanted in (("cub200", 5, 11788), ("cifar100", 8, 60000), ("imagenet_r", 1000, 30000)):
-        with pytest.raises(UserError, match=f"{name} has {count} images where {wanted} are wanted; .*dataset.images={count}"):
+        with pytest.raises(UserError, match=f"{name} has {count} images, wanted are {wanted}; .*dataset.images={count}"):
             read(name, tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
 def test_a_torn_compressed_tar_leaves_nothing(tmp_path):
     archive = miniature.tarred(miniature.cub200(), tmp_path / "CUB_200_2011.tgz", "w:gz")
     archive.write_bytes(archive.read_bytes()[:-2000])
-    with pytest.raises(UserError, match="is torn or no archive"):
+    with pytest.raises(UserError, match="is damaged or not an archive"):
         read("cub200", tmp_path, *FREE)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".CUB_200_2011.lock", "CUB_200_2011.tgz"]
 
@@ -258,10 +258,10 @@ def test_fashion_mnist(tmp_path):
     free = ["dataset.sha256={" + ",".join(f"{f.stem}: null" for f in files.iterdir()) + "}"]
     images = read("fashion_mnist", tmp_path, *free)
     assert images.train.shape == (20, 28, 3, 28) and torch.equal(images.train[:, :, 0], images.train[:, :, 2])
-    with pytest.raises(UserError, match=r"has sha256 .* is wanted"):
+    with pytest.raises(UserError, match=r"has sha256 .* wanted is"):
         read("fashion_mnist", tmp_path)
     (files / "t10k-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b torn")
-    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz is absent or torn"):
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz is absent or damaged"):
         read("fashion_mnist", tmp_path, *free)
 
 
@@ -314,5 +314,5 @@ def test_a_folder_without_a_test_is_divided_the_same_way_each_time(tmp_path):
     images, again, other = (read("folder", tmp_path, *words, f"dataset.seed={seed}") for seed in (0, 0, 1))
     assert images.train_labels.tolist() == [0, 0, 1, 1] and images.test_labels.tolist() == [0, 1]
     assert images.digest == again.digest != other.digest
-    with pytest.raises(UserError, match=r"dataset.share=0.1 of the 3 images of class crow leaves none to train or to test"):
+    with pytest.raises(UserError, match=r"dataset.share=0.1 of the 3 images of class crow leaves none for training or"):
         read("folder", tmp_path, "dataset.path=birds", "dataset.test=null", "dataset.share=0.1")

@@ -64,7 +64,7 @@ def test_readme_and_rapf_names():
 def test_refusals():
     with pytest.raises(UserError, match=r"^class list imagenet100_cmd is not known; did you mean imagenet100_cmc\?$"):
         class_list("imagenet100_cmd")
-    with pytest.raises(UserError, match=r"^class names rapf are not known for imagenet_r; there is lemma, openai, readme$"):
+    with pytest.raises(UserError, match=r"^class names rapf are not known for imagenet_r; choose from lemma, openai, readme$"):
         class_list("imagenet_r").named("rapf")
 
 

@@ -58,9 +58,9 @@ def test_what_is_the_same_as_a_rule():
         ("iCaRL", None, 100, "iCaRL is the nickname of three orders; type scenario.order=cifar100/podnet (87, 0, 52, … of"),
         ("podnet", None, 100, "podnet is the name of two orders; type scenario.order=cifar100/podnet (87, 0, 52, … of"),
         ("rapf", None, 200, "rapf is the name of two orders; type scenario.order=cub200/rapf (110, 54, 8, … of RAPF) or"),
-        ("iCaRL", "glyphs", 100, "scenario.order=iCaRL is an order of cifar100 and imagenet100_first, this data set is glyphs"),
-        ("cifar100/pycil", "imagenet100", 100, "scenario.order=cifar100/pycil is an order of cifar100, this data set is"),
-        ("podnet", "cifar100", 6, "scenario.order=podnet orders 100 classes, this data set has 6; type natural, numpy:1993"),
+        ("iCaRL", "glyphs", 100, "scenario.order=iCaRL is an order of cifar100 and imagenet100_first, this dataset is glyphs"),
+        ("cifar100/pycil", "imagenet100", 100, "scenario.order=cifar100/pycil is an order of cifar100, this dataset is"),
+        ("podnet", "cifar100", 6, "scenario.order=podnet orders 100 classes, this dataset has 6; type natural, numpy:1993"),
         ("imagenet100/podnet", "imagenet100_cmc", 100, "scenario.order=imagenet100/podnet is an order of imagenet100_first"),
         ("dytox4", "cifar100", 100, "scenario.order=dytox4 is not known; type natural, numpy:1993 or python:1 (any seed), a "
                                     "list of labels or a registered name (did you mean dytox3?)"),

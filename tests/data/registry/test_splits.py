@@ -104,7 +104,7 @@ def test_damaged_lists(folder):
         UserError, match=r"imagenet-r_train.yaml has md5 .*, CODA-Prompt's list has b90d9c76.*; fetch it again$"
     ):
         imagenet_r_split("coda", FILES, folder)
-    with pytest.raises(UserError, match=r"wants a line train, its paths, a line test, its paths; fetch it again$"):
+    with pytest.raises(UserError, match=r"must have a line train, its paths, a line test, its paths; fetch it again$"):
         imagenet_r_split("rapf", FILES, folder)
 
 
