@@ -43,7 +43,7 @@ def main(words: list[str] | None = None) -> int:
             print("\n".join(table(asked.root)))
             return
         if not asked.names:
-            raise UserError(f"which weights? type make weights NAME=vit_b16_in21k; there is {', '.join(entries())}")
+            raise UserError(f"which weights? type make weights NAME=vit_b16_in21k, or one of {', '.join(entries())}")
         for name in asked.names:  # reject wrong names before downloading anything
             if name not in entries():
                 raise UserError(f"weights {name} are not registered; {nearest(name, entries())}")

@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -67,6 +68,7 @@ def work(asked: argparse.Namespace) -> None:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     node = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "backbone" / "vit_s14_photographs.yaml"))
+    assert isinstance(node, dict)
     backbone = make({**node, "weights": None, "sha256": None}, "backbone").eval()
     if not 0 <= asked.frozen < backbone.depth:
         raise UserError(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
@@ -99,7 +101,7 @@ def work(asked: argparse.Namespace) -> None:
     write(asked, recipe, backbone, folder, body, percent, round(time.perf_counter() - started))
 
 
-def photographs(asked: argparse.Namespace, half: str, train: int, test: int):
+def photographs(asked: argparse.Namespace, half: Literal["first", "second"], train: int, test: int):
     from cil.data.datasets import tinyimagenet
 
     return tinyimagenet.half(str(asked.root), md5=asked.md5, half=half, train_per_class=train, test_per_class=test,

@@ -72,7 +72,8 @@ def built(name: str, size: int, changes: dict) -> nn.Module:
     settings = {"pretrained": False, "num_classes": 0, **changes}
     with torch.device("meta"):
         kind = type(timm.create_model(name, **settings))
-    takes_size = any("img_size" in inspect.signature(one.__init__).parameters for one in kind.__mro__)
+    constructors = [vars(one)["__init__"] for one in kind.__mro__ if "__init__" in vars(one)]
+    takes_size = any("img_size" in inspect.signature(one).parameters for one in constructors)
     return timm.create_model(name, **settings, **({"img_size": size} if takes_size else {}))
 
 

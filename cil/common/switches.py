@@ -21,7 +21,7 @@ from typing import Any, dataclass_transform
 @dataclass_transform(frozen_default=True)
 def switches(group: type) -> type:
     """Make a frozen dataclass of a class and mark it as a group of settings."""
-    made = dataclass(frozen=True)(group)
+    made: Any = dataclass(frozen=True)(group)
     made.is_group_of_settings = True
     return made
 

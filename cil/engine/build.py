@@ -59,8 +59,8 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     method.suits(scenario)
     for modifier in modifiers:
         modifier.suits(method, scenario)
-    kept = (machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"))
-    where = Machine(device, *kept, tf32, compiled)
+    kept = {key: machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints")}
+    where = Machine(device, **kept, tf32=tf32, compile=compiled)
     frozen = like.frozen if like else frozen_results(config, method, device)
     processes, how = joined(device), recipe(config)
     if how.accumulate > 1:
@@ -76,7 +76,7 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     notes += passes(method, how, where, processes.size, log.say)
     for line in (*scenario.notes, *notes):
         log.say(line)
-    process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
+    process = of_machine(device, where.precision, processes.size, tf32=tf32, compile=compiled)
     return Trainer(method, scenario, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
                    identity=of_inputs(backbone, scenario), process=process, processes=processes)  # fmt: skip
 
@@ -144,8 +144,8 @@ def reopened(path: Path, task: int | None = None) -> Trainer:
         if trainer.frozen:
             trainer.frozen.notes.clear()  # what is encoded from here on is no part of the run
         state = done.load(file)
-        for task in trainer.scenario[: state["task"] + 1]:
-            trainer.begin(task)
+        for met in trainer.scenario[: state["task"] + 1]:
+            trainer.begin(met)
         checkpoint.into(trainer, state, file)
     trainer.method.eval().requires_grad_(False)
     return trainer

@@ -1,7 +1,7 @@
 """Prompt gradient projection (Qiao et al., ICLR 2024), on any method that names its projection sites.
 
-An update Δp of a prompt leaves what old inputs x make of it alone where x·Δpᵀ = 0. After each task the directions that
-its inputs take up join a basis a site; from the next task on updates are kept out of them.
+An update Δp of a prompt p does not change x·pᵀ for an old input x if x·Δpᵀ = 0. After each task the main directions of its
+inputs are added to a basis for each projection site. In later tasks the part of each update in that basis is removed.
 """
 
 from typing import Annotated, Literal, get_args
@@ -23,29 +23,29 @@ Energy = Annotated[float, Range(0, 1, open="least", example=0.5)]  # a share of 
 
 
 class PGP(Modifier):
-    """Remembers a basis for each site, and the weights that a task's updates are counted from."""
+    """Keeps a basis for each projection site, and the values of its parameters at the beginning of the task."""
 
     def __init__(
         self, *, space: Literal["feature", "sample"], project: Literal["update", "gradient"],
         inputs: Literal["met", "released"], sampled: Literal["after", "released"], images: Count | None,
         energy: dict[str, Energy | None], components: dict[str, Count],
     ) -> None:  # fmt: skip
-        """`images` of the task are looked at (null: as many as the backbone is wide); `energy` of a kind of site is the
-        share that its basis must hold, null leaves the kind alone.
+        """`images`: how many images of a task the basis is computed from; null: as many as the backbone is wide. `energy`: for
+        each kind of site, the share of the squared norm that its basis must hold; null: this kind is not projected.
 
-        `space`: `feature`, or the code's `sample` with its principal `components`. `project`: the `update` that the optimizer
-        made of the gradient, or the `gradient` alone. `inputs`: those that the site has `met`, or what the code records.
-        `sampled`: after each task, or when the code does.
+        `space`: `feature`, or the released code's `sample` with its number of principal `components`. `project`: the `update`
+        that the optimizer made of the gradient, or only the `gradient`. `inputs`: those that the site has `met`, or what the
+        released code records. `sampled`: `after` each task, or when the released code does.
         """
         for key, node in (("energy", energy), ("components", components)):
             if set(node) != set(KINDS):
                 raise UserError(f"modifier.pgp.{key} has {', '.join(node)}; it needs {', '.join(KINDS)}, each once")
         self.by_samples, self.updates, self.as_released = space == "sample", project == "update", inputs == "released"
         self.always_after, self.images, self.energy, self.components = sampled == "after", images, energy, components
-        self.bases: dict[str, list[Tensor]] = {}  # of the tasks so far: (width, rank) a head
+        self.bases: dict[str, list[Tensor]] = {}  # of all tasks so far: (width, rank) for each head
         self.used: dict[str, list[Tensor]] = {}  # of the tasks before this one
-        self.anchors: dict[str, Tensor] = {}  # the sites' rows when the task began
-        self.removed: dict[str, Tensor] = {}  # of this task's gradients: squared norm removed, and of all
+        self.anchors: dict[str, Tensor] = {}  # the sites' rows at the beginning of the task
+        self.removed: dict[str, Tensor] = {}  # squared norms of this task's gradients: of the removed part, and of all
         self._projectors: dict[str, Tensor] = {}
 
     def attach(self, method: Method) -> None:
@@ -79,7 +79,7 @@ class PGP(Modifier):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def before_step(self, method: Method, phase: Phase) -> None:
-        """g ← g − g·F·Fᵀ, after clipping and before the optimizer, as the released code has it."""
+        """Replace each gradient g by g − g·F·Fᵀ, after clipping and before the optimizer, as in the released code."""
         for site, matrix in self._projected(method):
             if site.parameter.grad is not None:
                 gradient = self._rows(site.parameter.grad, site)
@@ -89,9 +89,9 @@ class PGP(Modifier):
                 gradient -= out
 
     def after_step(self, method: Method, phase: Phase) -> None:
-        """Adam scales each entry of a gradient by itself and remembers others: its update has left the subspace.
+        """Project the update too. Adam scales each entry by itself and has momentum, so its update leaves the subspace.
 
-        The sum of the task's updates is projected, not each of them, so that roundings do not add up.
+        The sum of all updates in this task is projected, not each update, so that rounding errors do not add up.
         """
         if self.updates:
             with torch.no_grad():
@@ -100,7 +100,7 @@ class PGP(Modifier):
                     rows -= held(rows - self.anchors[site.name], matrix)
 
     def _projected(self, method: Method) -> list[tuple[ProjectionSite, Tensor]]:
-        """The sites whose basis holds something, with F·Fᵀ."""
+        """Return the sites whose basis is not empty, each with F·Fᵀ."""
         sites = [site for site in self._sites(method) if any(basis.shape[1] for basis in self.used.get(site.name, ()))]
         for site in sites:
             if site.name not in self._projectors:
@@ -111,7 +111,7 @@ class PGP(Modifier):
         return [site for site in method.projection_sites() if self.energy[site.kind] is not None]
 
     def _rows(self, values: Tensor, site: ProjectionSite) -> Tensor:
-        """A view of the site's slice: (rows, heads, width of a head); in sample space the heads are one."""
+        """Return a view of the site's slice, (rows, heads, width of a head). In sample space all heads are one."""
         rows = values[site.index].view(-1, site.heads, values.shape[-1])
         return rows.flatten(1)[:, None] if self.by_samples else rows
 
@@ -140,28 +140,33 @@ class PGP(Modifier):
                 self.bases[site.name] = self._extended(site, grams[site.name])
 
     def _extended(self, site: ProjectionSite, total: Tensor) -> list[Tensor]:
-        """The inputs' directions, and where the site's rows meet one another theirs, each to its share of energy."""
+        """Extend the basis by the directions of the inputs and, where the site's own rows attend to each other, by theirs."""
         empty = [own.new_zeros(len(own), 0) for own in total]
         bases, terms = self.bases.get(site.name, empty), [total]
         if site.own:
             terms.append(gram(self._rows(site.parameter.data, site)[None]))
         for term in terms:
-            bases = [extend(basis, own, self.energy[site.kind]) for basis, own in zip(bases, term, strict=True)]
+            bases = [extend(basis, own, self._energy(site)) for basis, own in zip(bases, term, strict=True)]
         return bases
 
     def _extended_by_scores(self, site: ProjectionSite, rows: list[Tensor], task: Task) -> list[Tensor]:
-        """In the released code the site's own rows, transposed, join the sum of scores after the first task."""
+        """As in the released code, which adds the site's own rows, transposed, to the sum of scores after the first task."""
         components = self.components[site.kind]
         found = scores(torch.cat(rows), components)
         if site.own and task.index >= site.own_from:
             found = found + scores(self._rows(site.parameter.data, site)[:, 0].T, components)
         (basis,) = self.bases.get(site.name, [None])
-        return [extend_by_scores(basis, found, self.energy[site.kind])]
+        return [extend_by_scores(basis, found, self._energy(site))]
+
+    def _energy(self, site: ProjectionSite) -> float:
+        share = self.energy[site.kind]
+        assert share is not None  # sites without one are left out
+        return share
 
     # --- the record ---------------------------------------------------------------------------------------------------
 
     def facts(self) -> dict:
-        """Ranks after the task, and the share of the squared gradient that was removed in it."""
+        """Return the rank of each basis after the task, and the share of the squared gradient that was removed in it."""
         shares = {name: (float(out / total) if total else 0.0) for name, (out, total) in self.removed.items()}
         ranks = {name: [basis.shape[1] for basis in bases] for name, bases in self.bases.items()}
         return {"ranks": ranks, "removed": {name: round(share, 6) for name, share in shares.items()}}
@@ -176,6 +181,6 @@ class PGP(Modifier):
 
 
 def gram(inputs: Tensor) -> Tensor:
-    """(batch, rows, heads, width) → (heads, width, width): Σ xᵀx of each head, in double precision."""
+    """Return Σ xᵀx of each head in double precision: (batch, rows, heads, width) → (heads, width, width)."""
     rows = inputs.flatten(0, -3).transpose(0, 1).double()
     return rows.transpose(1, 2) @ rows

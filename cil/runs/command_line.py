@@ -62,4 +62,4 @@ def near(option: str, known: Sequence[str]) -> str:
     """Suggest up to three similar options; if none is similar, list the top-level folders of the group."""
     similar = difflib.get_close_matches(option, known, n=3, cutoff=0.4)
     tops = sorted({name.partition("/")[0] for name in known})
-    return f"did you mean {', '.join(similar)}?" if similar else f"there is {', '.join(tops)}"
+    return f"did you mean {', '.join(similar)}?" if similar else f"choose from {', '.join(tops)}"

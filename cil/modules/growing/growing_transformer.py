@@ -140,6 +140,7 @@ class GrowingTransformer(nn.Module):
             if not len(rows):
                 return {"bce": loss}
             taught = sent(rows, images.device)
+        assert self.teacher is not None  # there are old classes
         share = old / logits.shape[1]
         return {"bce": (1 - share) * loss, "distil": share * distilled(logits[taught], self.teacher(images[taught]))}
 
