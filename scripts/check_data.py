@@ -1,99 +1,11 @@
-"""List the datasets that are present, and say how to get the missing ones.
+"""List the datasets that are present, and say how to get the missing ones."""
 
-python scripts/check_data.py             # all datasets, default settings
-python scripts/check_data.py tinyimagenet data.root=/data
-python scripts/check_data.py --lists     # the named class orders and class lists
-python scripts/check_data.py --decoded   # delete damaged files of decoded images
-
-The table has the number of images of each split and class, and a digest of the
-file names and labels.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.common.errors import UserError
-from cil.common.tables import grid
-from scripts.compose import compose, guarded, options
-
-
-def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="WORD", help="datasets, and settings (key=value)")
-    parser.add_argument("--lists", action="store_true", help="list the named class orders and class lists")
-    parser.add_argument("--decoded", action="store_true", help="verify decoded images; delete damaged files")
-    asked = parser.parse_args(words)
-
-    def work() -> int:
-        if asked.decoded:
-            print(decoded(Path(compose(*asked.words)["data"]["root"])))
-            return 0
-        text, missing = (lists(), 0) if asked.lists else table(asked.words)
-        print(text)
-        return 1 if missing and any("=" not in word for word in asked.words) else 0  # fails only for datasets named here
-
-    return guarded(work, "type data.root=DIR")
-
-
-def table(words: list[str]) -> tuple[str, int]:
-    """Return the table as text and the number of missing datasets."""
-    settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
-    if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
-        raise UserError("settings that begin with dataset. belong to one dataset; name it, as in check_data.py tinyimagenet …")
-    lines, missing = [], []
-    for name in chosen:
-        config = compose(f"dataset={name}", *settings)
-        try:
-            lines.append([name, *facts(config)])
-        except UserError as mistake:
-            lines.append([name, *"––––––"])
-            missing.append(f"{name}: {mistake}")
-    head = ["data set", "classes", "training", "a class", "test", "a class", "listing"]
-    return "\n".join([grid(head, lines), *missing]), len(missing)
-
-
-def facts(config: dict) -> list[str]:
-    """The cells of one dataset: classes, images per split and class, and a digest. No image is decoded."""
-    from cil.data.datasets.listing import listing_digest
-    from cil.engine.build import make
-
-    images = make(config["dataset"], "dataset", root=config["data"]["root"])
-    cells = [str(len(images.class_names))]
-    for labels in (images.train_labels, images.test_labels):
-        counts = labels.bincount(minlength=len(images.class_names))
-        low, high = int(counts.min()), int(counts.max())
-        cells += [str(len(labels)), str(low) if low == high else f"{low}–{high}"]
-    return [*cells, listing_digest(images)]
-
-
-def decoded(root: Path) -> str:
-    """Verify all files of decoded images below `root` and delete damaged ones; the next run decodes those images again."""
-    from cil.data.image_parts import is_of_earlier_version, is_whole
-
-    every = sorted((root / "decoded").rglob("*.part"))
-    files = [file for file in every if not is_of_earlier_version(file)]
-    damaged = [file for file in files if not is_whole(file)]
-    for file in damaged:
-        file.unlink()
-    lines = [f"{file} was damaged and is removed; the next run that needs it decodes it again" for file in damaged]
-    if left := len(every) - len(files):
-        lines.append(f"{left} parts were written by an earlier version and can only be read by it; they are left as they are")
-    return "\n".join([*lines, f"{len(files)} parts of decoded photographs below {root / 'decoded'}, {len(damaged)} damaged"])
-
-
-def lists() -> str:
-    """A table of the named class orders and class lists."""
-    from cil.data.registry.classes import class_list, known_lists
-    from cil.data.registry.orders import known_orders
-
-    rows = [["order", f"{e.dataset}/{e.name}", e.digest, e.begins] for e in known_orders()]
-    found = [class_list(name) for name in known_lists()]
-    rows += [["classes", entry.name, entry.digest, " ".join(entry.wnids[:2])] for entry in found]
-    return grid(["", "name", "digest", "begins"], rows)
-
+from cil.commands.check_data import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,12 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cil.commands.compose import compose
 from cil.common.tables import fill
 from cil.report.collect import MEANING, collect, rows, table
 from cil.report.documents.project import page_of
 from cil.runs.run_folder import address
-from scripts.compose import ROOT, compose
 
+ROOT = Path(__file__).resolve().parent.parent
 OUTPUTS = ROOT / "outputs" / "demo"
 MEANS = {
     "finetune": "trains on each task in turn without any protection: the lower bound",

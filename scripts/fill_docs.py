@@ -28,12 +28,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cil.commands.compose import compose, guarded, options, swept
+from cil.commands.pictures import draw, nonlocality_of
+from cil.commands.runs import OUTPUTS, found, run, side_by_side, workers
+from cil.commands.tables import sweep
 from cil.report.documents import adapters, baselines, clip, generated, locality, projection, records, reliability, start
 from cil.report.documents.project import Project
-from scripts.compose import ROOT, compose, guarded, options, swept
-from scripts.pictures import draw, nonlocality_of
-from scripts.runs import OUTPUTS, found, run, side_by_side, workers
-from scripts.tables import sweep
 
 BLOCKS = {
     "generated": generated.fill_all,
@@ -49,6 +49,8 @@ BLOCKS = {
     "photographs": records.photographs,
     "fuzz": reliability.fill_fuzz,
 }
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def project(root: Path = ROOT) -> Project:

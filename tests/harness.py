@@ -8,10 +8,13 @@ import torch
 
 import cil.engine.build
 import cil.engine.summary  # noqa: F401
-import run as front_door
+from cil.commands import run as front_door
+from cil.commands.compose import compose, options  # noqa: F401
+from cil.common.places import CHECKOUT
 from cil.runs.run_folder import RunDir, address, read_matrices
-from scripts.compose import ROOT, compose, options  # noqa: F401
 
+assert CHECKOUT is not None
+ROOT = CHECKOUT
 CONF = ROOT / "conf"
 SHIPPED = [name for name in options("method") if (ROOT / "docs" / "methods" / f"{name}.md").exists()]  # not a user's own
 SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",

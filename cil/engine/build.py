@@ -76,7 +76,7 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     notes += passes(method, how, where, processes.size, log.say)
     for line in (*scenario.notes, *notes):
         log.say(line)
-    process = of_machine(device, where.precision, processes.size, tf32=tf32, compile=compiled)
+    process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
     return Trainer(method, scenario, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
                    identity=of_inputs(backbone, scenario), process=process, processes=processes)  # fmt: skip
 

@@ -3,6 +3,7 @@
 import shlex
 import sys
 
+from cil.common import places
 from cil.common.tables import matrix_text, one_line
 from cil.engine.run_warnings import of_accuracies
 from cil.engine.trainer import Trainer
@@ -16,7 +17,7 @@ def finish(trainer: Trainer, config: dict) -> None:
     run, log, machine = trainer.run, trainer.log, trainer.machine
     scenario, method = names(config)
     several = trainer.shared.size
-    command = ["torchrun", "--standalone", f"--nproc-per-node={several}"] if several > 1 else ["python"]
+    command = ["torchrun", "--standalone", f"--nproc-per-node={several}", "run.py"] if several > 1 else places.entry()
     blocks = trainer.frozen.digests() if trainer.frozen else {}  # cached features that other runs may use too
     sizes = [len(task.classes) for task in trainer.scenario]
     warnings = [*trainer.doubts.told(), *of_accuracies(trainer.matrices["class_il"], trainer.matrices["task_il"], sizes)]
@@ -27,7 +28,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "seed": config["seed"],
         "digest": digest(config),
         "address": address(config),
-        "command": shlex.join([*command, *sys.argv]),
+        "command": shlex.join([*command, *sys.argv[1:]]),
         **{name: matrix.summary() for name, matrix in trainer.matrices.items()},
         "definitions": DEFINITIONS | {name: text for name, text in COUNTS.items() if name in trainer.matrices},
         "warnings": warnings,

@@ -23,6 +23,7 @@ from cil.method import Losses, Method, Phase
 from cil.metrics import AccuracyMatrix
 from cil.modifier import Modifier
 from cil.runs.console import Console, told
+from cil.runs.precision import in_half
 from cil.runs.run_folder import RunDir
 
 
@@ -294,10 +295,3 @@ class Trainer:
             self.run.keep_only(file, keep_all=self.machine.keep_checkpoints == "all")
         self.log.say(f"resuming from {file.name} ({'inside' if inside else 'after'} task {state['task'] + 1})")
         return (state["task"], inside) if inside else (state["task"] + 1, None)
-
-
-def in_half(part: torch.nn.Module) -> None:
-    """Convert frozen linear and convolution weights to bf16 once instead of in every pass; norm layers stay as they are."""
-    for module in part.modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            module.to(torch.bfloat16)

@@ -145,8 +145,12 @@ def _kind(group: list[dict]) -> tuple[str, str, str]:
 
 def typed(group: list[dict]) -> list[str]:
     """The arguments of its command that may change the configuration."""
-    words = group[0].get("command", "").split()[2:]
-    return [word for word in words if word.lstrip("+~").partition("=")[0].split(".")[0] not in NO_SETTING]
+    words = [word for word in group[0].get("command", "").split() if "=" in word.lstrip("-")]
+    return [
+        word
+        for word in words
+        if not word.startswith("--") and word.lstrip("+~").partition("=")[0].split(".")[0] not in NO_SETTING
+    ]
 
 
 def _settings(config: dict) -> dict[str, object]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cil.common.places import CHECKOUT
 from cil.data.scenario import Scenario
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow", "hydra-core", "omegaconf")
@@ -65,6 +66,8 @@ def git_commit() -> str:
             ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         ).stdout.strip()
 
+    if CHECKOUT is None:  # an enclosing repository is not ours
+        return f"version {_version('cil')}"
     try:
         return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -66,3 +66,12 @@ def use(device: "torch.device", precision: str, tf32: bool) -> list[str]:
         return ["machine.precision=bf16: this CPU has no bf16 instructions, so that bf16 is several times slower than fp32; "
                 "type machine.precision=fp32 (or auto)"]  # fmt: skip
     return []
+
+
+def in_half(part: "torch.nn.Module") -> None:
+    """Convert frozen linear and convolution weights to bf16 once instead of in every pass; norm layers stay as they are."""
+    import torch
+
+    for module in part.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(torch.bfloat16)

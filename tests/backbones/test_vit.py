@@ -8,7 +8,7 @@ from cil.backbones.vit import ViT, plain, walk
 from cil.bench.harness import cost
 from cil.common.errors import UserError
 from cil.engine.build import make
-from cil.engine.trainer import in_half
+from cil.runs.precision import in_half
 from tests.harness import compose
 from tests.reference import WIDTH, close, fill, images, transformer
 

@@ -10,8 +10,8 @@ import timm
 
 from cil.backbones.inputs import NORMS, image_spec
 from cil.backbones.registry import ambiguous, entries, pin_of
+from cil.commands.fetch_weights import main
 from cil.common.errors import UserError
-from scripts.fetch_weights import main
 from tests.backbones.test_formats import assert_filled, body, build, google, put, vit  # noqa: F401
 from tests.data.test_download import files  # noqa: F401  (a fixture)
 from tests.harness import compose, options

@@ -12,12 +12,12 @@ import torch
 from cil.bench import text
 from cil.bench.data import FIRST_BATCH, archive, first_batch
 from cil.bench.harness import Bench, clock, cost, interleaved
+from cil.commands import bench as script
 from cil.common.signals import StopRequest
 from cil.data.images import Batch
 from cil.data.transforms.views import ImageSpec
 from cil.engine.build import device_of, experiment, make
 from cil.runs.run_folder import RunDir
-from scripts import bench as script
 from tests import harness
 from tests.data.datasets import miniature
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cil.commands import why
 from cil.common.errors import UserError
 from cil.data.images import Images, Stacked
 from cil.data.registry.classes import class_list
@@ -18,7 +19,6 @@ from cil.report.numbers import Numbers
 from cil.report.page import Printed, page
 from cil.report.published import Number
 from cil.runs.run_folder import read_matrices
-from scripts import why
 from tests import harness
 from tests.data.datasets import miniature
 from tests.methods.test_contract import trainer_of

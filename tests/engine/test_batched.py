@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import cil.engine.summary
+from cil.commands import batched
 from cil.common.errors import UserError
 from cil.engine.batched import Stack
-from scripts import batched
 from tests import harness
 
 SHIPPED = harness.compose("backbone=clip_tiny")["backbone"]

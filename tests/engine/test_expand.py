@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from scripts import expand
-from scripts.compose import compose
-from scripts.runs import lines
+from cil.commands import expand
+from cil.commands.compose import compose
+from cil.commands.runs import lines
 from tests import harness
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from cil.commands.pictures import main
 from cil.engine import locality
 from cil.engine.build import make
 from cil.pictures.accuracy import COLOURS
 from cil.pictures.locality import draw_nonlocality, everywhere
-from scripts.pictures import main
 from tests import harness
 
 WORDS = ("method=dytox", "backbone=convit_tiny_lpa", "scenario.tasks=2", "dataset.train_per_class=2",

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-import run as front_door
+from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.common.signals import EXIT_CODE
 from tests import harness

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-import run as front_door
+from cil.commands import run as front_door
 from cil.engine.trainer import Trainer
 from tests.fuzz.lines import BASE, lines
 from tests.fuzz.record import TIMES, record

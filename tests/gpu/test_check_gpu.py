@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cil.commands import check_gpu
+from cil.commands.compose import options
 from cil.data.datasets.noise import noise
 from cil.gpu_check import page, runs, whole
 from cil.gpu_check.runs import Outcome, Runs, compared, resume
 from cil.gpu_check.speed import FORMS, METHODS, busy, cells
-from scripts import check_gpu
-from scripts.compose import ROOT, options
 from tests.gpu.pretend_cuda import PretendCuda
+from tests.harness import ROOT
 
 FEW = "class_mean,l2p,finetune,rapf"
 

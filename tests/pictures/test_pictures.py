@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.commands import pictures
 from cil.common.errors import UserError
 from cil.engine.build import make
 from cil.pictures.prompts import draw_usage, folded, grad_cam
 from cil.pictures.tsne import apart
-from scripts import pictures
 from tests import harness
 
 

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from cil.backbones.positions import resized
 from cil.backbones.vit import ViT
+from cil.commands import recover as door
 from cil.common.errors import UserError
 from cil.data.transforms.views import View
 from cil.engine.build import make
 from cil.pretraining.recovery import Recipe, class_tokens, early, features, kept_tokens, nearest_class_mean, recover
-from scripts import recover as door
 from tests.data.datasets import miniature
 from tests.harness import compose
 

@@ -143,7 +143,7 @@ def test_the_switches_of_a_method_are_what_its_readings_differ_in():
 
 def test_the_lines_of_a_sweep(compose, capsys, monkeypatch):
     """A line a value, whether its runs are there or not; a wrong name is told."""
-    from scripts import tables
+    from cil.commands import tables
 
     small = compose(
         "experiment=attriclip_table7/glyphs_10tasks", "method.key_weight=0.3", "train.epochs=1", "scenario.tasks=50"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cil.commands import report
 from cil.common.tables import mean_and_spread
 from cil.metrics import AccuracyMatrix
 from cil.report.collect import COLUMNS, collect, rows
@@ -23,7 +24,6 @@ from cil.report.page import Printed, chosen, page
 from cil.report.published import Number
 from cil.report.svg import apart, spark
 from cil.runs.run_folder import RunDir, read_matrices
-from scripts import report
 from tests.harness import ROOT
 
 HOSTILE = "<script>alert(1)</script>"
@@ -229,8 +229,8 @@ def test_the_script_writes_the_page_or_says_what_is_wrong(outputs, tmp_path, mon
 
 def test_a_published_table_finds_its_runs(tmp_path, monkeypatch):
     """The words of its rows compose to the digests of the folders."""
+    from cil.commands.reproduce import planned
     from cil.report.published import load
-    from scripts.reproduce import planned
 
     table = load("glyphs")
     narrow = type(table)(**{**vars(table), "rows": [row for row in table.rows if row.name in ("l2p", "finetune")]})

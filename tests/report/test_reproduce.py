@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cil.commands import reproduce
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
 from cil.report import languages, published
@@ -18,7 +19,6 @@ from cil.report.numbers import Numbers, over
 from cil.report.published import Number
 from cil.report.reproduced import Line, lines, minus
 from cil.runs.run_folder import RunDir, address
-from scripts import reproduce
 from tests import harness
 
 TABLE = """

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from cil.commands import why
 from cil.report import why_many
 from cil.runs.run_folder import RunDir
-from scripts import why
 from tests import harness
 from tests.report.test_reproduce import finished_run
 

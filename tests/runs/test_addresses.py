@@ -7,9 +7,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from cil.commands.move_runs import moved
 from cil.common.files import write_text
 from cil.runs.run_folder import RunDir, address, digest
-from scripts.move_runs import moved
 from tests.harness import CONF, ROOT, compose, execute
 
 PINNED = {
@@ -78,7 +78,7 @@ def test_the_order_of_modifiers_counts_and_that_of_other_keys_does_not():
 @pytest.mark.parametrize("killed", [None, "write_text", "finish"])
 def test_a_finished_run_names_code_where_it_lies_now(compose, outputs, monkeypatch, killed):
     """What it names can be built again (the report and the pictures do), also after a kill in the middle."""
-    from scripts import move_runs
+    from cil.commands import move_runs
 
     config = compose("method=class_mean")
     old = {
@@ -106,8 +106,8 @@ def test_a_finished_run_names_code_where_it_lies_now(compose, outputs, monkeypat
 
 
 def test_every_name_of_moved_code_is_found():
+    from cil.commands.move_runs import MOVED, target
     from cil.engine.build import find
-    from scripts.move_runs import MOVED, target
 
     named = {value for file in (ROOT / "conf").rglob("*.yaml") for value in targets(yaml.safe_load(file.read_text()))}
     for old, new in MOVED.items():

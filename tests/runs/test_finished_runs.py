@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cil.commands.move_runs import moved
+from cil.commands.run import verified
 from cil.common.errors import UserError, explain
 from cil.report.collect import collect, rows, table
 from cil.runs.run_folder import RunDir
-from run import verified
-from scripts.move_runs import moved
 from tests import harness
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.epochs=1", "train.batch_size=64")

@@ -7,8 +7,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from cil.commands import check_data, fetch_data
 from cil.data.image_parts import write_part
-from scripts import check_data, fetch_data
 from tests import harness
 from tests.data.datasets import miniature
 

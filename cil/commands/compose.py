@@ -3,35 +3,32 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
-from hydra import compose as hydra_compose  # noqa: E402
-from hydra import initialize_config_dir  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-
-from cil.common.errors import ELSEWHERE, UserError, explain, nearest  # noqa: E402
-from cil.runs.command_line import refuse  # noqa: E402
-from run import plain  # noqa: E402
+from cil.commands.run import plain
+from cil.common.errors import ELSEWHERE, UserError, explain, nearest
+from cil.common.places import CONF
+from cil.runs.command_line import refuse
 
 
 def compose(*words: str) -> dict:
     """The configuration that `python run.py` with these words uses, as nested dictionaries."""
-    refuse(words, ROOT / "conf")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    refuse(words, CONF)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(hydra_compose("config", overrides=list(words)))
 
 
 def options(group: str) -> list[str]:
     """The options of a configuration group, sorted."""
-    return sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def swept(experiment: str) -> dict[str, list[str]]:
     """The settings that an experiment sweeps over, each with its values."""
-    folder = ROOT / "conf" / "experiment"
+    folder = CONF / "experiment"
     file = folder / f"{experiment}.yaml"
     if not file.is_file():
         known = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]

@@ -10,16 +10,18 @@ from itertools import product
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
+from cil.commands.compose import compose, swept
+from cil.common import places
 from cil.common.errors import UserError
 from cil.runs.run_folder import RunDir, address
-from scripts.compose import ROOT, compose, swept
 
-OUTPUTS = ROOT / "outputs"
+OUTPUTS = places.outputs().absolute()
+RUN = [sys.executable, "-m", "cil"]
 
 
 def run(*words: str) -> None:
     """Run a sweep; finished runs are not repeated."""
-    if subprocess.run([sys.executable, ROOT / "run.py", "-m", *words], cwd=ROOT).returncode:
+    if subprocess.run([*RUN, "-m", *words], env=places.importable()).returncode:
         raise UserError(f"a run failed; type python run.py -m {' '.join(words)} to see why")
 
 
@@ -29,12 +31,12 @@ def side_by_side(sweeps: Sequence[list[str]], on: str = "here") -> list[str]:
     On this machine there is one process per core, each with one thread, since small networks gain little from more threads.
     """
     more = ["log.live=false"] if on == "here" else [f"hydra/launcher={on}"]
-    own = {**os.environ, "OMP_NUM_THREADS": "1"} if on == "here" else {**os.environ}
+    own = places.importable() | ({"OMP_NUM_THREADS": "1"} if on == "here" else {})
 
     def run(sweep: list[str]) -> str | None:
         sys.stderr.write(f"python run.py -m {' '.join(sweep)}\n")  # one write, since other threads write too
-        command = [sys.executable, str(ROOT / "run.py"), "-m", *sweep, *more]
-        done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
+        command = [*RUN, "-m", *sweep, *more]
+        done = subprocess.run(command, env=own, capture_output=True, text=True)
         if not done.returncode:
             return None
         errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]

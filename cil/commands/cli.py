@@ -1,0 +1,45 @@
+"""The command `cil`: `cil method=… scenario=…` trains and evaluates, `cil tables` and the others work with the results.
+
+cil method=finetune scenario=glyphs_10tasks seed=0
+cil tables --help
+"""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "tables": "accuracy, forgetting and backward transfer of finished runs",
+    "why": "why two runs, or a run and a printed number, differ",
+    "reproduce": "a published table beside ours",
+    "report": "finished runs as one HTML page",
+    "data": "fetch a dataset",
+    "check-data": "whether a dataset is complete",
+    "weights": "fetch pre-trained weights",
+    "check": "whether a GPU gives the right numbers, and how fast it is",
+    "pictures": "pictures of a run",
+    "bench": "speed as ratios to a bare forward pass",
+    "expand": "the commands of a sweep, one per line, for job arrays",
+    "batched": "train the runs of a sweep as one batched problem",
+    "recover": "train the last blocks of a vision transformer further on photographs",
+    "move-runs": "move run folders of earlier versions to their address",
+}
+MODULES = {"data": "fetch_data", "weights": "fetch_weights", "check": "check_gpu"}
+
+
+def main() -> int:
+    """Run the command that the first word names; other words are settings of a run. Returns the exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        module = importlib.import_module(f"cil.commands.{MODULES.get(name, name.replace('-', '_'))}")
+        sys.argv = [f"cil {name}", *sys.argv[2:]]
+        return module.main() or 0
+    if len(sys.argv) == 1 or name in ("-h", "--help"):
+        print(__doc__.strip() + "\n\nCommands; each has its own --help:\n")
+        print("\n".join(f"  {command:<11} {text}" for command, text in COMMANDS.items()))
+        print("\nSettings of a run: cil --help-run lists the options of every group.")
+        return 0
+    from cil.commands.run import front_door
+
+    if name == "--help-run":
+        sys.argv = [sys.argv[0], "--help"]
+    return front_door()

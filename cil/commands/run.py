@@ -1,0 +1,179 @@
+"""Train and evaluate one run, or a sweep of runs, from command-line settings.
+
+python run.py method=finetune scenario=glyphs_10tasks seed=0
+
+Only this file handles Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run starts, so that
+errors in the settings are reported quickly.
+"""
+
+import hashlib
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from cil.common import places
+from cil.common.errors import SHOW, UserError, explain, sentence
+from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.runs.command_line import refuse
+from cil.runs.precision import settled
+from cil.runs.run_folder import RunDir, address, follows, names, run_at
+from cil.runs.settings import checked, of_reading
+
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/launcher overrides the plugin's on purpose
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
+OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
+OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
+CONF = str(places.CONF)
+MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
+FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
+
+
+def plain(config: DictConfig) -> dict:
+    """The resolved configuration as nested dictionaries, without Hydra's own settings."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    return container
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+def main(config: DictConfig) -> None:
+    if [os.getpid()] != MAIN_PROCESS:  # in a process of a launcher, sys.argv does not hold the settings
+        sys.argv = ["run.py", *HydraConfig.get().overrides.task]
+    try:
+        wanted = checked(plain(config))
+        run = run_at(Path(wanted["outputs"]) / address(wanted))
+        if run.is_done:
+            from cil.common.tables import one_line
+
+            line = f"done already: {one_line(verified(run, wanted))}\n{run.path}"
+            print(line, flush=True) if not follows() else None
+        else:
+            execute(wanted, run)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command resumes from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_CODE)  # ends a sweep too
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        known = tell(error)
+        if not known and [os.getpid()] != MAIN_PROCESS:
+            traceback.print_exc()  # to the job's log, since the launcher returns the error without it
+        if not known or [os.getpid()] != MAIN_PROCESS:
+            raise
+
+
+def verified(run: RunDir, config: dict) -> dict:
+    """The summary of a finished run; raises a `UserError` if its weights or its images have changed since."""
+    from cil.backbones.weights import at_hand, releases
+
+    summary = run.summary()
+    if file := at_hand(config["backbone"].get("weights"), config["data"]["weights"]):
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != summary["identity"]["weights_sha256"] and found not in releases(config["backbone"]["weights"]):
+            raise UserError(f"{file} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
+    if listing := summary.get("data_listing"):
+        from cil.engine.build import data_digest, listing_of
+
+        try:
+            same = listing_of(config) == listing or data_digest(config) == summary["identity"]["data_digest"]
+        except UserError as error:  # for example, they are no longer there
+            print(f"the images of this run were not compared with those on the disk: {error}", flush=True)
+            same = True
+        if not same:
+            raise UserError(f"the images have changed since {run.path} was made; type outputs=DIR to keep both results, or "
+                            "delete that folder")  # fmt: skip
+    return summary
+
+
+def execute(config: dict, run: RunDir) -> None:
+    """Run a configuration to its end in its folder, resuming from a checkpoint if there is one."""
+    config = settled(config)
+    with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
+        if run.is_done:  # another process has just finished it
+            return
+        from cil.engine.build import device_of, experiment  # imports torch
+        from cil.engine.processes import own_device
+        from cil.engine.summary import finish
+
+        trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
+        trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
+        try:
+            trainer.fit()
+            if not follows():
+                finish(trainer, config)
+        except Exception as error:
+            error.in_run = True  # type: ignore[attr-defined]
+            raise
+        finally:
+            trainer.log.close()
+        if stop:
+            raise Stopped(stop.name)  # a signal came while the run was finishing: end a sweep here
+
+
+def tell(error: BaseException) -> bool:
+    """Print an error in one line if it is a user error; returns False if it may be a bug in this project.
+
+    Every error before training starts counts as a user error: its first line is printed if there is no better explanation.
+    """
+    if os.environ.get("TRACE"):  # TRACE=1 python run.py …: the traceback
+        return False
+    line = explain(error, settings)
+    if line is None and not getattr(error, "in_run", False):
+        line = f"{sentence(error)}; {SHOW}"
+    if line is not None:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        FAILED.append(line)
+    return line is not None
+
+
+def settings() -> list[str]:
+    """All keys of the configuration that the options on the command line select, to suggest one for a wrong key."""
+    groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
+    pairs = (word.split("=") for word in sys.argv[1:] if word.count("=") == 1)
+    words = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        config: Any = OmegaConf.to_container(hydra.compose("config", words), resolve=False)
+
+    def flat(node: object, prefix: str) -> list[str]:
+        inner = node.items() if isinstance(node, dict) else ()
+        return [prefix, *(key for name, value in inner for key in flat(value, f"{prefix}.{name}"))]
+
+    return groups + [key for name, node in config.items() for key in flat(node, name)]
+
+
+def options(words: list[str]) -> None:
+    """Raise a one-line `UserError` for command-line options that Hydra does not know, instead of printing its usage."""
+
+    def refused(message: str) -> NoReturn:
+        raise UserError(f"{message}; see {shlex.join(places.entry())} --help")
+
+    parser = get_args_parser()
+    parser.error = refused  # type: ignore[method-assign]
+    parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
+
+
+def front_door() -> int:
+    """Run the command line; returns the exit code."""
+    FAILED.clear()
+    MAIN_PROCESS[:] = [os.getpid()]
+    os.environ.update(places.importable())
+    try:
+        options(sys.argv[1:])
+        refuse(sys.argv[1:], Path(CONF))
+        main()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Exception, KeyboardInterrupt) as error:
+        if not tell(error):
+            raise
+    return 2 if FAILED else 0

@@ -1,0 +1,72 @@
+"""Print the table of a scenario from its finished runs.
+
+python scripts/tables.py                   # all configurations below outputs/
+python scripts/tables.py --scenario glyphs_10tasks --markdown
+python scripts/tables.py --experiment attriclip_table7/glyphs_10tasks
+python scripts/tables.py --scenario latin_to_greek --transfer
+
+--experiment prints a line for each value of a sweep. --transfer prints forward
+and backward transfer between two datasets. The tables in docs/ are written by
+scripts/fill_docs.py.
+"""
+
+import argparse
+import sys
+from itertools import product
+from pathlib import Path
+
+from cil.commands.compose import compose, guarded, swept
+from cil.common import places
+from cil.common.errors import UserError
+from cil.common.tables import grid, mean_and_spread
+from cil.report.across import tables
+from cil.report.collect import COLUMNS, collect, doubts, rows, table
+from cil.runs.run_folder import address
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=Path, default=places.outputs(), help="the folder of the runs")
+    parser.add_argument("--scenario", default="glyphs_10tasks", help="%(default)s if not given")
+    parser.add_argument("--experiment", help="a line for each value that this experiment sweeps over")
+    parser.add_argument("--transfer", action="store_true", help="FT and BT of a scenario with two datasets")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    asked = parser.parse_args()
+    found, passed_over = collect(asked.outputs)
+    if asked.experiment:
+        return guarded(lambda: print(sweep(asked.experiment, found, asked.markdown)))
+    if asked.transfer:
+        return guarded(lambda: print(transfer(asked.scenario, found, asked.outputs, asked.markdown)))
+    groups = rows(s for s in found if s["scenario"] == asked.scenario)
+    for line in passed_over:
+        print(f"skipped: {line}", file=sys.stderr)
+    if not groups:
+        print(f"error: no finished run of {asked.scenario} below {asked.outputs}; type python run.py first", file=sys.stderr)
+        return 2
+    print(table(groups, markdown=asked.markdown))
+    for line in doubts(groups):
+        print(f"impossible row: {line}", file=sys.stderr)
+    return 0
+
+
+def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:
+    groups = rows(s for s in found if s["scenario"] == scenario and "dataset_il" in s)
+    if not groups:
+        raise UserError(f"no finished run of {scenario} over two datasets; type --scenario imagenet100_to_cifar100")
+    return tables(groups, found, outputs, markdown=markdown)
+
+
+def sweep(experiment: str, found: list[dict], markdown: bool) -> str:
+    """A table with a line for each combination of values that an experiment sweeps over."""
+    axes = swept(experiment)
+    seeds, keys = axes.pop("seed", ["0"]), list(axes)
+    by_address, lines = {summary["address"]: summary for summary in found}, []
+    for values in product(*axes.values()):
+        words = [f"experiment={experiment}", *(f"{key}={value}" for key, value in zip(keys, values))]
+        wanted = [address(compose(*words, f"seed={seed}")) for seed in seeds]
+        runs = [by_address[place] for place in wanted if place in by_address]
+        numbers = [mean_and_spread([run[part][name] for run in runs], 2) for part, name in COLUMNS.values()]
+        lines.append([*values, *numbers, str(len(runs))])
+    if not any(line[-1] != "0" for line in lines):
+        raise UserError(f"no finished run of {experiment}; type python run.py -m experiment={experiment}")
+    return grid([*(key.removeprefix("method.") for key in keys), *COLUMNS, "seeds"], lines, markdown=markdown)
