@@ -77,7 +77,10 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["method._target_=[1]"], "error: method._target_=[1] is not"),
         (["dataset._target_=7"], "error: dataset._target_=7 is not a word"),
         (["optim._partial_=nan", "method=finetune"], "error: optim._partial_=nan is not true or false"),
-        (["backbone.architecture=vit_basepatch"], "error: backbone.architecture=vit_basepatch is not a model of timm; did you mean"),
+        (
+            ["backbone.architecture=vit_basepatch"],
+            "error: backbone.architecture=vit_basepatch is not a model of timm; did you mean",
+        ),
         (["backbone.changes.num_heads=5"], "error: backbone cannot be made of these settings (AssertionError: dim should be"),
         (["dataset.jitter.noise=nan"], "error: dataset.jitter.noise=nan is not a finite number from 0 to 1; type"),
         (["dataset.jitter.noise=-1"], "error: dataset.jitter.noise=-1 is not a number from 0 to 1; type"),
