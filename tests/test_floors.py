@@ -21,7 +21,7 @@ FLOORS = (
     {"engine"},
     {"bench", "pretraining", "report"},
     {"gpu_check"},
-    {"commands", "__main__"},
+    {"api", "commands", "__main__"},
 )  # a package may import its own modules, its own floor and the floors before it
 ONLY_IN = {
     "timm": ("cil/backbones/",),

@@ -1,14 +1,15 @@
-"""The command `cil`: `cil method=… scenario=…` trains and evaluates, `cil tables` and the others work with the results.
-
-cil method=finetune scenario=glyphs_10tasks seed=0
-cil tables --help
+"""Train and evaluate a run:    cil method=finetune scenario=glyphs_10tasks seed=0
+Train and evaluate a sweep:  cil -m method=finetune,joint seed=0,1,2
+Use another command:         cil tables --help
 """
 
 import importlib
 import sys
 
 COMMANDS = {
+    "options": "the options of every group of settings of a run",
     "tables": "accuracy, forgetting and backward transfer of finished runs",
+    "results": "every finished run as a row of CSV, JSON or LaTeX",
     "why": "why two runs, or a run and a printed number, differ",
     "reproduce": "a published table beside ours",
     "report": "finished runs as one HTML page",
@@ -29,17 +30,16 @@ MODULES = {"data": "fetch_data", "weights": "fetch_weights", "check": "check_gpu
 def main() -> int:
     """Run the command that the first word names; other words are settings of a run. Returns the exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in COMMANDS:
+    if name in ("-h", "--help"):
+        print(f"{__doc__}\nCommands:\n")
+        print("\n".join(f"  {command:<11} {text}" for command, text in COMMANDS.items()))
+        return 0
+    if name in COMMANDS and name != "options":
         module = importlib.import_module(f"cil.commands.{MODULES.get(name, name.replace('-', '_'))}")
         sys.argv = [f"cil {name}", *sys.argv[2:]]
         return module.main() or 0
-    if len(sys.argv) == 1 or name in ("-h", "--help"):
-        print(__doc__.strip() + "\n\nCommands; each has its own --help:\n")
-        print("\n".join(f"  {command:<11} {text}" for command, text in COMMANDS.items()))
-        print("\nSettings of a run: cil --help-run lists the options of every group.")
-        return 0
     from cil.commands.run import front_door
 
-    if name == "--help-run":
-        sys.argv = [sys.argv[0], "--help"]
+    if name == "options":
+        sys.argv = ["cil", "--help"]
     return front_door()

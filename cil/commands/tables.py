@@ -27,7 +27,7 @@ from cil.runs.run_folder import address
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path, default=places.outputs(), help="the folder of the runs")
-    parser.add_argument("--scenario", default="glyphs_10tasks", help="%(default)s if not given")
+    parser.add_argument("--scenario", help="only this one; all that have finished runs if not given")
     parser.add_argument("--experiment", help="a line for each value that this experiment sweeps over")
     parser.add_argument("--transfer", action="store_true", help="FT and BT of a scenario with two datasets")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -36,17 +36,25 @@ def main() -> int:
     if asked.experiment:
         return guarded(lambda: print(sweep(asked.experiment, found, asked.markdown)))
     if asked.transfer:
-        return guarded(lambda: print(transfer(asked.scenario, found, asked.outputs, asked.markdown)))
-    groups = rows(s for s in found if s["scenario"] == asked.scenario)
+        scenario = asked.scenario or "imagenet100_to_cifar100"
+        return guarded(lambda: print(transfer(scenario, found, asked.outputs, asked.markdown)))
     for line in passed_over:
         print(f"skipped: {line}", file=sys.stderr)
-    if not groups:
-        print(f"error: no finished run of {asked.scenario} below {asked.outputs}; type python run.py first", file=sys.stderr)
+    wanted = [asked.scenario] if asked.scenario else sorted({summary["scenario"] for summary in found})
+    by_scenario = {name: rows(s for s in found if s["scenario"] == name) for name in wanted}
+    if not any(by_scenario.values()):
+        print(f"error: no finished run{f' of {asked.scenario}' if asked.scenario else ''} below {asked.outputs}; type "
+              f"{' '.join(places.entry())} method=finetune first", file=sys.stderr)  # fmt: skip
         return 2
-    print(table(groups, markdown=asked.markdown))
-    for line in doubts(groups):
+    print("\n\n".join(f"{heading(name, by_scenario)}{table(by_scenario[name], markdown=asked.markdown)}" for name in wanted))
+    for line in doubts([group for groups in by_scenario.values() for group in groups]):
         print(f"impossible row: {line}", file=sys.stderr)
     return 0
+
+
+def heading(name: str, by_scenario: dict) -> str:
+    """The name of a scenario above its table, if there are several tables."""
+    return f"{name}\n" if len(by_scenario) > 1 else ""
 
 
 def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:

@@ -1,0 +1,62 @@
+"""Print every finished run as one row: names, metrics, digests and settings.
+
+cil results --csv > results.csv
+cil results --json | jq .
+cil results --latex --columns method,seed,ACC,forgetting
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+from cil.api import rows
+from cil.commands.compose import guarded
+from cil.common import places
+from cil.common.errors import UserError, nearest
+
+SHORT = ("scenario", "method", "reading", "seed", "ACC", "forgetting", "BT")
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=Path, default=places.outputs(), help="the folder of the runs")
+    form = parser.add_mutually_exclusive_group()
+    for name in ("csv", "json", "latex"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name.upper()}")
+    parser.add_argument("--columns", help=f"comma-separated; all for CSV and JSON, for LaTeX {','.join(SHORT)}")
+    asked = parser.parse_args(words)
+    return guarded(lambda: write(asked.outputs, asked.form or "csv", asked.columns.split(",") if asked.columns else None))
+
+
+def write(outputs: Path, form: str, columns: list[str] | None) -> None:
+    found = rows(outputs)
+    if not found:
+        raise UserError(f"no finished run below {outputs}; type --outputs DIR, or run something first")
+    known = list(dict.fromkeys(key for row in found for key in row))
+    for column in columns or ():
+        if column not in known:
+            raise UserError(f"--columns {column} is not a column; {nearest(column, known)}")
+    chosen = columns or (list(SHORT) if form == "latex" else known)
+    table = [{key: row.get(key) for key in chosen} for row in found]
+    if form == "json":
+        print(json.dumps(table, indent=1))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, chosen)
+        writer.writeheader()
+        writer.writerows(table)
+    else:
+        print(latex(chosen, table))
+
+
+def latex(columns: list[str], table: list[dict]) -> str:
+    """A tabular with numbers to one decimal."""
+
+    def cell(value: object) -> str:
+        text = f"{value:.1f}" if isinstance(value, float) else "--" if value is None else str(value)
+        return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+
+    lines = [" & ".join(map(cell, columns)), *(" & ".join(cell(row[key]) for key in columns) for row in table)]
+    body = " \\\\\n".join([lines[0] + r" \\ \midrule" + "\n" + lines[1], *lines[2:]]) if len(lines) > 1 else lines[0]
+    return "\\begin{tabular}{" + "l" * len(columns) + "}\n\\toprule\n" + body + " \\\\\n\\bottomrule\n\\end{tabular}"

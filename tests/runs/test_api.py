@@ -1,0 +1,82 @@
+"""The Python interface and `cil results`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import cil
+from cil.commands import results, tables
+from cil.common.errors import UserError
+from tests import harness
+
+WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.epochs=1", *harness.SMALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, data_root):
+    return [f"outputs={tmp_path_factory.mktemp('outputs')}", f"data.root={data_root}"]
+
+
+@pytest.fixture(scope="module")
+def made(place):
+    return cil.run(*WORDS, *place, seed=3)
+
+
+def test_a_run_is_what_its_folder_says(made, place):
+    assert made.summary["seed"] == 3 and made.config["method"]["_target_"] == "cil.methods.finetune.Finetune"
+    assert made.accuracy.shape == (2, 2) and np.isnan(made.accuracy[0, 1])
+    assert np.nanmean(made.accuracy[1]) == pytest.approx(made.summary["class_il"]["acc"])
+    assert made.identity["data_digest"] and made.events[0]
+    again = cil.run(*WORDS, *place, seed=3)
+    assert again.path == made.path and cil.load(str(made.path)).summary == made.summary
+    assert "finetune on glyphs_10tasks, seed 3: ACC" in repr(made)
+
+
+def test_predictions_are_those_that_the_accuracy_counts(made):
+    scenario = made.trainer.scenario
+    for task in scenario:
+        answers = made.predict(task.test.pixels[task.test.rows])
+        percent = 100 * (answers == task.test.labels).float().mean().item()
+        assert percent == pytest.approx(made.accuracy[1, task.index], abs=1e-4)
+    assert answers.dtype == torch.long and answers.max() < len(scenario.class_names)
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no finished run"):
+        cil.load(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'runn'"):
+        cil.runn  # noqa: B018
+
+
+def test_a_wrong_setting_is_refused_as_on_the_command_line(place):
+    with pytest.raises(Exception, match=r"train\.epoch"):
+        cil.run(*WORDS, *place, "train.epoch=3")
+
+
+def test_results_are_rows(made, capsys):
+    outputs = made.path.parents[3]
+    (row,) = cil.rows(outputs)
+    assert row["ACC"] == made.summary["class_il"]["acc"] and row["train.epochs"] == 1 and row["seed"] == 3
+    assert len(cil.results(outputs)) == 1
+    assert results.main(["--outputs", str(outputs), "--json", "--columns", "method,ACC"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"method": "finetune", "ACC": row["ACC"]}]
+    assert results.main(["--outputs", str(outputs)]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.startswith("scenario,method,seed") and line.startswith("glyphs_10tasks,finetune,3")
+    assert results.main(["--outputs", str(outputs), "--latex"]) == 0
+    assert f"finetune & paper & 3 & {row['ACC']:.1f}" in capsys.readouterr().out
+    assert results.main(["--outputs", str(outputs), "--columns", "AC"]) == 2
+    assert capsys.readouterr().err.startswith("error: --columns AC is not a column; did you mean ACC")
+
+
+def test_tables_show_every_scenario(made, monkeypatch, capsys):
+    outputs = made.path.parents[3]
+    own = (f"outputs={outputs}", f"data.root={made.config['data']['root']}")
+    cil.run(*WORDS, *own, "scenario=glyphs_20tasks", "scenario.tasks=2")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["tables", "--outputs", str(outputs)])
+    assert tables.main() == 0
+    told = capsys.readouterr().out
+    assert told.startswith("glyphs_10tasks\n") and "\n\nglyphs_20tasks\n" in told and told.count("finetune") == 2
