@@ -1,6 +1,6 @@
-"""Train and evaluate a run:    cil method=finetune scenario=glyphs_10tasks seed=0
-Train and evaluate a sweep:  cil -m method=finetune,joint seed=0,1,2
-Use another command:         cil tables --help
+"""Train and evaluate a run:   cil method=l2p scenario=glyphs_10tasks seed=0
+Train and evaluate a sweep: cil -m method=finetune,joint seed=0,1,2
+Use another command:        cil tables --help
 """
 
 import importlib
@@ -21,7 +21,7 @@ COMMANDS = {
     "bench": "speed as ratios to a bare forward pass",
     "expand": "the commands of a sweep, one per line, for job arrays",
     "batched": "train the runs of a sweep as one batched problem",
-    "recover": "train the last blocks of a vision transformer further on photographs",
+    "recover": "train the last blocks of a transformer on photographs",
     "move-runs": "move run folders of earlier versions to their address",
 }
 MODULES = {"data": "fetch_data", "weights": "fetch_weights", "check": "check_gpu"}

@@ -34,6 +34,7 @@ OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(pla
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 CONF = str(places.CONF)
 MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
+WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
 FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
 
 
@@ -41,6 +42,8 @@ def plain(config: DictConfig) -> dict:
     """The resolved configuration as nested dictionaries, without Hydra's own settings."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    if isinstance(node := container.get("scenario"), dict):
+        container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
     return container
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cil.common.errors import UserError
-from cil.common.ranges import Count
+from cil.common.ranges import Count, Fraction
 from cil.data.images import Images, LabelledImages, Pictures
 from cil.data.registry.listfile import digest
 from cil.data.registry.orders import class_order
@@ -51,14 +51,19 @@ class Scenario:
 
     def __init__(
         self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, first: Count | None,
-        order: str | Sequence[int],
+        order: str | Sequence[int | str], sizes: Sequence[Count] | None = None, validation: Fraction = 0.0,
     ) -> None:  # fmt: skip
-        """`first`: number of classes of the first task, if it differs from the others; `order`: see `class_order`."""
+        """`first`: number of classes of the first task, if it differs from the others. `sizes`: number of classes of every
+        task, in place of `tasks` and `first`. `order`: see `class_order`.
+
+        `validation`: this share of the training images of each class is held out and takes the place of the test images.
+        """
         count = len(images.class_names)
         self.name, self.images, self.views = name, images, views
-        self.sizes = split(count, tasks, first, name)
+        self.sizes = split(count, tasks, first, name) if sizes is None else whole(list(sizes), count, name)
         # order[k] is the dataset's label of the class that arrives as number k
-        self.order = class_order(order, count, getattr(images, "name", None))
+        self.order = class_order(order, count, getattr(images, "name", None), images.class_names)
+        self.validation, self._held = validation, held_out(images.train_labels, images.class_names, validation)
         self._arrival = np.argsort(self.order)
         self.datasets = [range(count)]  # classes of each dataset, numbered by arrival
 
@@ -78,11 +83,13 @@ class Scenario:
         index = range(len(self))[index]
         start = sum(self.sizes[:index])
         classes = range(start, start + self.sizes[index])
-        train, test = self.views
+        (train, test), images = self.views, self.images
+        of_train = (images.train, images.train_labels)
+        of_test = of_train if self.validation else (images.test, images.test_labels)
         pick = (
-            self._pick(self.images.train, self.images.train_labels, classes, train),
-            self._pick(self.images.train, self.images.train_labels, classes, test),
-            self._pick(self.images.test, self.images.test_labels, classes, test),
+            self._pick(*of_train, classes, train, ~self._held),
+            self._pick(*of_train, classes, test, ~self._held),
+            self._pick(*of_test, classes, test, self._held if self.validation else None),
         )
         return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick, index + 1 == len(self),
                     sum(self.sizes), *self._ranges(classes))  # fmt: skip
@@ -101,11 +108,11 @@ class Scenario:
         """Warnings about the scenario that matter for its results."""
         names = Counter(self.class_names)
         twice = [name for name, count in names.items() if count > 1]
-        if not twice:
-            return []
-        return [
+        equal = (
             f"duplicate class names: {', '.join(twice)}; methods that use names give them equal scores and predict the first"
-        ]
+        )
+        share = f"scenario.validation={self.validation:g}: accuracies are of held-out training images; no test image is used"
+        return [*([equal] if twice else []), *([share] if self.validation else [])]
 
     def order_digest(self) -> str:
         """Hash of the class order."""
@@ -113,11 +120,15 @@ class Scenario:
 
     def split_digest(self) -> str:
         """Hash of task sizes and class order. With equal split and data digests, two runs have the same images in each task."""
-        return digest((self.sizes, self.order))
+        return digest((self.sizes, self.order, self.validation) if self.validation else (self.sizes, self.order))
 
-    def _pick(self, pixels: Pictures, labels: torch.Tensor, classes: range, view: View) -> LabelledImages:
+    def _pick(
+        self, pixels: Pictures, labels: torch.Tensor, classes: range, view: View, only: torch.Tensor | None
+    ) -> LabelledImages:
+        """The images of these classes among the rows `only`, or among all rows."""
         arrival = torch.from_numpy(self._arrival)[labels]
-        rows = ((arrival >= classes.start) & (arrival < classes.stop)).nonzero()[:, 0]
+        chosen = (arrival >= classes.start) & (arrival < classes.stop)
+        rows = (chosen if only is None else chosen & only).nonzero()[:, 0]
         return LabelledImages(pixels, rows, arrival[rows], view)
 
 
@@ -126,13 +137,16 @@ class InTurn(Scenario):
 
     def __init__(
         self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, order: str | Sequence[int],
-        heads: Literal["joint", "separate"], exemplars: Literal["all", "own"],
+        heads: Literal["joint", "separate"], exemplars: Literal["all", "own"], sizes: None = None, validation: Fraction = 0.0,
     ) -> None:  # fmt: skip
         """`order` applies to each dataset. `heads: separate` leaves classes of earlier datasets out of the loss, and
         `exemplars: own` keeps no exemplars of them (the paper's suffix -1). Suffix -2 has `heads: joint`, `exemplars: all`."""
         if (heads, exemplars) == ("separate", "all"):
             raise UserError("scenario.heads=separate leaves old exemplars without a loss; type scenario.exemplars=own too")
+        if sizes is not None:
+            raise UserError("scenario.sizes is of one dataset; type scenario.sizes=null scenario.tasks=10 for datasets in turn")
         self.name, self.images, self.views, self.heads, self.exemplars = name, images, views, heads, exemplars
+        self.validation, self._held = validation, held_out(images.train_labels, images.class_names, validation)
         parts = images.parts or ((images.name, len(images.class_names)),)
         self.sizes = [size for part, count in parts for size in split(count, tasks, None, f"{name}: {part}")]
         ends = np.cumsum([count for _, count in parts]).tolist()
@@ -146,6 +160,26 @@ class InTurn(Scenario):
         rivals = {"joint": 0, "separate": own.start}[self.heads]
         kept = {"all": 0, "own": own.start}[self.exemplars]
         return own, range(rivals, classes.stop), range(kept, classes.stop)
+
+
+def whole(sizes: list[int], count: int, name: str) -> list[int]:
+    """Return the sizes if they add up to the number of classes."""
+    if sum(sizes) != count:
+        raise UserError(f"{name}: scenario.sizes={sizes} is {sum(sizes)} classes, but there are {count}; change the last size")
+    return sizes
+
+
+def held_out(labels: torch.Tensor, names: Sequence[str], share: float) -> torch.Tensor:
+    """Return a mask, (images,), of the training images that validation holds out: a fixed random draw from each class."""
+    mask, random = torch.zeros(len(labels), dtype=torch.bool), np.random.RandomState(0)
+    for label, name in enumerate(names if share else ()):
+        rows = (labels == label).nonzero()[:, 0]
+        count = round(share * len(rows))
+        if not 0 < count < len(rows):
+            raise UserError(f"scenario.validation={share:g} of the {len(rows)} images of class {name} leaves none to train or "
+                            "none to evaluate; type another share, as in scenario.validation=0.2")  # fmt: skip
+        mask[rows[torch.from_numpy(random.permutation(len(rows))[:count])]] = True
+    return mask
 
 
 def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:

@@ -22,7 +22,8 @@ MOST, BYTES = 32, 2 << 30  # the most runs at a time, and the most memory for th
 def kind(config: dict, after_training: Sequence[str]) -> str:
     """A key that is equal for configurations whose runs may be trained together."""
     method = {key: value for key, value in config["method"].items() if key not in after_training}
-    return json.dumps({**config, "method": method, "seed": None}, sort_keys=True)
+    seed = config["seed"] if config["scenario"].get("order") == "seed" else None  # then the seed decides the classes of a task
+    return json.dumps({**config, "method": method, "seed": seed}, sort_keys=True)
 
 
 def may(trainer: Trainer) -> bool:

@@ -157,7 +157,10 @@ def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
     needs = {view.needs for view in pair}
     needed = Size(*needs.pop()) if len(needs) == 1 else Size()  # the two views differ: photographs as they are
     images = make(config["dataset"], "dataset", root=config["data"]["root"]).decoded(needed)
-    return make(config["scenario"], "scenario", images, pair)
+    node = config["scenario"]
+    if node.get("order") == "seed":  # each seed has its own class order
+        node = node | {"order": f"numpy:{config['seed']}"}
+    return make(node, "scenario", images, pair)
 
 
 def listing_of(config: dict) -> str:

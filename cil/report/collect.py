@@ -61,8 +61,19 @@ def rows(summaries: Iterable[dict], addresses: Container[str] | None = None) -> 
 
 
 def inputs(summary: dict) -> tuple[str, ...]:
-    """The digests of the images, the split and the class order that a run saw."""
-    return tuple(str(summary.get("identity", {}).get(key)) for key in INPUTS)
+    """The digests of the images, the split and the class order that a run saw; of the images alone if the seed decides both."""
+    keys = ["data_digest"] if by_seed(summary) else INPUTS
+    return tuple(str(summary.get("identity", {}).get(key)) for key in keys)
+
+
+def validated(summary: dict) -> bool:
+    """Whether the accuracies are of held-out training images."""
+    return bool(summary["config"].get("scenario", {}).get("validation"))
+
+
+def by_seed(summary: dict) -> bool:
+    """Whether each seed of this configuration has its own class order."""
+    return summary["config"].get("scenario", {}).get("order") == "seed"
 
 
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
@@ -76,7 +87,8 @@ def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
         numbers = [mean_and_spread([summary[part][key] for summary in group]) for part, key in COLUMNS.values()]
         trained = count(group[0]["trained_parameters"])
         seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
-        lines.append([*title, *numbers, trained, seconds, str(len(group))])
+        runs = f"{len(group)} orders" if by_seed(group[0]) else str(len(group))
+        lines.append([*title, *numbers, trained, seconds, runs])
     return grid([*head, *COLUMNS, "trained", "seconds", "seeds"], lines, markdown=markdown)
 
 
@@ -86,6 +98,7 @@ def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
     for group in groups:
         readings[group[0]["method"]].add(_reading(group))
     named = [(g[0]["method"], f" ({_reading(g)})" if len(readings[g[0]["method"]]) > 1 else "") for g in groups]
+    named = [(f"{name}, validation" if validated(group[0]) else name, more) for (name, more), group in zip(named, groups)]
     many = len({(g[0]["scenario"], *name) for g, name in zip(groups, named)}) < len(groups)
     apart = list(map(" ".join, zip(told_apart(groups), other_inputs(groups)))) if many else []
     return ["method", *(["settings"] * many)], [["".join(name), *apart[n : n + 1]] for n, name in enumerate(named)]

@@ -71,3 +71,60 @@ def test_digests_tell_orders_and_splits_apart(scenario, images):
     assert digests(3, "numpy:1993") == (scenario.order_digest(), scenario.split_digest())
     assert digests(2, "numpy:1993")[0] == scenario.order_digest() and digests(2, "numpy:1993")[1] != scenario.split_digest()
     assert digests(3, "natural")[0] != scenario.order_digest()
+
+
+# --- sizes, orders by name and by seed, validation --------------------------------------------------------------------
+
+
+def made(images, scenario, **changes) -> Scenario:
+    return Scenario(images, scenario.views, **{"name": "x", "tasks": 3, "first": None, "order": "natural", **changes})
+
+
+def test_sizes_of_every_task(images, scenario):
+    assert [list(task.classes) for task in made(images, scenario, sizes=[3, 1, 2])] == [[0, 1, 2], [3], [4, 5]]
+    with pytest.raises(UserError, match=r"scenario.sizes=\[3, 1\] is 4 classes, but there are 6; change the last size"):
+        made(images, scenario, sizes=[3, 1])
+
+
+def test_orders_by_name_and_from_a_file(images, scenario, tmp_path):
+    names = [images.class_names[label] for label in (5, 3, 1, 0, 2, 4)]
+    assert made(images, scenario, order=names).order == [5, 3, 1, 0, 2, 4]
+    (tmp_path / "order.txt").write_text("\n".join(names) + "\n")
+    assert made(images, scenario, order=str(tmp_path / "order.txt")).order == [5, 3, 1, 0, 2, 4]
+    with pytest.raises(UserError, match=r"nobody is neither a label nor a class name; did you mean|choose from"):
+        made(images, scenario, order=["nobody", *names[1:]])
+    with pytest.raises(UserError, match=r"scenario.order=none.txt: there is no such file"):
+        made(images, scenario, order="none.txt")
+
+
+def test_validation_takes_the_place_of_tests(images, scenario):
+    cut, plain = made(images, scenario, validation=0.25), made(images, scenario)
+    for task, before in zip(cut, plain, strict=True):
+        assert task.test.pixels is images.train and len(task.test) == 2 * round(0.25 * 18)
+        assert not set(task.test.rows.tolist()) & set(task.train.rows.tolist())
+        assert set(task.test.rows.tolist()) | set(task.train.rows.tolist()) == set(before.train.rows.tolist())
+        assert torch.equal(task.train.rows, task.train_plain.rows)
+        assert set(task.test.labels.tolist()) == set(task.classes)
+    again = made(images, scenario, validation=0.25)
+    assert all(torch.equal(one.test.rows, two.test.rows) for one, two in zip(cut, again, strict=True))
+    assert cut.split_digest() != plain.split_digest() and "no test image is used" in cut.notes[-1] and not plain.notes
+    with pytest.raises(UserError, match=r"scenario.validation=0.01 of the 18 images of class .* type another share"):
+        made(images, scenario, validation=0.01)
+
+
+def test_the_seed_can_decide_the_order(compose):
+    from cil.commands.run import verified
+    from cil.report.collect import collect, rows, table
+    from tests import harness
+
+    words = ("method=class_mean", "scenario.order=seed", "scenario.tasks=5", "backbone=vit_tiny")
+    configs = [compose(*words, f"seed={seed}") for seed in (1, 2)]
+    runs = [harness.execute(config) for config in configs]
+    orders = [run.summary()["identity"]["order_digest"] for run in runs]
+    assert orders[0] != orders[1] and runs[0].path.parent == runs[1].path.parent
+    assert runs[0].summary()["class_il"]["acc"] != runs[1].summary()["class_il"]["acc"]
+    assert verified(runs[0], configs[0])["seed"] == 1
+    (group,) = rows(collect(runs[0].path.parents[3])[0])
+    assert "2 orders" in table([group]) and "±" in table([group])
+    checked = harness.execute(compose("method=class_mean", "scenario.validation=0.34", "scenario.tasks=5", "backbone=vit_tiny"))
+    assert "class_mean, validation" in table(rows(collect(checked.path.parents[3])[0]))

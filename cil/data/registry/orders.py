@@ -11,7 +11,7 @@ from cil.common.errors import UserError, nearest
 from cil.data.registry.listfile import digest, read, verify
 
 FOLDER = Path(__file__).with_suffix("")  # <dataset>/<name>.txt
-RULES = "natural, numpy:1993 or python:1 (any seed), a list of labels"
+RULES = "natural, numpy:1993 or python:1 (any seed), seed, a list of labels or names, or a .txt file of them"
 COUNTS = {2: "two", 3: "three", 4: "four"}
 
 
@@ -44,14 +44,22 @@ def known_orders() -> list[Entry]:
     return [_entry(file) for file in sorted(FOLDER.glob("*/*.txt"))]
 
 
-def class_order(order: str | Sequence[int], count: int, dataset: str | None = None) -> list[int]:
+def class_order(
+    order: str | Sequence[int | str], count: int, dataset: str | None = None, names: Sequence[str] = ()
+) -> list[int]:
     """Return the dataset's labels in the order in which their classes arrive.
 
     `order` is `natural`; `numpy:SEED` (NumPy's legacy permutation); `python:SEED` (Python's shuffle, used by CODA-Prompt, whose
-    first repeat is `natural`); the name of a registered order such as `podnet` or `cifar100/podnet`; or a list of labels.
+    first repeat is `natural`); the name of a registered order such as `podnet` or `cifar100/podnet`; a list of labels or of
+    class names (among `names`); or a text file with one of them per line.
     """
+    if isinstance(order, str) and order.endswith(".txt"):
+        file = Path(order).expanduser()
+        if not file.is_file():
+            raise UserError(f"scenario.order={order}: there is no such file; type {RULES}")
+        order = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     if not isinstance(order, str):
-        return _listed(order, count)
+        return _listed(order, count, names)
     kind, _, seed = order.partition(":")
     if order == "natural":
         return list(range(count))
@@ -64,8 +72,15 @@ def class_order(order: str | Sequence[int], count: int, dataset: str | None = No
     return list(_registered(order, count, dataset).labels)
 
 
-def _listed(order: Sequence[int], count: int) -> list[int]:
-    labels = [int(label) for label in order]
+def _listed(order: Sequence[int | str], count: int, names: Sequence[str]) -> list[int]:
+    labels = []
+    for word in order:
+        if str(word).isdecimal():
+            labels.append(int(word))
+        elif str(word) in names:
+            labels.append(list(names).index(str(word)))
+        else:
+            raise UserError(f"scenario.order: {word} is neither a label nor a class name; {nearest(str(word), names)}")
     if sorted(labels) != list(range(count)):
         raise UserError(f"scenario.order must name each of the labels 0 to {count - 1} once; it has {len(labels)} entries, "
                         f"{len(set(labels))} different")  # fmt: skip

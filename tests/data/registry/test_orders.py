@@ -62,9 +62,9 @@ def test_what_is_the_same_as_a_rule():
         ("cifar100/pycil", "imagenet100", 100, "scenario.order=cifar100/pycil is an order of cifar100, this dataset is"),
         ("podnet", "cifar100", 6, "scenario.order=podnet orders 100 classes, this dataset has 6; type natural, numpy:1993"),
         ("imagenet100/podnet", "imagenet100_cmc", 100, "scenario.order=imagenet100/podnet is an order of imagenet100_first"),
-        ("dytox4", "cifar100", 100, "scenario.order=dytox4 is not known; type natural, numpy:1993 or python:1 (any seed), a "
-                                    "list of labels or a registered name (did you mean dytox3?)"),
-        ("numpy:x", "glyphs", 100, "scenario.order=numpy:x is not known; type natural, numpy:1993 or python:1 (any seed), a"),
+        ("dytox4", "cifar100", 100, "scenario.order=dytox4 is not known; type natural, numpy:1993 or python:1 (any seed), "
+                                    "seed, a list of labels or names, or a .txt file of them or a registered name (did you"),
+        ("numpy:x", "glyphs", 100, "scenario.order=numpy:x is not known; type natural, numpy:1993 or python:1 (any seed), s"),
         ("python:", None, 100, "scenario.order=python: is not known; type natural"),
     ],
 )  # fmt: skip
