@@ -14,6 +14,7 @@ setup: .venv/.done ## install everything into .venv (once)
 	$(PY) -m venv .venv
 	$(PYTHON) -m pip install -q --disable-pip-version-check "uv==0.13.*"
 	$(PYTHON) -m uv pip install -q -p $(PYTHON) --compile-bytecode --require-hashes -r requirements.lock
+	$(PYTHON) -m uv pip install -q -p $(PYTHON) --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup ## four methods on the offline benchmark, one table

@@ -48,7 +48,7 @@ def table(words: list[str]) -> tuple[str, int]:
         except UserError as mistake:
             lines.append([name, *"––––––"])
             missing.append(f"{name}: {mistake}")
-    head = ["data set", "classes", "training", "a class", "test", "a class", "listing"]
+    head = ["dataset", "classes", "training", "a class", "test", "a class", "listing"]
     return "\n".join([grid(head, lines), *missing]), len(missing)
 
 

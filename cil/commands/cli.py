@@ -6,6 +6,8 @@ Use another command:        cil tables --help
 import importlib
 import sys
 
+from cil.common.errors import nearest
+
 COMMANDS = {
     "options": "the options of every group of settings of a run",
     "tables": "accuracy, forgetting and backward transfer of finished runs",
@@ -35,11 +37,16 @@ def main() -> int:
         print("\n".join(f"  {command:<11} {text}" for command, text in COMMANDS.items()))
         return 0
     if name in COMMANDS and name != "options":
-        module = importlib.import_module(f"cil.commands.{MODULES.get(name, name.replace('-', '_'))}")
+        own = MODULES.get(name, name.replace("-", "_"))
+        module = importlib.import_module(f"cil.commands.{own}")
+        module.__doc__ = (module.__doc__ or "").replace(f"python scripts/{own}.py", f"cil {name}")
         sys.argv = [f"cil {name}", *sys.argv[2:]]
         return module.main() or 0
-    from cil.commands.run import front_door
-
     if name == "options":
         sys.argv = ["cil", "--help"]
+    elif name.replace("-", "").isalpha() and not name.startswith("-"):
+        print(f"error: there is no command {name}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    from cil.commands.run import front_door
+
     return front_door()

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shlex
 import sys
+import textwrap
 import traceback
 import warnings
 from pathlib import Path
@@ -35,6 +36,7 @@ OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of
 CONF = str(places.CONF)
 MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
+INTERNAL = ("hydra", "size", "family", "recipe", "scratch")  # groups that scenarios and methods choose
 FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
 
 
@@ -101,6 +103,7 @@ def verified(run: RunDir, config: dict) -> dict:
 def execute(config: dict, run: RunDir) -> None:
     """Run a configuration to its end in its folder, resuming from a checkpoint if there is one."""
     config = settled(config)
+    new = run.writes and not run.path.exists()
     with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
         if run.is_done:  # another process has just finished it
             return
@@ -108,7 +111,12 @@ def execute(config: dict, run: RunDir) -> None:
         from cil.engine.processes import own_device
         from cil.engine.summary import finish
 
-        trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
+        try:
+            trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
+        except BaseException:
+            if new:
+                run.discard()  # a run that could not start leaves no folder
+            raise
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
         try:
             trainer.fit()
@@ -165,12 +173,39 @@ def options(words: list[str]) -> None:
     parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
 
 
+def help_text() -> str:
+    """What --help prints: examples, then the options of every group, wrapped to 80 columns."""
+    command = shlex.join(places.entry())
+    lines = [
+        "Train and evaluate class-incremental learning methods on vision transformers",
+        "and CLIP.",
+        "",
+        f"  {command} method=finetune                      one run",
+        f"  {command} -m method=finetune,joint seed=0,1,2  a sweep",
+        f"  {command} method=finetune --cfg job            the settings of a run",
+        "",
+        "A finished run is not repeated. Any setting can be given, as in train.epochs=3",
+        "optim.lr=0.01.",
+        "",
+        "Options, as in group=option:",
+        "",
+    ]
+    for group in sorted(folder for folder in places.CONF.iterdir() if folder.is_dir() and folder.name not in INTERNAL):
+        names = ", ".join(sorted(str(file.relative_to(group).with_suffix("")) for file in group.rglob("*.yaml") if
+                                 group.name != "backbone" or file.parent == group))  # fmt: skip
+        lines += textwrap.wrap(f"{group.name}: {names}", 80, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
+
+
 def front_door() -> int:
     """Run the command line; returns the exit code."""
     FAILED.clear()
     MAIN_PROCESS[:] = [os.getpid()]
     os.environ.update(places.importable())
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(help_text(), flush=True)
+            return 0
         options(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
         main()

@@ -38,8 +38,12 @@ def main() -> int:
     if asked.transfer:
         scenario = asked.scenario or "imagenet100_to_cifar100"
         return guarded(lambda: print(transfer(scenario, found, asked.outputs, asked.markdown)))
+    unfinished = [line for line in passed_over if line.endswith(": not finished")]
+    if unfinished:
+        print(f"skipped: {len(unfinished)} unfinished run{'s' * (len(unfinished) > 1)}, first {unfinished[0]}", file=sys.stderr)
     for line in passed_over:
-        print(f"skipped: {line}", file=sys.stderr)
+        if line not in unfinished:
+            print(f"skipped: {line}", file=sys.stderr)
     wanted = [asked.scenario] if asked.scenario else sorted({summary["scenario"] for summary in found})
     by_scenario = {name: rows(s for s in found if s["scenario"] == name) for name in wanted}
     if not any(by_scenario.values()):

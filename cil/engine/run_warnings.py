@@ -49,7 +49,7 @@ class Still:
 
 def few_steps(phase: str, taken: int) -> str:
     steps = f"{taken} step{'s' if taken > 1 else ''}"
-    return f"phase {phase} took {steps}, which is seldom enough; type a larger train.epochs or a smaller train.batch_size"
+    return f"phase {phase} took only {steps}, too few to learn much; type a larger train.epochs or a smaller train.batch_size"
 
 
 def of_accuracies(class_il: AccuracyMatrix, task_il: AccuracyMatrix, classes: Sequence[int]) -> Iterator[str]:
@@ -60,15 +60,21 @@ def of_accuracies(class_il: AccuracyMatrix, task_il: AccuracyMatrix, classes: Se
     last = measured[-1]
     seen, images = sum(classes[: last + 1]), class_il.totals[: last + 1].sum()
     if seen > 1 and class_il.after(last) <= guessing(seen, images):
-        yield f"the accuracy over all classes is {class_il.after(last):.1f} %, where guessing gives {100 / seen:.1f} %"
+        yield chance("over all classes", class_il.after(last), 100 / seen, images)
     own = task_il.percent[last, last]
     if classes[last] > 1 and own <= guessing(classes[last], task_il.totals[last]):
-        guessed = 100 / classes[last]
-        yield f"the last task was not learned: {own:.1f} % when the task is told, where guessing gives {guessed:.1f} %"
+        yield chance("on the last task, with the task told,", own, 100 / classes[last], task_il.totals[last])
     for before, after in pairwise(measured):
         if class_il.after(after) < FALL * (before + 1) / (after + 1) * class_il.after(before):
             yield (f"the accuracy over all classes fell from {class_il.after(before):.1f} to {class_il.after(after):.1f} % "
                    f"with task {after + 1}")  # fmt: skip
+
+
+def chance(of: str, percent: float, guessed: float, images: float) -> str:
+    """Say that an accuracy is at chance level or, far above its mean, that there are too few images to tell."""
+    if percent > 1.5 * guessed:
+        return f"{percent:.1f} % {of} are of {images:.0f} test images, too few to tell it from guessing ({guessed:.1f} %)"
+    return f"the accuracy {of} is {percent:.1f} %, where guessing gives {guessed:.1f} %"
 
 
 def guessing(classes: int, images: float) -> float:

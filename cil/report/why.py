@@ -76,7 +76,7 @@ def first_other_loss(first: Path, second: Path) -> str | None:
             if one is None or two is None:
                 return "one run logged more epochs than the other"
             task, phase, epoch, values = one
-            return f"the losses part at task {task + 1}, {phase}, epoch {epoch + 1}: {values} and {two[3]}"
+            return f"the losses first differ at task {task + 1}, {phase}, epoch {epoch + 1}: {values} and {two[3]}"
     return None
 
 

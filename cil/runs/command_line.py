@@ -1,6 +1,7 @@
 """Checks the command line before Hydra reads it: rejects malformed option names and missing files that Hydra ignores."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,14 @@ def refuse(words: Sequence[str], conf: Path) -> None:
     for word in words:
         if word in NEEDS_CFG and not prints_config:
             raise UserError(f"{NEEDS_CFG[word]} says how a configuration is printed; type --cfg job too, or leave it out")
+    several = any(word in ("-m", "--multirun") for word in words)
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
+        if "…" in word:
+            raise UserError(f"{word} stands for more settings; type them as key=value, or leave it out")
+        if not several and key == key.strip() and re.fullmatch(r"[\w./-]+(,[\w./-]+)+", value):
+            one = f", or {key}=[{value}] for a list" if "." in key else ""
+            raise UserError(f"{word} names several values; type -m {word} for a sweep{one}")
         if value.strip() == "{}" and not word.startswith("+"):
             raise UserError(f"{key}={{}} changes nothing, since it is merged with the existing mapping; type {key}.NAME=VALUE")
         if key in FOLDERS:

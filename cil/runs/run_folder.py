@@ -12,8 +12,10 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from cil.common.errors import UserError
@@ -90,6 +92,13 @@ class RunDir:
             write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         self.clear_partial()
         return self
+
+    def discard(self) -> None:
+        """Remove the folder of a run that could not start, and the folders above it that are then empty."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in list(self.path.parents)[:3]:
+            with suppress(OSError):
+                parent.rmdir()
 
     def close(self) -> None:
         """Release the lock."""

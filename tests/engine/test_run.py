@@ -50,6 +50,27 @@ def straight(tmp_path_factory, data_root):
     return harness.run_of(config), time.perf_counter() - began
 
 
+def test_help_fits_a_terminal_and_begins_with_examples(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["run.py", "--help"])
+    assert harness.front_door.front_door() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "python run.py method=finetune" in lines[3]
+    assert any(line.startswith("method: aper") for line in lines) and not any(line.startswith("recipe") for line in lines)
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(compose, outputs):
+    config = compose("scenario.tasks=7")
+    with pytest.raises(UserError, match="do not split into 7"):
+        harness.execute(config)
+    assert not list(outputs.rglob("*"))
+    kept = compose("method=class_mean", "scenario.tasks=2")
+    run = harness.execute(kept)
+    (run.path / "DONE").unlink()
+    with pytest.raises(UserError):
+        harness.front_door.execute(kept | {"scenario": kept["scenario"] | {"tasks": 7}}, run)
+    assert run.newest is not None, "what was there before stays"
+
+
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(compose, straight):
     reference, seconds = straight
     config, chance, kills = compose(*WORDS), random.Random(0), 0

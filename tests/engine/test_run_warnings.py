@@ -35,8 +35,16 @@ def test_chance_a_task_that_was_not_learned_and_a_fall_are_told():
         "the accuracy over all classes fell from 82.5 to 3.3 % with task 3",
     ]
     assert told([[95.0], [80.0, 2.0]], [[95.0], [90.0, 11.0]]) == (
-        "the last task was not learned: 11.0 % when the task is told, where guessing gives 10.0 %"
+        "the accuracy on the last task, with the task told, is 11.0 %, where guessing gives 10.0 %"
     )
+
+
+def test_few_test_images_are_not_called_a_failure():
+    own = AccuracyMatrix.of_percents([[100.0]], [4])
+    assert list(of_accuracies(own, own, [2])) == [
+        "100.0 % over all classes are of 4 test images, too few to tell it from guessing (50.0 %)",
+        "100.0 % on the last task, with the task told, are of 4 test images, too few to tell it from guessing (50.0 %)",
+    ]
 
 
 def test_guessing_is_what_luck_reaches():

@@ -80,7 +80,7 @@ def test_why_two_seeds_differ(finished):
     assert [d.what for d in differences(runs[0].summary(), runs[1].summary())] == ["config.seed"]
     told = "\n".join(explain(runs[0].path, runs[1].path))
     assert "another seed:\n  seed: 0 → 1" in told
-    assert "the losses part at task 1, train, epoch 1" in told
+    assert "the losses first differ at task 1, train, epoch 1" in told
 
 
 def test_why_names_the_likeliest_reason_first(finished):

@@ -17,13 +17,19 @@ def folder(
 ) -> Images:
     """Images from a folder (or a .zip or .tar of it) at `path` below the data root. Class names are the names of its folders.
 
-    `train` and `test` are folders in it, or text files in it that list one image per line. Without `test`, a fraction
-    `1 - share` of the images of each class is drawn with `seed` for the test.
+    `train` and `test` are folders in it, or text files in it that list one image per line. Without `test`, and if there are
+    neither of the two folders, a fraction `1 - share` of the images of each class is drawn with `seed` for the test.
     """
     train, test = (side.strip("/") if isinstance(side, str) else side for side in (train, test))
     place = Path(path).name
     top = place.removesuffix(".zip").removesuffix(".tar")
     found = tree(Path(root) / Path(path).parent, top, {f"{top}.zip": None, f"{top}.tar": None}, "type dataset.path=…")
+    while len(tops := {path.partition("/")[0] for path in found}) == 1 and all(path.count("/") > 1 for path in found):
+        if {only := tops.pop()} & {train, test}:
+            break
+        found = {path.removeprefix(f"{only}/"): member for path, member in found.items()}  # a folder around the classes
+    if (train, test) == ("train", "test") and not any(path.startswith(("train/", "test/")) for path in found):
+        train = test = None  # one folder per class
     if test is None:
         paths, label_of = _images(found, train)
         rows: tuple[Sequence[int], Sequence[int]] = _draw([label_of[path] for path in paths], share, seed, path)

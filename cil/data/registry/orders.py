@@ -1,5 +1,6 @@
 """Class orders: the order in which the classes of a dataset arrive, by a rule, a registered list or a list of labels."""
 
+import difflib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def _listed(order: Sequence[int | str], count: int, names: Sequence[str]) -> lis
         elif str(word) in names:
             labels.append(list(names).index(str(word)))
         else:
-            raise UserError(f"scenario.order: {word} is neither a label nor a class name; {nearest(str(word), names)}")
+            near = difflib.get_close_matches(str(word), names, 1) or [RULES]
+            raise UserError(f"scenario.order: {word} is neither a label nor a class name; type {near[0]}")
     if sorted(labels) != list(range(count)):
         raise UserError(f"scenario.order must name each of the labels 0 to {count - 1} once; it has {len(labels)} entries, "
                         f"{len(set(labels))} different")  # fmt: skip

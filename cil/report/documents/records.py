@@ -19,7 +19,7 @@ def pretraining(at: Project) -> str:
         percent = [number(record["percent_on_the_benchmark"].get(key)) for key in head[1:3]]
         command = f"`{record['command'].removeprefix('python scripts/pretrain.py ')}`"
         lines.append([file.stem, *percent, f"{record['seconds'] / 60:.0f}", str(record["threads"]), command])
-    text = "Percent correct on the 100 classes. The commands go on from `python scripts/pretrain.py`."
+    text = "Percent correct on the 100 classes. Put `python scripts/pretrain.py` before each of the settings."
     return f"{grid(head, lines, markdown=True)}\n\n{text}"
 
 

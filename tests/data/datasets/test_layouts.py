@@ -316,3 +316,12 @@ def test_a_folder_without_a_test_is_divided_the_same_way_each_time(tmp_path):
     assert images.digest == again.digest != other.digest
     with pytest.raises(UserError, match=r"dataset.share=0.1 of the 3 images of class crow leaves none for training or"):
         read("folder", tmp_path, "dataset.path=birds", "dataset.test=null", "dataset.share=0.1")
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "zip with a folder around", "zip of another name"])
+def test_one_folder_per_class_needs_no_settings(tmp_path, form):
+    around = {"folder": "birds/", "zip": "", "zip with a folder around": "birds/", "zip of another name": "pictures/"}[form]
+    files = {f"{around}{name}/{row}.jpg": miniature.jpeg(row, (16, 16)) for name in ("crow", "gull") for row in range(10)}
+    miniature.lay(files, tmp_path) if form == "folder" else miniature.zipped(files, tmp_path / "birds.zip")
+    images = read("folder", tmp_path, "dataset.path=birds")
+    assert images.class_names == ("crow", "gull") and (len(images.train), len(images.test)) == (16, 4)
