@@ -15,6 +15,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   baselines    the baselines, pre-trained and from scratch
   text         the time that packed text saves
   photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
+  recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=…)
   fuzz         the records of `make fuzz`
 
 `make reproduce TABLE=glyphs` fills the table of all methods, and
@@ -32,7 +33,18 @@ from cil.commands.compose import compose, guarded, options, swept
 from cil.commands.pictures import draw, nonlocality_of
 from cil.commands.runs import OUTPUTS, found, run, side_by_side, workers
 from cil.commands.tables import sweep
-from cil.report.documents import adapters, baselines, clip, generated, locality, projection, records, reliability, start
+from cil.report.documents import (
+    adapters,
+    baselines,
+    clip,
+    generated,
+    locality,
+    projection,
+    records,
+    recovered,
+    reliability,
+    start,
+)
 from cil.report.documents.project import Project
 
 BLOCKS = {
@@ -47,6 +59,7 @@ BLOCKS = {
     "baselines": lambda at, settings: at.fill("baselines", baselines.baselines(at, settings)),
     "text": records.text,
     "photographs": records.photographs,
+    "recovered": recovered.recovered,
     "fuzz": reliability.fill_fuzz,
 }
 

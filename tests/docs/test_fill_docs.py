@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cil.report.documents import adapters, baselines, clip, locality, projection, records
+from cil.report.documents import adapters, baselines, clip, locality, projection, records, recovered
 from cil.report.documents.project import page_of
 from scripts.fill_docs import project
 from tests.harness import ROOT
@@ -65,3 +65,20 @@ def test_merges_and_their_sweep(at, monkeypatch):
 
 def test_the_records_of_the_weights_stand_in_the_documents(at):
     assert content(at, "pretraining").strip() == records.pretraining(at)
+
+
+def test_the_recovered_transformer(at, monkeypatch):
+    """The records of both checkpoints, and a line for each method, run or not."""
+    for name in recovered.BACKBONES:
+        folder = at.root / "data" / "weights" / name
+        folder.mkdir(parents=True)
+        percent = {"frozen_class_token": 28.3, "body": 15.7, "recovered": 36.75}
+        record = {"percent_on_the_unseen_half": percent, "weights_sha256": "ab" * 32, "command": "python scripts/recover.py"}
+        (folder / "record.json").write_text(json.dumps(record))
+    made = {"class_il": {"acc": 33.3, "forgetting": 9.9}, "seconds": 7.0, "image_encodes": 8000}
+    done = ("method=class_mean", "seed=0", "dataset.md5=null")
+    monkeypatch.setattr(recovered, "finished", lambda at, *words: made if set(done) <= set(words) else None)
+    recovered.recovered(at, ["dataset.md5=null"])
+    text = content(at, "recovered")
+    assert text.count("| 36.8 |") == 2 or text.count("36.8") == 2
+    assert text.count("33.3") == 2 and text.count("8,000") == 2 and text.count("not run") == 2 * (len(recovered.ROWS) - 1)
