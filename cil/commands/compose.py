@@ -8,7 +8,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from cil.commands.run import plain
+from cil.commands.run import find_plugins, plain
 from cil.common.errors import ELSEWHERE, UserError, explain, nearest
 from cil.common.places import CONF
 from cil.runs.command_line import refuse
@@ -16,6 +16,7 @@ from cil.runs.command_line import refuse
 
 def compose(*words: str) -> dict:
     """The configuration that `python run.py` with these words uses, as nested dictionaries."""
+    find_plugins(list(words))
     refuse(words, CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(hydra_compose("config", overrides=list(words)))

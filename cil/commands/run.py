@@ -18,10 +18,13 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from cil.common import places
+from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
 from cil.runs.command_line import refuse
@@ -44,6 +47,8 @@ def plain(config: DictConfig) -> dict:
     """The resolved configuration as nested dictionaries, without Hydra's own settings."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    if not container.get("plugins"):
+        container.pop("plugins", None)
     if isinstance(node := container.get("scenario"), dict):
         container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
     return container
@@ -173,6 +178,20 @@ def options(words: list[str]) -> None:
     parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
 
 
+class PluginFolders(SearchPathPlugin):
+    """Adds conf/ of every active plugin to Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugins.conf_folders():
+            search_path.append(provider="cil-plugin", path=f"file://{folder}")
+
+
+def find_plugins(words: list[str]) -> None:
+    """Activate the plugins that the command line or the environment names."""
+    if plugins.activate(words) and PluginFolders not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(PluginFolders)
+
+
 def help_text() -> str:
     """What --help prints: examples, then the options of every group, wrapped to 80 columns."""
     command = shlex.join(places.entry())
@@ -207,6 +226,7 @@ def front_door() -> int:
             print(help_text(), flush=True)
             return 0
         options(sys.argv[1:])
+        find_plugins(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
         main()
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it

@@ -13,6 +13,7 @@ import yaml
 
 from cil.backbones.compiled import Passes, divided, plainly
 from cil.capabilities import HasFrozenStage, HasPasses
+from cil.common import plugins
 from cil.common.errors import SHOW, UserError, nearest, sentence
 from cil.common.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
 from cil.common.seeding import seed_everything
@@ -230,8 +231,10 @@ def find(path: str | None, where: str) -> Any:
     if not path:
         raise UserError(f"{where} has no _target_; choose one of its options by name, as in {where}=…")
     fits(f"{where}._target_", path, str)
-    if not path.startswith(ALLOWED):
-        raise UserError(f"{where}._target_={path} is refused: a target starts with {' or '.join(ALLOWED)}")
+    allowed = (*ALLOWED, *(f"{name}." for name in plugins.active()))
+    if not path.startswith(allowed):
+        raise UserError(f"{where}._target_={path} is refused: a target starts with {' or '.join(allowed)}; for a package "
+                        f"of yours type plugins=[{path.partition('.')[0]}]")  # fmt: skip
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

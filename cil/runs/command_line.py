@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError, nearest
+from cil.common.plugins import conf_folders
 
 OPTIONAL = ("experiment", "recipe", "scratch")  # groups where a method or dataset may have no file: Hydra ignores a wrong name
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
@@ -33,11 +34,12 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         group = key.partition("@")[0]
         if not equals or not group or not (conf / group).is_dir():
             continue
+        folders = [folder / group for folder in (conf, *conf_folders())]
         for option in value.split(","):
             if is_literal(option):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
             if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
-                check_exists(group, option, conf)
+                check_exists(group, option, folders)
 
 
 def is_literal(option: str) -> bool:
@@ -50,14 +52,15 @@ def is_literal(option: str) -> bool:
         return text in ("true", "false", "on", "off", "yes", "no") or text.startswith("{")
 
 
-def check_exists(group: str, option: str, conf: Path) -> None:
-    """Raise a `UserError` if the group has no file of this name; for a folder, the message lists its options."""
-    path = conf / group / option
-    if path.with_name(f"{path.name}.yaml").is_file():
-        return
-    if path.is_dir():
-        raise UserError(f"{group}={option} is a folder; type {group}={option}/ and one of {', '.join(options(path))}")
-    raise UserError(f"{group}={option} is not known; {near(option, options(conf / group))}")
+def check_exists(group: str, option: str, folders: Sequence[Path]) -> None:
+    """Raise a `UserError` if no folder of the group has a file of this name; for a folder, the message lists its options."""
+    for folder in folders:
+        path = folder / option
+        if path.with_name(f"{path.name}.yaml").is_file():
+            return
+        if path.is_dir():
+            raise UserError(f"{group}={option} is a folder; type {group}={option}/ and one of {', '.join(options(path))}")
+    raise UserError(f"{group}={option} is not known; {near(option, [name for folder in folders for name in options(folder)])}")
 
 
 def options(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cil.common.places import CHECKOUT
+from cil.common.plugins import identities
 from cil.data.scenario import Scenario
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow", "hydra-core", "omegaconf")
@@ -48,6 +49,7 @@ def of_machine(
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "git_commit": git_commit(),
+        **({"plugins": used} if (used := identities()) else {}),
     }
 
 

@@ -24,7 +24,7 @@ from cil.metrics import AccuracyMatrix
 from cil.runs.precision import settled
 
 # These keys do not change a result. `digest` adds precision and TF32; `reading` is covered by the settings that it chooses.
-NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra")
+NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra", "plugins")
 
 SEALED = ("config.yaml", "accuracy.csv", "summary.json")  # files whose SHA-256 is stored in DONE
 

@@ -8,7 +8,7 @@ from cil.common.ranges import Count, NonNegative, Positive, Seed, fits
 from cil.runs.precision import settled
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
-TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
+TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins")
 KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
     "train.first": ("epochs", "optim", "schedule"),
@@ -42,6 +42,8 @@ LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accu
 def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
     for key in TOP:
+        if key == "plugins":
+            continue
         if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
     _known("", config, TOP)

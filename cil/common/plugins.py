@@ -1,0 +1,80 @@
+"""Plugins: packages outside this repository with own methods, modifiers, backbones and datasets.
+
+A plugin is an importable package. Its folder conf/, if it has one, joins the configuration groups, and its modules may be a
+`_target_`. Plugins are named by `plugins=[mylab]` on the command line, by CIL_PLUGINS=mylab,other, or by an entry point of the
+group `cil.plugins`.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+
+from cil.common.errors import UserError
+
+VARIABLE = "CIL_PLUGINS"
+
+
+def activate(words: Sequence[str] = ()) -> list[str]:
+    """Find the plugins that the words of a command line, the environment and entry points name; returns their names.
+
+    They are kept in the environment, so that further processes know them.
+    """
+    names = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+    names += [point.value for point in entry_points(group="cil.plugins")]
+    for word in words:
+        if word.startswith("plugins="):
+            names += _listed(word.removeprefix("plugins="))
+    names = list(dict.fromkeys(names))
+    if names and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a package in the working directory
+    for name in names:
+        folder(name)
+    if names:
+        os.environ[VARIABLE] = ",".join(names)
+    return names
+
+
+def active() -> list[str]:
+    return [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+
+
+def folder(name: str) -> Path:
+    """The folder of a plugin."""
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"plugins={name} is not a package that Python finds; install it, or start from the folder that holds it"
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def conf_folders() -> list[Path]:
+    """The conf/ folders of all active plugins."""
+    return [path for name in active() if (path := folder(name) / "conf").is_dir()]
+
+
+def identities() -> dict[str, str]:
+    """Each active plugin with its version and a digest of its source files."""
+    told = {}
+    for name in active():
+        sha = hashlib.sha256()
+        for file in sorted(folder(name).rglob("*")):
+            if file.suffix in (".py", ".yaml"):
+                sha.update(f"{file.relative_to(folder(name))}\n".encode() + file.read_bytes())
+        try:
+            known = version(name)
+        except PackageNotFoundError:
+            known = "no version"
+        told[name] = f"{known}, source {sha.hexdigest()[:12]}"
+    return told
+
+
+def _listed(value: str) -> list[str]:
+    """The names in `mylab` or `[mylab,other]`."""
+    inner = value.strip().removeprefix("[").removesuffix("]")
+    return [str(ast.literal_eval(name) if name[:1] in "'\"" else name) for part in inner.split(",") if (name := part.strip())]
