@@ -47,9 +47,7 @@ def folder(name: str) -> Path:
     """The folder of a plugin."""
     found = importlib.util.find_spec(name) if name.isidentifier() else None
     if found is None or not found.submodule_search_locations:
-        raise UserError(
-            f"plugins={name} is not a package that Python finds; install it, or start from the folder that holds it"
-        )
+        raise UserError(f"plugins={name} is not a package that Python finds; install it, or start from its parent folder")
     return Path(next(iter(found.submodule_search_locations)))
 
 

@@ -115,8 +115,6 @@ class RunDir:
         for leftover in self.path.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
 
-    # --- checkpoints ----------------------------------------------------------------------------------------------
-
     @property
     def newest(self) -> Path | None:
         """The checkpoint to resume from: one inside a task if it exists, else that of the last finished task."""
@@ -165,8 +163,6 @@ class RunDir:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             return torch.load(file, map_location="cpu", weights_only=True)
-
-    # --- records --------------------------------------------------------------------------------------------------
 
     @property
     def events(self) -> Path:
