@@ -20,7 +20,7 @@ from cil.common import places
 from cil.common.errors import UserError
 from cil.common.tables import grid, mean_and_spread
 from cil.report.across import tables
-from cil.report.collect import COLUMNS, collect, doubts, rows, table
+from cil.report.collect import COLUMNS, collect, doubts, inputs, rows, table
 from cil.runs.run_folder import address
 
 
@@ -44,21 +44,28 @@ def main() -> int:
     for line in passed_over:
         if line not in unfinished:
             print(f"skipped: {line}", file=sys.stderr)
-    wanted = [asked.scenario] if asked.scenario else sorted({summary["scenario"] for summary in found})
-    by_scenario = {name: rows(s for s in found if s["scenario"] == name) for name in wanted}
-    if not any(by_scenario.values()):
+    kept = [summary for summary in found if asked.scenario in (None, summary["scenario"])]
+    parts = sorted({(summary["scenario"], inputs(summary)[0]) for summary in kept})
+    if not parts:
         print(f"error: no finished run{f' of {asked.scenario}' if asked.scenario else ''} below {asked.outputs}; type "
               f"{' '.join(places.entry())} method=finetune first", file=sys.stderr)  # fmt: skip
         return 2
-    print("\n\n".join(f"{heading(name, by_scenario)}{table(by_scenario[name], markdown=asked.markdown)}" for name in wanted))
-    for line in doubts([group for groups in by_scenario.values() for group in groups]):
-        print(f"impossible row: {line}", file=sys.stderr)
+    shown = []
+    for part in parts:
+        groups = rows(summary for summary in kept if (summary["scenario"], inputs(summary)[0]) == part)
+        shown.append(f"{heading(part, parts)}{table(groups, markdown=asked.markdown)}")
+        for line in doubts(groups):
+            print(f"impossible row: {line}", file=sys.stderr)
+    print("\n\n".join(shown))
     return 0
 
 
-def heading(name: str, by_scenario: dict) -> str:
-    """The name of a scenario above its table, if there are several tables."""
-    return f"{name}\n" if len(by_scenario) > 1 else ""
+def heading(part: tuple[str, str], parts: list[tuple[str, str]]) -> str:
+    """The scenario above its table, with the digest of its images if there are runs on others; "" for a single table."""
+    if len(parts) == 1:
+        return ""
+    several = len([name for name, _ in parts if name == part[0]]) > 1
+    return f"{part[0]}{f', images {part[1]}' if several else ''}\n"
 
 
 def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:

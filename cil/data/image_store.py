@@ -40,7 +40,7 @@ class Size:
             raise UserError(f"dataset.shorter_side={self.side} is no number of pixels; type dataset.shorter_side=256, or null")
 
     def words(self) -> str:
-        return "as decoded" if self.side is None else f"shorter side {self.side} ({self.filter})"
+        return "full size" if self.side is None else f"shorter side {self.side} ({self.filter})"
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,7 @@ def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:
     if parts and rest % parts:
         fitting = [n for n in range(1, rest + 1) if rest % n == 0]
         more = 0 if first is None else 1
-        raise UserError(f"{name}: {rest} classes do not split into {parts} equal tasks; set scenario.first, or scenario.tasks "
+        what = f"{rest} classes" if first is None else f"after the first {first}, {rest} classes"
+        raise UserError(f"{name}: {what} do not split into {parts} equal tasks; set scenario.first, or scenario.tasks "
                         f"to one of {', '.join(str(n + more) for n in fitting)}")  # fmt: skip
     return ([] if first is None else [first]) + [rest // parts] * parts

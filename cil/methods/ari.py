@@ -14,6 +14,7 @@ from cil.backbones.inputs import NORMS
 from cil.capabilities import HasForeground, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Positive, Rate, Whole
+from cil.common.switches import switches
 from cil.common.transfer import sent
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
@@ -26,6 +27,39 @@ from cil.modules.rehearsal.loss import binary, soft
 from cil.optim.schedules import constant
 
 
+@switches
+class Attack:
+    """The adversarial attack on the background of training images:
+
+    - `attack`: its strength in grey levels; 0: none.
+    - `attack_norm`: whose mean and std convert grey levels, those of the `data` or of `imagenet`.
+    - `attack_future`: whether classes of future tasks compete in its loss.
+    """
+
+    attack: NonNegative
+    attack_norm: Literal["data", "imagenet"]
+    attack_future: bool
+
+
+@switches
+class Copies:
+    """The copies of the network that are adapted to the exemplars of each task:
+
+    - `adapt_epochs`, `adapt_lr`, `adapt_batch`: their training; 0 epochs: no copies.
+    - `copies`: `all` copies score an image, each for the classes of its task, or only the copy of the `chosen` (predicted)
+      task. The latter is faster, but the accuracy within a known task is that of the plain network where the prediction was
+      wrong.
+    - `leaky_chunk`: number of test images of one task that the released evaluation assigns to a task together; this accuracy
+      is reported separately.
+    """
+
+    adapt_epochs: Whole
+    adapt_lr: Rate
+    adapt_batch: Count
+    copies: Literal["all", "chosen"]
+    leaky_chunk: Count | None
+
+
 class ARI(Method):
     """Predicts the task from the highest score, then the class with a copy of the network adapted to that task's exemplars.
 
@@ -34,24 +68,16 @@ class ARI(Method):
 
     def __init__(
         self, backbone: nn.Module, *, memory: Whole, beta: NonNegative, least: Positive, fusion: Literal["adaptive", "last"],
-        reset: bool, attack: NonNegative, attack_norm: Literal["data", "imagenet"], attack_future: bool, look_first: bool,
-        adapt_epochs: Whole, adapt_lr: Rate, adapt_batch: Count, copies: Literal["all", "chosen"], leaky_chunk: Count | None,
+        reset: bool, look_first: bool, background: Attack, adapted: Copies,
     ) -> None:  # fmt: skip
         """After a batch the weights move the fraction exp(-`beta` · old classes / all classes) of the way to the fused update.
         `fusion`: the mean of the tasks' updates with weights d² + `least`, where d is the distance that a tensor moved
         (`adaptive`), or the `last` task's update. `reset`: each task starts from the weights before the batch, not from those
-        that the previous task left.
-
-        `attack`: strength of the attack on the background in grey levels; 0: none. `attack_norm`: whose mean and std convert
-        grey levels, those of the `data` or of `imagenet`. `attack_future`: classes of future tasks compete in the attack's
-        loss. `look_first`: an extra forward pass of the whole batch updates the running averages of batch normalization.
-
-        `adapt_…`: training of the adapted copies; 0 epochs: no copies. `copies`: `all` copies score an image, each for the
-        classes of its task, or only the copy of the `chosen` (predicted) task. The latter is faster, but the accuracy within
-        a known task is that of the plain network where the prediction was wrong. `leaky_chunk`: number of test images of
-        one task that the released evaluation assigns to a task together; this accuracy is reported separately.
+        that the previous task left. `look_first`: an extra forward pass of the whole batch updates the running averages of
+        batch normalization.
         """
         super().__init__()
+        copies, leaky_chunk, adapt_epochs = adapted.copies, adapted.leaky_chunk, adapted.adapt_epochs
         require(backbone, HasForeground, "ari")
         if leaky_chunk and adapt_epochs and copies == "chosen":
             raise UserError(
@@ -60,11 +86,12 @@ class ARI(Method):
         self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # the bias is not trained and stays zero
         self.memory = Exemplars(memory, None, "first")
         self.beta, self.least, self.fusion, self.reset = beta, least, fusion, reset
-        self.attack, self.attack_future, self.look_first = attack, attack_future, look_first
-        mean, std = NORMS["imagenet"] if attack_norm == "imagenet" else (backbone.image.mean, backbone.image.std)
-        self.limits = partial(limits, attack, mean, std)
-        self.adapt_epochs, self.adapt_batch, self.copies, self.leaky_chunk = adapt_epochs, adapt_batch, copies, leaky_chunk
-        self.adam = partial(torch.optim.Adam, lr=adapt_lr)
+        self.attack, self.attack_future, self.look_first = background.attack, background.attack_future, look_first
+        mean, std = NORMS["imagenet"] if background.attack_norm == "imagenet" else (backbone.image.mean, backbone.image.std)
+        self.limits = partial(limits, background.attack, mean, std)
+        self.adapt_epochs, self.adapt_batch = adapt_epochs, adapted.adapt_batch
+        self.copies, self.leaky_chunk = copies, leaky_chunk
+        self.adam = partial(torch.optim.Adam, lr=adapted.adapt_lr)
         self.tasks: list[slice] = []  # the classes of each task
         self.adapted = nn.ModuleDict()  # copies of the network by the name of their phase
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
-from cil.common.ranges import MANY, Count, Positive, Range, Share, Weight
+from cil.common.ranges import MANY, Range, Share
 from cil.data.scenario import Task
 from cil.method import Method, Phase
 from cil.modules.adapters.balance import discrepancy, separability, shift, trust
-from cil.modules.adapters.fused_adapter import Cosine, FusedAdapter
+from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses
 from cil.modules.adapters.fusion import PLAIN, decomposed, stacked
 
 Fusion = Literal["stacked", "decomposed", "average", "new", "old"]
@@ -25,20 +25,18 @@ class AWPF(FusedAdapter, Method):
     after_training = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: Count, beta: Positive,
-        shrinkage: bool, hinge: Weight, margin: Cosine, threshold: Cosine, fusion: Fusion,
-        balance: Balance, mmd_weight: Share, energy: Share, least: Share,
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses,
+        fusion: Fusion, balance: Balance, mmd_weight: Share, energy: Share, least: Share,
         samples: Annotated[int, Range(2, MANY, example=100)], bias: Share,
     ) -> None:  # fmt: skip
-        """Settings down to `threshold`: see FusedAdapter. `fusion`: `stacked` (AWPF), or for comparison `decomposed` (RAPF's
-        fusion, with its `bias`), `average`, `new` or `old`.
+        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `fusion`: `stacked` (AWPF), or for
+        comparison `decomposed` (RAPF's fusion, with its `bias`), `average`, `new` or `old`.
 
         `balance`: the measures that decide the weight of the new matrix. `mmd_weight`: λ. `energy`: η. `least`: lower bound of
         the weight. `samples`: pseudo-features per class on which MMD and LDA are measured.
         """
         require(backbone, HasText, "awpf")
-        super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
-                         shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
+        super().__init__(backbone, templates=templates, underscores=underscores, old_classes=old_classes)
         self.fusion, self.balance, self.mmd_weight, self.energy = fusion, balance, mmd_weight, energy
         self.least, self.samples, self.bias = least, samples, bias
         self._measured: dict = {}

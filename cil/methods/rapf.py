@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
-from cil.common.ranges import Count, Positive, Share, Weight
+from cil.common.ranges import Share
 from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.adapters.fused_adapter import Cosine, FusedAdapter
+from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses
 from cil.modules.adapters.fusion import decomposed
 
 
@@ -19,13 +19,11 @@ class RAPF(FusedAdapter, Method):
     after_training = ("bias",)
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: Count, beta: Positive,
-        shrinkage: bool, hinge: Weight, margin: Cosine, threshold: Cosine, bias: Share,
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses, bias: Share,
     ) -> None:  # fmt: skip
         """`bias`: least share of its change that a coordinate keeps. Other settings: see FusedAdapter."""
         require(backbone, HasText, "rapf")
-        super().__init__(backbone, templates=templates, underscores=underscores, classes_drawn=classes_drawn, beta=beta,
-                         shrinkage=shrinkage, hinge=hinge, margin=margin, threshold=threshold)  # fmt: skip
+        super().__init__(backbone, templates=templates, underscores=underscores, old_classes=old_classes)
         self.bias = bias
 
     def phases(self, task: Task) -> list[Phase]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cil.common.errors import UserError
+from cil.common.switches import grouped
 from cil.methods.rapf import RAPF
 from cil.modules.adapters import fused_adapter
 from cil.modules.adapters.fused_adapter import Drawn, near_pairs
@@ -52,7 +53,7 @@ class Given(nn.Module):
 
 
 def toy(scale: float, **settings) -> RAPF:
-    made = RAPF(Given(scale), **SETTINGS | settings)
+    made = RAPF(Given(scale), **grouped(RAPF, SETTINGS | settings))
     made.texts = TEXTS
     made.adapter = nn.Parameter(fill((4, 4), 0.8, 0.29, 0.1))
     made.compare(torch.tensor([[0, 2], [1, 2]]))

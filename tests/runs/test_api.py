@@ -79,4 +79,9 @@ def test_tables_show_every_scenario(made, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["tables", "--outputs", str(outputs)])
     assert tables.main() == 0
     told = capsys.readouterr().out
+    cil.run(*WORDS, *own, "dataset.test_per_class=2")
+    capsys.readouterr()
+    assert tables.main() == 0
+    digest = made.identity["data_digest"]
+    assert f"glyphs_10tasks, images {digest}\n" in capsys.readouterr().out, "other images are another table"
     assert told.startswith("glyphs_10tasks\n") and "\n\nglyphs_20tasks\n" in told and told.count("finetune") == 2

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.errors import UserError
-from cil.common.ranges import Range
+from cil.common.ranges import Count, Positive, Range, Weight
+from cil.common.switches import switches
 from cil.common.transfer import sent
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
@@ -36,6 +37,24 @@ class Drawn(NamedTuple):
     near: Tensor  # (pairs, count, width): pseudo-features of old classes that have a near new class
 
 
+@switches
+class OldClasses:
+    """How old classes are rehearsed with pseudo-features:
+
+    - `classes_drawn`: number of old classes that join each batch, in turn, with int(10·`beta`) pseudo-features each.
+    - `shrinkage`: whether their covariances are shrunk.
+    - `hinge`: weight of the loss that keeps int(20·`beta`) pseudo-features of an old class nearer to its text than to the text
+      of a new class, by `margin`, if the two texts are less than `threshold` apart.
+    """
+
+    classes_drawn: Count
+    beta: Positive
+    shrinkage: bool
+    hinge: Weight
+    margin: Cosine
+    threshold: Cosine
+
+
 class FusedAdapter(FrozenImages, nn.Module):
     """logit of a class = scale · cos(adapter · feature, text of the class). A method adds `phases` and overrides `merged`."""
 
@@ -43,22 +62,17 @@ class FusedAdapter(FrozenImages, nn.Module):
     texts: Tensor  # (classes seen, width), normalised
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, classes_drawn: int, beta: float,
-        shrinkage: bool, hinge: float, margin: float, threshold: float,
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses,
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip.
-
-        Each batch gets int(10·`beta`) pseudo-features of each of `classes_drawn` old classes, which take turns. `shrinkage`
-        is applied to their covariances. If the texts of an old and a new class are less than `threshold` apart, a loss with
-        weight `hinge` keeps int(20·`beta`) pseudo-features of the old class closer to its own text, by `margin`.
-        """
+        """`templates`, `underscores`: the texts of the classes, as in continual_clip."""
         super().__init__()
+        classes_drawn, beta, shrinkage = old_classes.classes_drawn, old_classes.beta, old_classes.shrinkage
         if int(PER_CLASS * beta) < 1:
             raise UserError(f"method.classes_drawn={classes_drawn} method.beta={beta} sample no pseudo-features for old "
                             "classes; type method.classes_drawn=2 method.beta=1.0")  # fmt: skip
         self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
         self.classes_drawn, self.per_class, self.per_pair = classes_drawn, int(PER_CLASS * beta), int(PER_PAIR * beta)
-        self.hinge, self.margin, self.threshold = hinge, margin, threshold
+        self.hinge, self.margin, self.threshold = old_classes.hinge, old_classes.margin, old_classes.threshold
         width = backbone.width
         self.adapter = nn.Parameter(torch.zeros(width, width))
         self.register_buffer("old", torch.empty(width, width))
