@@ -19,8 +19,7 @@ import numpy as np
 from cil.common import places
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
-from cil.report.collect import COLUMNS, INPUTS, collect
-from cil.report.why import flatten
+from cil.report.every_run import every_run
 from cil.runs.run_folder import RunDir, address, read_matrices
 
 if TYPE_CHECKING:
@@ -118,18 +117,7 @@ def load(path: str | Path) -> Run:
 
 def rows(outputs: str | Path | None = None) -> list[dict[str, Any]]:
     """One row per finished run below `outputs`: names, metrics, digests and every setting of the configuration."""
-    found, _ = collect(places.outputs() if outputs is None else Path(outputs))
-    return [row(summary) for summary in found]
-
-
-def row(summary: dict[str, Any]) -> dict[str, Any]:
-    keys = ("scenario", "method", "seed", "digest", "address", "trained_parameters", "image_encodes", "seconds")
-    return {
-        **{key: summary.get(key) for key in keys},
-        **{name.replace(" ", "_").replace("-", "_"): summary[part][key] for name, (part, key) in COLUMNS.items()},
-        **{key: summary["identity"].get(key) for key in (*INPUTS, "weights", "git_commit", "device")},
-        **{key: value for key, value in flatten(summary["config"]) if key not in ("seed", "outputs")},
-    }
+    return every_run(places.outputs() if outputs is None else Path(outputs))
 
 
 def results(outputs: str | Path | None = None) -> Any:

@@ -21,7 +21,8 @@ FLOORS = (
     {"engine"},
     {"bench", "pretraining", "report"},
     {"gpu_check"},
-    {"api", "commands", "__main__"},
+    {"commands"},
+    {"api", "__main__"},
 )  # a package may import its own modules, its own floor and the floors before it
 ONLY_IN = {
     "timm": ("cil/backbones/",),

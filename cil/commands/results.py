@@ -11,10 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from cil.api import rows
 from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError, nearest
+from cil.report.every_run import every_run
 
 SHORT = ("scenario", "method", "reading", "seed", "ACC", "forgetting", "BT")
 
@@ -31,7 +31,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def write(outputs: Path, form: str, columns: list[str] | None) -> None:
-    found = rows(outputs)
+    found = every_run(outputs)
     if not found:
         raise UserError(f"no finished run below {outputs}; type --outputs DIR, or run something first")
     known = list(dict.fromkeys(key for row in found for key in row))
