@@ -57,7 +57,7 @@ def test_rates_from_the_file_to_the_optimizer(small, tmp_path):  # noqa: F811
     (["backbone.drop=1.0"], r"backbone\.drop=1\.0 is not a number from 0 to below 1"),
     (["backbone.heads=0"], r"backbone\.heads=0 is not a whole number from 1 on"),
     (["backbone=convit_tiny_lpa", "backbone.content=-0.1"], r"backbone\.content=-0\.1 is not a number from 0 on or null"),
-    (["backbone.content=0.1"], r"backbone\.content=0\.1 is of backbone\.attention=local"),
+    (["backbone.content=0.1"], r"backbone\.content=0\.1 needs backbone\.attention=local"),
     (["backbone.attention=lpa"], r"local \(LPA\)"),
     (["backbone=vit_tiny"], r"dytox needs a backbone that reads its patches with a token"),
 ])  # fmt: skip
