@@ -108,7 +108,7 @@ def verified(run: RunDir, config: dict) -> dict:
 def execute(config: dict, run: RunDir) -> None:
     """Run a configuration to its end in its folder, resuming from a checkpoint if there is one."""
     config = settled(config)
-    new = run.writes and not run.path.exists()
+    new = run.writes and not (run.path.exists() and any(run.path.iterdir()))  # Hydra makes the empty folder
     with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
         if run.is_done:  # another process has just finished it
             return

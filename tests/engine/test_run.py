@@ -63,6 +63,11 @@ def test_a_run_that_cannot_start_leaves_no_folder(compose, outputs):
     with pytest.raises(UserError, match="do not split into 7"):
         harness.execute(config)
     assert not list(outputs.rglob("*"))
+    words = [f"outputs={outputs}", f"data.root={config['data']['root']}", "machine=cpu", "log.live=false", "scenario.tasks=7"]
+    for more in ([], ["-m", "seed=0,1"]):
+        done = subprocess.run([sys.executable, harness.ROOT / "run.py", *more, *words], capture_output=True, text=True)
+        assert done.returncode == 2 and "do not split into 7" in done.stderr
+        assert not list(outputs.rglob("seed*")), "Hydra makes the folder before the run begins"
     kept = compose("method=class_mean", "scenario.tasks=2")
     run = harness.execute(kept)
     (run.path / "DONE").unlink()
