@@ -16,11 +16,10 @@ from cil.data.images import LabelledImages
 
 @runtime_checkable
 class HasText(Protocol):
-    """encodes class names as well as images (backbone=clip_tiny, clip_vit_b16 or clip_vit_l14)"""
+    """encodes class names as well as images (backbone=clip_tiny, clip_vit_b16, clip_vit_l14, siglip_b16 or open_clip)"""
 
     logit_scale: Tensor
     text_width: int
-    image_width: int
     image_tower: nn.Module
 
     def text_parameters(self) -> Iterable[nn.Parameter]: ...
@@ -34,6 +33,15 @@ class HasText(Protocol):
     def room_for(self, names: Sequence[str], length: int) -> None: ...
 
     def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor: ...
+
+
+@runtime_checkable
+class TakesImagePrompts(Protocol):
+    """takes prompts in front of its image patches (backbone=clip_tiny, clip_vit_b16, clip_vit_l14 or siglip_b16)"""
+
+    image_width: int
+
+    def tokens(self, images: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

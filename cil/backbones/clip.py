@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import open_clip
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
-from cil.common.errors import UserError
+from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
 from cil.data.transforms.views import ImageSpec
 
@@ -91,14 +92,7 @@ class CLIP(nn.Module):
 
     def context(self, count: int, length: int, phrase: str | None) -> Tensor:
         """Return initial contexts, (count, length, text width): N(0, 0.02²) noise around the tokens of `phrase`, repeated."""
-        noise = 0.02 * torch.randn(count, length, self.text_width)  # on the CPU, so that a seed gives the same numbers on a GPU
-        noise = noise.to(self.trunk.text_projection.device)
-        if phrase is None:
-            return noise
-        if not phrase.strip():
-            raise UserError("method.phrase is empty; type method.phrase='a photo of a', or method.phrase=null")
-        words = self.embed(phrase).detach()
-        return noise + words[torch.arange(length) % len(words)]
+        return start(self, count, length, phrase)
 
     @property
     def cam_layer(self) -> nn.Module:
@@ -135,6 +129,18 @@ class CLIP(nn.Module):
         return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
 
 
+def start(backbone: nn.Module, count: int, length: int, phrase: str | None) -> Tensor:
+    """Draw the contexts of `context`."""
+    noise = 0.02 * torch.randn(count, length, backbone.text_width)  # on the CPU, so that a seed gives the same numbers on a GPU
+    noise = noise.to(backbone.trunk.logit_scale.device)
+    if phrase is None:
+        return noise
+    if not phrase.strip():
+        raise UserError("method.phrase is empty; type method.phrase='a photo of a', or method.phrase=null")
+    words = backbone.embed(phrase).detach()
+    return noise + words[torch.arange(length) % len(words)]
+
+
 def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
     """Run the image encoder; the arguments are those of `CLIP.forward`."""
     if prompts is None and images.dim() == 4:
@@ -143,6 +149,18 @@ def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
     if prompts is not None:
         x = torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], 1)
     return tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0]) @ tower.proj
+
+
+def like_openai(trunk: Trunk) -> bool:
+    """Whether CLIP's own forward passes compute everything that open_clip's compute."""
+    visual = trunk.visual
+    return (
+        isinstance(visual, VisionTransformer)
+        and (visual.pool_type, visual.attn_pool, visual.final_ln_after_pool) == ("tok", None, False)
+        and not isinstance(visual.ln_pre, nn.Identity)
+        and (trunk.text_pool_type, trunk.attn_mask is not None) == ("argmax", True)
+        and isinstance(trunk.text_projection, nn.Parameter)
+    )
 
 
 def clip(
@@ -155,11 +173,16 @@ def clip(
     spec = image_spec(image, expects(weights))
     for key in PLAIN.keys() & changes.keys():
         fits(f"backbone.changes.{key}", changes[key], PLAIN[key])
+    if architecture is not None and architecture not in open_clip.list_models():
+        raise UserError(f"backbone.architecture={architecture} is not a model of open_clip; "
+                        f"{nearest(architecture, open_clip.list_models())}")  # fmt: skip
     # OpenAI's weights need the name with -quickgelu; without it the activation is wrong.
     config = {**(open_clip.get_model_config(architecture) if architecture else {}), **changes}
     logging.getLogger().setLevel(logging.WARNING)  # open_clip logs the building of the model on the root logger
     config["vision_cfg"] = {**config["vision_cfg"], "image_size": spec.size}
-    trunk = Trunk(**config)
+    if config.get("custom_text") or not like_openai(trunk := Trunk(**config)):
+        raise UserError(f"backbone.architecture={architecture} is not a CLIP like OpenAI's; type backbone=open_clip "
+                        f"backbone.name={architecture}")  # fmt: skip
     backbone = CLIP(trunk, spec)
     backbone.identity = load(trunk, weights, sha256, root)
     return backbone

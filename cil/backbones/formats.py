@@ -7,21 +7,23 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from cil.backbones.positions import resized
+import torch
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
 from cil.common.errors import UserError
 from cil.common.files import refusing
 
 WRAPPERS = ("model", "state_dict", "teacher", "model_state_dict", "model_ema")  # keys under which checkpoints hold weights
 PREFIXES = ("module.", "model.", "teacher.", "backbone.", "encoder.")  # of names, from wrappers around the network
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+POSITIONS = (("pos_embed", ""), ("visual.trunk.pos_embed", "visual.trunk"), ("visual.positional_embedding", "visual"))
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # other entries of OpenAI's files
 
 
 def read(file: Path) -> dict:
     """Return the tensors of a safetensors, torch or TorchScript file. Pickled code is never run."""
-    import torch
-    from safetensors.torch import load_file
-
     with refusing(_torn(file)):
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -29,7 +31,7 @@ def read(file: Path) -> dict:
             state = _scripted(file) if _is_script(file) else torch.load(file, map_location="cpu", weights_only=True)
     while isinstance(state, dict) and (inner := [state[key] for key in WRAPPERS if isinstance(state.get(key), dict)]):
         state = inner[0]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _torn(file)
     return state
 
@@ -57,6 +59,31 @@ def fill(module, file: Path, weights: str) -> str | None:
     return note
 
 
+def resized(state: dict[str, Tensor], module: nn.Module) -> tuple[dict[str, Tensor], str | None]:
+    """Return `state` with one position embedding for each patch of `module`, and what was done, in words.
+
+    `module` is a model of timm or open_clip. If the positions fit already, or if this is no matter of the image size, `state`
+    is returned as it is, and None.
+    """
+    own = dict(module.named_parameters())
+    for name, place in POSITIONS:
+        if name not in own or name not in state or state[name].shape == own[name].shape:
+            continue
+        if own[name].dim() == 2:  # open_clip's own transformer, with one class token
+            first, new = 1, list(module.get_submodule(place).grid_size)  # type: ignore[arg-type]
+        elif hasattr(trunk := module.get_submodule(place), "num_prefix_tokens"):
+            first, new = 0 if trunk.no_embed_class else trunk.num_prefix_tokens, list(trunk.patch_embed.grid_size)
+        else:
+            continue
+        found = state[name].float().view(1, -1, state[name].shape[-1])
+        old = math.isqrt(found.shape[1] - first)
+        if old**2 != found.shape[1] - first or found.shape[2] != own[name].shape[-1]:
+            continue  # the weights of another network, which loading refuses
+        sampled = resample_abs_pos_embed(found, new_size=new, num_prefix_tokens=first).view(own[name].shape)
+        return state | {name: sampled}, f"resampled from {old}×{old} to {new[0]}×{new[1]} patches"
+    return state, None
+
+
 def _unwrapped(state: dict, own: Collection[str]) -> dict:
     """Remove prefixes that the module's `own` names do not have; names without such a prefix are not of the network."""
     for prefix in PREFIXES * 2:
@@ -75,8 +102,6 @@ def _is_script(file: Path) -> bool:
 
 def _scripted(file: Path) -> dict:
     """Return the tensors of OpenAI's CLIP, a scripted module in half precision with open_clip's parameter names."""
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch asks for files in a newer format; these are OpenAI's originals
         state = torch.jit.load(file, map_location="cpu").state_dict()
@@ -91,8 +116,6 @@ def _fill_npz(module, file: Path, weights: str) -> None:
     That loader silently resizes patches and positions and silently skips blocks that the model lacks. Therefore the file must
     have as many values as the model, and every parameter must be set: they are filled with NaN first.
     """
-    import torch
-
     if not hasattr(module, "load_pretrained"):
         raise _unfit(weights, "an .npz file holds a vision transformer; type backbone=vit_b16_in21k")
     held, wanted = _numbers_in(file), sum(parameter.numel() for parameter in module.parameters())

@@ -30,8 +30,16 @@ def room_for(trunk: nn.Module, length: int, names: Sequence[str], tokens: Sequen
     """Raise an error if a name does not fit after the start token and a context of `length` tokens."""
     longest, name = max(zip(map(len, tokens), names))
     if 1 + length + longest > (most := len(trunk.positional_embedding)):
-        raise UserError(f"a context of {length} tokens and the class name {name!r} of {longest} make {1 + length + longest}, "
-                        f"the text tower takes {most}; shorten the context")  # fmt: skip
+        raise too_long(name, longest, length, 1, most)
+
+
+def too_long(name: str, longest: int, length: int, first: int, most: int) -> UserError:
+    """Return the error for a name of `longest` tokens behind `first` special tokens and a context of `length`."""
+    if length == 0:
+        return UserError(f"the text {name!r} has {first + longest} tokens, the text encoder takes {most}; shorten the name "
+                         "(dataset.names=FILE) or the template")  # fmt: skip
+    return UserError(f"a context of {length} tokens and the class name {name!r} of {longest} make {first + length + longest}, "
+                     f"the text tower takes {most}; shorten the context")  # fmt: skip
 
 
 def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:

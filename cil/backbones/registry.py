@@ -42,6 +42,7 @@ class Entry:
     expects: dict[str, list[float]]
     licence: str
     source: str
+    beside: tuple[str, ...] = ()  # further files of `repo`
 
     def places(self, root: Path) -> Iterator[tuple[Path, str | None]]:
         """Yield the paths below `root` where a file of these weights may be, and the sha256 that it must have."""
@@ -97,7 +98,8 @@ def _file() -> dict:
 def _entry(name: str, node: dict) -> Entry:
     also = tuple(Original(**original) for original in node.pop("also", []))
     hub = node.pop("hub", {"repo": None, "file": "model.safetensors"})
-    return Entry(name, repo=hub["repo"], file=hub["file"], made=node.pop("made", None), also=also, **node)
+    hub["beside"] = tuple(hub.get("beside", ()))
+    return Entry(name, **hub, made=node.pop("made", None), also=also, **node)
 
 
 def _names_of(file: str) -> list[str]:

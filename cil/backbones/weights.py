@@ -43,7 +43,7 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
     elif kind == "shipped":
         file = SHIPPED / name
     elif kind == "hub":
-        file = _from_hub(*_split(name), weights)
+        file = from_hub(*_split(name), weights)
     else:
         file = _path(weights)
     if not file.is_file():
@@ -97,7 +97,7 @@ def _registered(entry: Entry, root: str | None) -> tuple[Path, str | None]:
         return here
     if entry.repo is None:
         raise entry.absent(root)
-    return _from_hub(entry.repo, entry.file, entry.name), entry.sha256
+    return from_hub(entry.repo, entry.file, entry.name), entry.sha256
 
 
 def _path(weights: str) -> Path:
@@ -123,7 +123,7 @@ def _split(name: str) -> tuple[str, str]:
     return f"{words[0]}/{words[1]}", words[2]
 
 
-def _from_hub(repo: str, file: str, weights: str) -> Path:
+def from_hub(repo: str, file: str, weights: str) -> Path:
     """Return a file from the hub. The local cache comes first, so that a cached file works without a network."""
     cached = in_cache(repo, file)
     if cached is not None:

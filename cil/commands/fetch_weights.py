@@ -52,10 +52,14 @@ def main(words: list[str] | None = None) -> int:
 
 def bring(entry: Entry, root: Path, base: str | None) -> str:
     """Make sure that the weights are present and verified; returns a line about them."""
-    if here := entry.found_in(root):
-        return verify(entry, *here)
-    if entry.made:
+    here = entry.found_in(root)
+    if entry.made and not here:
         raise entry.absent(root)
+    for name in entry.beside if not here or here[0].parent == root / entry.name else ():
+        if not (root / entry.name / name).is_file():
+            fetch(source(entry, base)[0].rpartition("/")[0] + f"/{name}", root / entry.name / name, None)
+    if here:
+        return verify(entry, *here)
     url, known = source(entry, base)
     file = root / entry.name / url.rpartition("/")[2]
     found = fetch(url, file, f"sha256:{known}" if known else None).partition(":")[2]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.capabilities import HasText, ProjectionSite, require
+from cil.capabilities import HasText, ProjectionSite, TakesImagePrompts, require
 from cil.common.ranges import Count, NonNegative
 from cil.data.images import Batch
 from cil.data.scenario import Scenario, Task
@@ -32,6 +32,7 @@ class CLIPPrompt(Method):
         reported separately."""
         super().__init__()
         require(backbone, HasText, "clip_prompt")
+        require(backbone, TakesImagePrompts, "clip_prompt")
         self.backbone, self.text_length, self.phrase, self.first, self.leaky_batch = (
             backbone,
             text_length,

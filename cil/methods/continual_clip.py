@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
-from cil.data.scenario import Task
+from cil.data.scenario import Scenario, Task
 from cil.method import Method, Phase
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
@@ -32,6 +32,9 @@ class ContinualCLIP(FrozenImages, Method):
         require(backbone, HasText, "continual_clip")
         self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
         self.register_buffer("texts", torch.empty(0, backbone.width))
+
+    def suits(self, scenario: Scenario) -> None:
+        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
 
     def begin_task(self, task: Task) -> None:
         self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])

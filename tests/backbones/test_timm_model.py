@@ -99,8 +99,9 @@ def test_what_cannot_be_is_told_in_a_line(changed, line):
         build(**changed)
 
 
-def test_prompts_for_a_network_without_them_are_refused():
-    made = build("resnet18")
+@pytest.mark.parametrize("name", ["resnet18", "eva02_tiny_patch14_224"])  # the latter with RoPE
+def test_prompts_for_a_network_without_them_are_refused(name):
+    made = build(name)
     with pytest.raises(UserError, match="l2p needs a backbone that takes prompts and prefixes"):
         make(compose("method=l2p")["method"], "method", made)
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from cil.backbones.positions import resized
+from cil.backbones.formats import resized
 from cil.backbones.vit import ViT
 from cil.commands import recover as door
 from cil.common.errors import UserError

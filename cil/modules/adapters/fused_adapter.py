@@ -16,7 +16,7 @@ from cil.common.switches import switches
 from cil.common.transfer import sent
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
-from cil.data.scenario import Task
+from cil.data.scenario import Scenario, Task
 from cil.method import Phase
 from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
@@ -85,6 +85,9 @@ class FusedAdapter(FrozenImages, nn.Module):
         self._block: tuple[Tensor, ...] = ()
 
     # --- training -----------------------------------------------------------------------------------------------------
+
+    def suits(self, scenario: Scenario) -> None:
+        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
