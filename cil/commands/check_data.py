@@ -55,9 +55,9 @@ def table(words: list[str]) -> tuple[str, int]:
 def facts(config: dict) -> list[str]:
     """The cells of one dataset: classes, images per split and class, and a digest. No image is decoded."""
     from cil.data.datasets.listing import listing_digest
-    from cil.engine.build import make
+    from cil.engine.build import dataset
 
-    images = make(config["dataset"], "dataset", root=config["data"]["root"])
+    images = dataset(config)
     cells = [str(len(images.class_names))]
     for labels in (images.train_labels, images.test_labels):
         counts = labels.bincount(minlength=len(images.class_names))

@@ -49,6 +49,8 @@ def plain(config: DictConfig) -> dict:
     container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     if not container.get("plugins"):
         container.pop("plugins", None)
+    if isinstance(node := container.get("dataset"), dict) and node.get("names") is None:
+        node.pop("names", None)
     if isinstance(node := container.get("scenario"), dict):
         container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
     return container

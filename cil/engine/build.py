@@ -19,9 +19,11 @@ from cil.common.ranges import Fraction, Positive, Rate, Share, Weight, check, fi
 from cil.common.seeding import seed_everything
 from cil.common.signals import StopRequest
 from cil.common.switches import grouped
+from cil.data.class_names import named
 from cil.data.feature_cache import Shelf
 from cil.data.frozen_features import BLOCK, FrozenResults
 from cil.data.image_store import Size
+from cil.data.images import Images
 from cil.data.scenario import Scenario
 from cil.engine import checkpoint
 from cil.engine.processes import IN_PARTS, divides, joined, normalises
@@ -157,16 +159,24 @@ def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
     pair = make(config["augment"], "augment", backbone.image)
     needs = {view.needs for view in pair}
     needed = Size(*needs.pop()) if len(needs) == 1 else Size()  # the two views differ: photographs as they are
-    images = make(config["dataset"], "dataset", root=config["data"]["root"]).decoded(needed)
+    images = dataset(config).decoded(needed)
     node = config["scenario"]
     if node.get("order") == "seed":  # each seed has its own class order
         node = node | {"order": f"numpy:{config['seed']}"}
     return make(node, "scenario", images, pair)
 
 
+def dataset(config: dict) -> Images:
+    """The dataset, listed but not decoded, with the words of `dataset.names` for its classes."""
+    node = dict(config["dataset"])
+    file = node.pop("names", None)
+    images = make(node, "dataset", root=config["data"]["root"])
+    return images if file is None else named(images, file)
+
+
 def listing_of(config: dict) -> str:
     """The digest of the dataset's files as they are listed now; no image is read."""
-    return make(config["dataset"], "dataset", root=config["data"]["root"]).listing
+    return dataset(config).listing
 
 
 def data_digest(config: dict) -> str:

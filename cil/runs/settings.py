@@ -28,6 +28,7 @@ DECLARED = {
     "data.root": str,
     "data.weights": str,
     "data.features": str | None,
+    "dataset.names": str | None,
     "machine.device": str,
     "machine.precision": Literal["fp32", "bf16", "auto"],
     "machine.tf32": Literal["auto", "on", "off"],
@@ -36,7 +37,9 @@ DECLARED = {
     "machine.checkpoint_seconds": NonNegative,
     "machine.keep_checkpoints": Literal["newest", "all"],
 }
-LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate")  # absent where they have no effect
+LEFT_OUT = (  # absent where they have no effect
+    "machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate", "dataset.names",
+)  # fmt: skip
 
 
 def checked(config: dict) -> dict:
