@@ -19,7 +19,7 @@ FLOORS = (
     {"methods", "modifiers"},
     {"pictures"},
     {"engine"},
-    {"bench", "pretraining", "report"},
+    {"bench", "contract", "pretraining", "report"},
     {"gpu_check"},
     {"commands"},
     {"api", "__main__"},

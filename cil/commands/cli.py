@@ -20,6 +20,7 @@ COMMANDS = {
     "weights": "fetch pre-trained weights",
     "check": "whether a GPU gives the right numbers, and how fast it is",
     "pictures": "pictures of a run",
+    "test-method": "whether a method of yours keeps the contract of all methods",
     "bench": "speed as ratios to a bare forward pass",
     "expand": "the commands of a sweep, one per line, for job arrays",
     "batched": "train the runs of a sweep as one batched problem",

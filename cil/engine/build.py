@@ -25,6 +25,7 @@ from cil.data.frozen_features import BLOCK, FrozenResults
 from cil.data.image_store import Size
 from cil.data.images import Images
 from cil.data.scenario import Scenario
+from cil.data.transforms.views import ImageSpec
 from cil.engine import checkpoint
 from cil.engine.processes import IN_PARTS, divides, joined, normalises
 from cil.engine.recipe import Machine, Recipe
@@ -43,10 +44,14 @@ OPTIMIZERS = {  # of torch; its own annotations say less
 }  # fmt: skip
 
 
-def experiment(config: dict, run: RunDir, device: torch.device, stop: StopRequest, like: Trainer | None = None) -> Trainer:
+def experiment(
+    config: dict, run: RunDir, device: torch.device, stop: StopRequest, like: Trainer | None = None,
+    scenario: Callable[[ImageSpec], Scenario] | None = None,
+) -> Trainer:  # fmt: skip
     """Everything that a configuration describes, ready to fit; nothing has been trained or written yet.
 
-    `like`: a trainer of the same data and the same frozen backbone, which are then not made again.
+    `like`: a trainer of the same data and the same frozen backbone, which are then not made again. `scenario` makes another
+    scenario than the configuration's for the input of the backbone.
     """
     config = settled(config)
     seed, machine = config["seed"], config["machine"]
@@ -56,12 +61,12 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
         find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
     seed_everything(seed, "build")
     backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
-    scenario = like.scenario if like else build_scenario(config, backbone)
+    tasks = like.scenario if like else scenario(backbone.image) if scenario else build_scenario(config, backbone)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
-    method.suits(scenario)
+    method.suits(tasks)
     for modifier in modifiers:
-        modifier.suits(method, scenario)
+        modifier.suits(method, tasks)
     kept = {key: machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints")}
     where = Machine(device, **kept, tf32=tf32, compile=compiled)
     frozen = like.frozen if like else frozen_results(config, method, device)
@@ -77,11 +82,11 @@ def experiment(config: dict, run: RunDir, device: torch.device, stop: StopReques
     log = make(config["log"], "log") if processes.rank == 0 else Silent()
     log.open(run.path)
     notes += passes(method, how, where, processes.size, log.say)
-    for line in (*scenario.notes, *notes):
+    for line in (*tasks.notes, *notes):
         log.say(line)
     process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
-    return Trainer(method, scenario, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
-                   identity=of_inputs(backbone, scenario), process=process, processes=processes)  # fmt: skip
+    return Trainer(method, tasks, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
+                   identity=of_inputs(backbone, tasks), process=process, processes=processes)  # fmt: skip
 
 
 def passes(method: Method, how: Recipe, where: Machine, processes: int, say: Callable[[str], None]) -> list[str]:

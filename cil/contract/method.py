@@ -1,0 +1,223 @@
+"""What every method keeps: it learns, scores the classes seen, trains what its phases name, and resumes to the same bits.
+
+The project's tests make these checks on each of its methods, `cil test-method` on one of a plugin. A check that does not hold
+raises `Broken`. The images are six drawn characters, so that a check takes seconds.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cil.common.signals import Stopped, StopRequest
+from cil.contract.bits import difference, record
+from cil.data.datasets.glyphs import glyphs
+from cil.data.images import Images
+from cil.data.scenario import Scenario
+from cil.data.transforms.views import ImageSpec, views
+from cil.engine.build import device_of, experiment, make
+from cil.engine.trainer import Trainer
+from cil.method import Method
+from cil.runs.run_folder import RunDir
+
+JITTER = dict(rotation=0.1, scale=0.1, shear=0.1, shift=1.0, noise=0.02)
+UNTRAINED = ("backbone.weights=null", "backbone.sha256=null", "machine=cpu", "log.live=false", "data.features=null")
+FEW = ("train.epochs=2", "train.batch_size=16", "machine.checkpoint_seconds=0")
+LONG, LONGER = ("train.epochs=12", "train.batch_size=36"), ("train.epochs=40", "train.batch_size=12")
+STOPS = (1, 3, 6, 8, 10)  # looks of the loop for a stop: inside an epoch, between epochs or tasks, in a later task
+
+
+class Broken(Exception):
+    """A promise that a method breaks, as a sentence."""
+
+
+def characters(root: Path) -> Images:
+    """Return six characters, 18 training and 6 test images each."""
+    made = glyphs(str(root), train_per_class=18, test_per_class=6, jitter=JITTER, seed=0)
+    train, test = made.train_labels < 6, made.test_labels < 6
+    assert isinstance(made.train, Tensor) and isinstance(made.test, Tensor)
+    return replace(made, train=made.train[train], train_labels=made.train_labels[train], test=made.test[test],
+                   test_labels=made.test_labels[test], class_names=made.class_names[:6])  # fmt: skip
+
+
+def three_tasks(images: Images, image: ImageSpec) -> Scenario:
+    """Return three tasks of two characters, as a backbone with this input sees them."""
+    pair = views(image, train={"crop": "whole"}, test={"crop": "whole"})
+    return Scenario(images, pair, name="small", tasks=3, first=None, order="numpy:1993")
+
+
+class StopsAt(StopRequest):
+    """A stop that arrives at the n-th time the loop looks."""
+
+    def __init__(self, when: int) -> None:
+        self.looks, self.when = 0, when
+
+    def __bool__(self) -> bool:
+        self.looks += 1
+        if self.looks == self.when:
+            self.name = "SIGTERM"
+        return self.looks >= self.when
+
+
+@dataclass
+class Contract:
+    """The checks on one method. `compose` turns words of a command line into a configuration."""
+
+    compose: Callable[..., dict]
+    folder: Path  # for the runs of the checks
+    images: Images
+    words: tuple[str, ...]  # that choose the method; they make it small too
+    learning: tuple[str, ...] = ()  # further words for the check that it learns
+    said: list[str] = field(default_factory=list)  # notes for the user
+
+    @cached_property
+    def few(self) -> dict:
+        return self.compose(*UNTRAINED, *FEW, *self.words)
+
+    def trainer(self, config: dict, name: str, stop: StopRequest | None = None, scenario: Callable = three_tasks) -> Trainer:
+        run = RunDir(self.folder / name).open(config)
+        made = lambda image: scenario(self.images, image)  # noqa: E731
+        return experiment(config, run, device_of("cpu"), stop or StopRequest(), scenario=made)
+
+    def fitted(self, config: dict, name: str, stop: StopRequest | None = None) -> Trainer:
+        trainer = self.trainer(config, name, stop)
+        with trainer.run:
+            trainer.fit()
+        return trainer
+
+    @cached_property
+    def straight(self) -> Trainer:
+        return self.fitted(self.few, "straight")
+
+    def scores_the_classes_seen(self) -> None:
+        """scores exactly the classes seen, with finite losses that have names"""
+        trainer = self.straight
+        images = trainer.scenario[2].test.batch(torch.arange(4)).images
+        with torch.no_grad():
+            found = trainer.method.predict(images)
+        if found.shape != (4, 6):
+            raise Broken(f"predict returns {tuple(found.shape)} for 4 images after 6 classes; return (batch, classes seen)")
+        for event in record(trainer.run):
+            for name, value in event.get("losses", {}).items():
+                if not name or not math.isfinite(value):
+                    raise Broken(f"the loss {name!r} is {value} in task {event.get('task')}")
+
+    def moves_only_its_phase(self) -> None:
+        """changes no parameter outside its phase"""
+        trainer, moved = self.trainer(self.few, "watched"), []
+
+        def watch(phase, number, inside, run_phase=trainer._run_phase):
+            before = copy.deepcopy(dict(trainer.method.named_parameters()))
+            free = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
+            yield from run_phase(phase, number, inside)
+            for name, parameter in trainer.method.named_parameters():
+                if id(parameter) not in free and not torch.equal(parameter, before[name]):
+                    raise Broken(f"{name} moved in phase {phase.name}, which does not name it")
+                moved.append(name not in before or not torch.equal(parameter, before[name]))
+
+        trainer._run_phase = watch  # type: ignore[method-assign]
+        with trainer.run:
+            trainer.fit()
+        if moved and not any(moved):
+            raise Broken("no phase moved any parameter")
+
+    def learns(self) -> None:
+        """learns one task of six characters"""
+        shipped = self.compose("machine=cpu", "log.live=false", "data.features=null", *self.words)["backbone"]
+        scratch = shipped.get("weights") is None
+        config = self.compose(*UNTRAINED, *(LONGER if scratch else LONG), *self.words, *self.learning)
+        if not scratch:
+            config["backbone"].update(weights=shipped["weights"], sha256=shipped["sha256"])
+
+        def one(images: Images, image: ImageSpec) -> Scenario:
+            pair = make(config["augment"], "augment", image)
+            return Scenario(images, pair, name="small", tasks=1, first=None, order="natural")
+
+        trainer = self.trainer(config, "learns", scenario=one)
+        with trainer.run:
+            trainer.fit()
+        found, least = float(trainer.matrix.average()), 60.0  # chance is 17
+        if scratch:
+            shown = trainer.scenario[0].train_plain.batch(torch.arange(108))
+            with torch.no_grad():
+                found = 100 * float((trainer.method.predict(shown.images).argmax(1) == shown.labels).float().mean())
+        on = "the images it was shown" if scratch else "test images"
+        self.said.append(f"{found:.0f} % of {on}")
+        if not found > least:
+            raise Broken(f"{found:.0f} % of {on} are right (chance is 17 %, wanted are more than {least:.0f} %); if it needs "
+                         "more training or a higher rate, add train.epochs=60 or optim.lr=0.1")  # fmt: skip
+
+    def repeats(self) -> None:
+        """comes to the same bits a second time"""
+        again = self.fitted(self.few, "again")
+        if found := difference(self.straight.run, again.run):
+            raise Broken(f"two equal runs differ: {found}; draw random numbers by torch in the methods that the trainer calls")
+
+    def resumes(self, when: int, *, encodes: bool = False) -> None:
+        """resumes to the same bits
+
+        It is stopped when the loop looks for the `when`-th time and gone on with in a fresh object. `encodes`: also check that
+        no image is encoded twice.
+        """
+        with suppress(Stopped):
+            self.fitted(self.few, f"stopped{when}", StopsAt(when))
+        self.same(f"stopped{when}", f"stopped at look {when} and resumed", encodes)
+
+    def resumes_after_a_task(self) -> None:
+        """goes on from the checkpoint after the first task to the same bits"""
+        first = self.trainer(self.few, "first")
+        first.scenario = first.scenario[:1]  # type: ignore[assignment]
+        with first.run:
+            first.fit()
+        self.same("first", "gone on with after the first task")
+
+    def same(self, name: str, how: str, encodes: bool = False) -> None:
+        """Run on in the folder `name` and compare with the run that was never stopped."""
+        resumed = self.fitted(self.few, name)
+        if found := difference(self.straight.run, resumed.run):
+            raise Broken(f"{how}, it ends differently: {found}; what survives a restart is a "
+                         "parameter, a buffer, or in get_extra_state, and begin_task only sets shapes")  # fmt: skip
+        if encodes and self.straight.encodes.total != resumed.encodes.total:
+            raise Broken(f"{how}, it encodes {resumed.encodes.total} images, not {self.straight.encodes.total}")
+
+    def predicts_from_its_frozen_stage(self) -> None:
+        """predicts the same from its frozen stage"""
+        trainer = self.straight
+        if trainer.evaluation.frozen is None:
+            if type(trainer.method).predict is Method.predict:
+                raise Broken("it has neither predict nor a frozen stage")
+            self.said.append("it has none")
+            return
+        images = trainer.scenario[1].test.batch(torch.arange(5)).images
+        with torch.no_grad():
+            direct = trainer.method.predict(images)
+            staged = trainer.method.predict_from(trainer.method.frozen_stage(images), lambda: images)
+        if not torch.allclose(direct, staged, rtol=1.3e-6, atol=1e-5):
+            raise Broken("predict(images) and predict_from(frozen_stage(images)) differ by "
+                         f"{float((direct - staged).abs().max()):.2g}")  # fmt: skip
+
+    def runs_in_half_precision(self) -> None:
+        """runs in bf16"""
+        config = self.compose(*UNTRAINED, *FEW, *self.words, "machine.precision=bf16")
+        if self.fitted(config, "half").matrix.learned != 3:
+            raise Broken("not all tasks were learned")
+
+
+def checks(contract: Contract) -> list[tuple[str, Callable[[], None]]]:
+    """Return all checks with what they promise."""
+
+    def every_stop() -> None:
+        for when in STOPS:
+            contract.resumes(when)
+        contract.resumes_after_a_task()
+
+    single = [contract.learns, contract.scores_the_classes_seen, contract.moves_only_its_phase, contract.repeats]
+    rest = [contract.predicts_from_its_frozen_stage, contract.runs_in_half_precision]
+    named = [((check.__doc__ or "").splitlines()[0], check) for check in (*single, *rest)]
+    return [*named[:4], (f"resumes to the same bits, stopped at {len(STOPS) + 1} places", every_stop), *named[4:]]
