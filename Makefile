@@ -32,6 +32,9 @@ test: setup ## the tests
 test-slurm: setup ## sweeps on a SLURM of its own (root, slurm-wlm and munge)
 	TEST_SLURM=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs tests/slurm
 
+test-wheel: setup ## the wheel with its dependencies in a fresh environment
+	TEST_WHEEL=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs tests/test_package.py
+
 fuzz: setup ## random tests at ten times their size: docs/reliability.md
 	mkdir -p outputs && rm -f outputs/fuzz.jsonl
 	FUZZ=10 FUZZ_RECORD=outputs/fuzz.jsonl OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/fuzz
@@ -77,4 +80,4 @@ clean: ## remove what can be made again, but not outputs/
 	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis data/glyphs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help setup demo data weights test test-slurm fuzz lint docs bench check-gpu reproduce report tables pictures lock clean
+.PHONY: help setup demo data weights test test-slurm test-wheel fuzz lint docs bench check-gpu reproduce report tables pictures lock clean

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,12 @@ class Counts(Modifier):
 
     def end_task(self, method: Method, task: Task) -> None:
         self.tasks += 1
+
+    def state_dict(self) -> dict:
+        return {"tasks": self.tasks}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.tasks = state["tasks"]
 
     def facts(self) -> dict:
         return {"tasks": self.tasks}
@@ -53,10 +60,9 @@ def stripes(root: str, *, each: int) -> Images:
 """
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """mylab: the files of the page and three more."""
-    folder = tmp_path / "mylab"
+def write_package(place: Path) -> None:
+    """Write mylab: the files of the page, a modifier, a backbone and a dataset."""
+    folder = place / "mylab"
     for name, text in re.findall(r"`mylab/(\S+)`:\n\n```\w+\n(.*?)```", PAGE, re.S) or []:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -72,6 +78,11 @@ def lab(tmp_path):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    write_package(tmp_path)
     return tmp_path
 
 
@@ -130,3 +141,14 @@ def test_a_changed_source_changes_the_identity(lab, monkeypatch):
     monkeypatch.setenv(VARIABLE, "nolab")
     with pytest.raises(UserError, match="plugins=nolab is not a package"):
         activate()
+
+
+def test_the_contract_tells_what_a_method_breaks(lab):
+    file = lab / "mylab" / "scaled.py"
+    file.write_text(file.read_text().replace('self.register_buffer("means", None)', "self.means = None"))
+    done = cil(lab, "test-method", "mylab.scaled")
+    assert done.returncode == 1 and "breaks 1 of 7 promises" in done.stdout
+    assert done.stdout.count("✓") == 5 and all(len(line) <= 80 for line in done.stdout.splitlines() if line[0] in "✓✗–")
+    assert "✗ resumes to the same bits" in done.stdout and "what survives a restart is a parameter" in done.stdout
+    wrong = cil(lab, "test-method", "mylab.scald")
+    assert wrong.returncode == 2 and wrong.stderr == "error: method=scald is not known; did you mean scaled?\n"
