@@ -182,7 +182,8 @@ class Contract:
         resumed = self.fitted(self.few, name)
         if found := difference(self.straight.run, resumed.run):
             raise Broken(f"{how}, it ends differently: {found}; what survives a restart is a "
-                         "parameter, a buffer, or in get_extra_state (of a modifier: in state_dict), and begin_task only sets shapes")  # fmt: skip
+                         "parameter, a buffer, or in get_extra_state (of a modifier: in state_dict), and "
+                         "begin_task only sets shapes")  # fmt: skip
         if encodes and self.straight.encodes.total != resumed.encodes.total:
             raise Broken(f"{how}, it encodes {resumed.encodes.total} images, not {self.straight.encodes.total}")
 

@@ -23,7 +23,7 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
         "weights_sha256": str(backbone.identity["sha256"]),
         **{
             key: backbone.identity[key]
-            for key in ("weights_tag", "weights_expect", "weights_positions")
+            for key in ("weights_tag", "weights_expect", "weights_positions", "tokenizer")
             if key in backbone.identity
         },
         "data_digest": scenario.images.digest,

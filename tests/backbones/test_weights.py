@@ -162,6 +162,10 @@ def test_the_registry_agrees_with_the_libraries():
             assert (told.mean, told.std, told.license) == (mean, std, entry.licence), name
             assert f"{told.hf_hub_id}" in (f"{entry.repo}", f"timm/{entry.tag}"), name
             assert not told.url or told.url in [original.url for original in entry.also], name
+        elif name == "siglip_b16":
+            told = open_clip.get_pretrained_cfg(entry.tag, compose("backbone=siglip_b16")["backbone"]["pretrained"])
+            assert (told["mean"], told["std"], told["hf_hub"].rstrip("/")) == (mean, std, entry.repo)
+            assert open_clip.get_model_config(entry.tag)["text_cfg"]["hf_tokenizer_name"] == entry.repo
         else:
             told = open_clip.get_pretrained_cfg(entry.tag.removesuffix("-quickgelu"), "openai")
             assert (told["mean"], told["std"], told["quick_gelu"]) == (mean, std, True), name
@@ -184,9 +188,10 @@ def test_every_backbone_is_of_the_registry():
                 if name.startswith("clip")
                 else "unit"
             )
-            assert node["weights"] == name and node["image"]["norm"] == norm
+            assert node["weights"] == name
+            assert node["image"]["norm"] == norm if "image" in node else node["norm"] == "expected"
         else:
-            assert node["weights"] in (None, "timm") or node["weights"].startswith("shipped:"), name
+            assert node["weights"] in (None, "timm", "open_clip") or node["weights"].startswith("shipped:"), name
     assert set(ambiguous("vit_base_patch16_224")) <= registered
 
 
@@ -244,6 +249,17 @@ def test_a_folder_is_a_mirror(told, tmp_path, vit):  # noqa: F811
     assert code == 0 and digest in out
     code, _, err = told("vit_b16_dino", "--from", str(tmp_path / "mirror"))
     assert code == 2 and "has no weights vit_b16_dino" in err and err.count("\n") == 1
+
+
+def test_the_tokenizer_comes_beside_the_weights(told, tmp_path):
+    mirror, root = tmp_path / "mirror" / "timm" / "ViT-B-16-SigLIP", tmp_path / "root" / "siglip_b16"
+    mirror.mkdir(parents=True)
+    for name in ("open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (mirror / name).write_text(name)
+    for _ in range(2):
+        assert told("siglip_b16", "--from", str(tmp_path / "mirror"))[0] == 0
+        assert {file.name for file in root.glob("*.json")} == {"tokenizer.json", "tokenizer_config.json"}
+        (root / "tokenizer.json").unlink()  # also when the weights are there already
 
 
 def test_lines_for_what_cannot_be(told):
