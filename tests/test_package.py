@@ -45,7 +45,8 @@ def installed(tmp_path_factory) -> Path:
     (wheel,) = (folder / "wheel").glob("*.whl")
     uv("venv", "-q", "--python", sys.executable, folder / "fresh")
     if REAL:
-        reached = subprocess.run([*UV, "pip", "install", "-q", "--link-mode=hardlink", "-p", folder / "fresh", wheel],
+        reached = subprocess.run([*UV, "pip", "install", "-q", "--link-mode=hardlink", "-c",
+                                  ROOT / "requirements.lock", "-p", folder / "fresh", wheel],
                                  capture_output=True, text=True)  # fmt: skip
         if reached.returncode and "network" in reached.stderr.lower():
             pytest.skip(f"the packages are neither in uv's cache nor to be had: {reached.stderr.splitlines()[0]}")
