@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
-from cil.backbones.positions import resized
 from cil.common.errors import UserError
 from cil.common.files import refusing
 
@@ -48,6 +47,8 @@ def fill(module, file: Path, weights: str) -> str | None:
         if not any(key.startswith(classifier) for key in own):
             state = {key: value for key, value in state.items() if not key.startswith(classifier)}
     state.pop("mask_token", None)  # DINOv2's, of its training
+    from cil.backbones.positions import resized  # imports torch and timm
+
     state, note = resized(state, module)
     try:
         module.load_state_dict(state)
