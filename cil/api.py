@@ -106,6 +106,8 @@ def run(*words: str, **settings: object) -> Run:
 
     config = checked(compose(*words, *(f"{key}={value}" for key, value in settings.items())))
     folder = RunDir(Path(config["outputs"]) / address(config))
+    if config.get("debug"):
+        folder.discard()
     verified(folder, config) if folder.is_done else execute(config, folder)
     return Run(folder.path)
 

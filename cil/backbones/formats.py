@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from cil.backbones.weights import SUFFIXES
 from cil.common.errors import UserError
 from cil.common.files import refusing
 
 WRAPPERS = ("model", "state_dict", "teacher", "model_state_dict", "model_ema")  # keys under which checkpoints hold weights
 PREFIXES = ("module.", "model.", "teacher.", "backbone.", "encoder.")  # of names, from wrappers around the network
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 POSITIONS = (("pos_embed", ""), ("visual.trunk.pos_embed", "visual.trunk"), ("visual.positional_embedding", "visual"))
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # other entries of OpenAI's files
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
@@ -45,26 +46,35 @@ def timm_model(
     `size` in pixels and `norm` default to what the model was trained with. A vision transformer at another size gets
     resampled position embeddings. `changes` are further arguments of the model.
     """
-    if name is None:
-        raise UserError(
-            "backbone=timm needs a model; type backbone.name=resnet50.a1_in1k, or another name of timm.list_models()"
-        )
-    if not timm.is_model(name):
-        raise UserError(f"backbone.name={name} is not a model of timm; {nearest(name, timm.list_models())}")
-    try:
-        found = timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise UserError(f"backbone.name={name}: {error}; type backbone.name={name.split('.')[0]}") from None
+    name, found = released(name)
     own = {"mean": list(found.mean), "std": list(found.std)}
     spec = image_spec({"size": size or min(found.input_size[1:]), "norm": own if norm == "expected" else norm}, None)
     trunk = built(name, spec.size, changes)
     backbone = ViT(trunk, spec) if isinstance(trunk, timm.models.VisionTransformer) and plain(trunk) else TimmModel(trunk, spec)
-    if weights == "timm":
-        if not found.hf_hub_id:
-            raise UserError(f"backbone.name={name} has no weights of its own; type {tagged(name)} or backbone.weights=null")
-        weights = f"hub:{found.hf_hub_id}/{found.hf_hub_filename or 'model.safetensors'}"
-    backbone.identity = load(trunk, weights, sha256, root)
+    backbone.identity = load(trunk, address(name, weights), sha256, root)
     return backbone
+
+
+def released(name: str | None) -> tuple[str, Any]:
+    """A name and what timm knows of the model: how it was trained, and where its weights are."""
+    if name is None:
+        raise UserError("backbone=timm needs a model; type backbone.name=resnet50.a1_in1k, or a name of timm.list_models()")
+    if not timm.is_model(name):
+        raise UserError(f"backbone.name={name} is not a model of timm; {nearest(name, timm.list_models())}")
+    try:
+        return name, timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UserError(f"backbone.name={name}: {error}; type backbone.name={name.split('.')[0]}") from None
+
+
+def address(name: str | None, weights: str | None) -> str | None:
+    """Return the `hub:` address of timm's own weights; other weights are returned as they are."""
+    if weights != "timm":
+        return weights
+    name, found = released(name)
+    if not found.hf_hub_id:
+        raise UserError(f"backbone.name={name} has no weights of its own; type {tagged(name)} or backbone.weights=null")
+    return f"hub:{found.hf_hub_id}/{found.hf_hub_filename or 'model.safetensors'}"
 
 
 def built(name: str, size: int, changes: dict) -> nn.Module:

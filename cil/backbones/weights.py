@@ -6,15 +6,18 @@ import os
 import re
 from pathlib import Path
 
-from cil.backbones.formats import SUFFIXES, fill
 from cil.backbones.registry import SHIPPED, Entry, ambiguous, entries, pinned
 from cil.common.errors import UserError, nearest
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")  # of files of weights
 
 
 def load(module, weights: str | None, sha256: str | None, root: str | None) -> dict:
     """Load `weights` into `module` and return their identity for the run's record."""
     if weights is None:
         return {"weights": "untrained", "sha256": None}
+    from cil.backbones.formats import fill  # imports torch and timm
+
     file, found = locate(weights, sha256, root)
     positions = fill(module, file, weights)
     identity = {"weights": weights, "sha256": found} | ({"weights_positions": positions} if positions else {})
@@ -47,8 +50,7 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
     else:
         file = _path(weights)
     if not file.is_file():
-        raise UserError(f"weights {weights} are not there (looked for {file}); type backbone.weights=FILE, or "
-                        "backbone.weights=null for an untrained network")  # fmt: skip
+        raise _absent(weights, file)
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     _compare(weights, file, found, sha256, known)
@@ -66,6 +68,42 @@ def at_hand(weights: str | None, root: str | None) -> Path | None:
         return in_cache(*_split(name))
     file = SHIPPED / name if kind == "shipped" else Path(str(weights)).expanduser()
     return file if file.is_file() else None
+
+
+def lacking(weights: str | None, root: str | None) -> UserError | None:
+    """Return the error for weights that are neither on this machine nor on a hub that answers. Nothing is downloaded."""
+    if weights is None or at_hand(weights, root):
+        return None
+    entry, (kind, _, name) = entries().get(weights), weights.partition(":")
+    try:
+        if entry and entry.repo is None:
+            return entry.absent(root)
+        if entry or kind == "hub":
+            repo, file = (entry.repo, entry.file) if entry and entry.repo else _split(name)
+            why = "HF_HUB_OFFLINE is set" if _offline() else "the hub cannot be reached"
+            return None if _offered(repo, file) else _unreachable(repo, file, weights, why)
+        return _absent(weights, SHIPPED / name if kind == "shipped" else _path(weights))
+    except UserError as error:
+        return error
+
+
+def _offered(repo: str, file: str) -> bool:
+    """Whether the hub answers for a file."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    if _offline():
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, file), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of the library that it connects with, which differs between its versions
+        return False
+    return True
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def releases(weights: str | None) -> set[str | None]:
@@ -128,11 +166,11 @@ def from_hub(repo: str, file: str, weights: str) -> Path:
     cached = in_cache(repo, file)
     if cached is not None:
         return cached
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if _offline():
         raise _unreachable(repo, file, weights, "HF_HUB_OFFLINE is set")
     logging.set_verbosity_error()  # its errors are reported below
     try:
@@ -149,6 +187,11 @@ def in_cache(repo: str, file: str) -> Path | None:
 
     found = try_to_load_from_cache(repo, file)
     return Path(found) if isinstance(found, str) else None
+
+
+def _absent(weights: str, file: Path) -> UserError:
+    return UserError(f"weights {weights} are not there (looked for {file}); type backbone.weights=FILE, or "
+                     "backbone.weights=null for an untrained network")  # fmt: skip
 
 
 def _unreachable(repo: str, file: str, weights: str, why: str) -> UserError:

@@ -26,7 +26,7 @@ def main(words: list[str] | None = None) -> int:
 
     def work() -> int:
         if asked.decoded:
-            print(decoded(Path(compose(*asked.words)["data"]["root"])))
+            print(decoded(Path(compose(*asked.words)["data"]["decoded"]).expanduser()))
             return 0
         text, missing = (lists(), 0) if asked.lists else table(asked.words)
         print(text)
@@ -66,11 +66,11 @@ def facts(config: dict) -> list[str]:
     return [*cells, listing_digest(images)]
 
 
-def decoded(root: Path) -> str:
-    """Verify all files of decoded images below `root` and delete damaged ones; the next run decodes those images again."""
+def decoded(folder: Path) -> str:
+    """Verify all files of decoded images below `folder` and delete damaged ones; the next run decodes those images again."""
     from cil.data.image_parts import is_of_earlier_version, is_whole
 
-    every = sorted((root / "decoded").rglob("*.part"))
+    every = sorted(folder.rglob("*.part"))
     files = [file for file in every if not is_of_earlier_version(file)]
     damaged = [file for file in files if not is_whole(file)]
     for file in damaged:
@@ -78,7 +78,7 @@ def decoded(root: Path) -> str:
     lines = [f"{file} was damaged and is removed; the next run that needs it decodes it again" for file in damaged]
     if left := len(every) - len(files):
         lines.append(f"{left} parts were written by an earlier version and can only be read by it; they are left as they are")
-    return "\n".join([*lines, f"{len(files)} parts of decoded photographs below {root / 'decoded'}, {len(damaged)} damaged"])
+    return "\n".join([*lines, f"{len(files)} parts of decoded photographs below {folder}, {len(damaged)} damaged"])
 
 
 def lists() -> str:

@@ -49,5 +49,5 @@ def guarded(work: Callable[[], int | None], elsewhere: str = ELSEWHERE) -> int:
         line = explain(error, elsewhere=elsewhere)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print("error: " + line.replace("\n", "\nerror: "), file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
 from cil.runs.command_line import refuse
+from cil.runs.debug import of_debug
 from cil.runs.precision import settled
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
 from cil.runs.settings import checked, of_reading
@@ -40,6 +41,7 @@ CONF = str(places.CONF)
 MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
 INTERNAL = ("hydra", "size", "family", "recipe", "scratch")  # groups that scenarios and methods choose
+TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
 FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
 
 
@@ -53,7 +55,7 @@ def plain(config: DictConfig) -> dict:
         node.pop("names", None)
     if isinstance(node := container.get("scenario"), dict):
         container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
-    return container
+    return of_debug(container)
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -63,6 +65,8 @@ def main(config: DictConfig) -> None:
     try:
         wanted = checked(plain(config))
         run = run_at(Path(wanted["outputs"]) / address(wanted))
+        if wanted.get("debug") and run.writes:
+            run.discard()  # it tries everything again
         if run.is_done:
             from cil.common.tables import one_line
 
@@ -93,6 +97,11 @@ def verified(run: RunDir, config: dict) -> dict:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != summary["identity"]["weights_sha256"] and found not in releases(config["backbone"]["weights"]):
             raise UserError(f"{file} is no longer the file that {run.path} was made with; type backbone.sha256={found}")
+    if str(order := config["scenario"].get("order")).endswith(".txt"):
+        from cil.engine.build import order_digest
+
+        if order_digest(config) != summary["identity"]["order_digest"]:
+            raise UserError(f"{order} has changed since {run.path} was made; give the new class order another file name")
     if listing := summary.get("data_listing"):
         from cil.engine.build import data_digest, listing_of
 
@@ -114,11 +123,15 @@ def execute(config: dict, run: RunDir) -> None:
     with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
         if run.is_done:  # another process has just finished it
             return
-        from cil.engine.build import device_of, experiment  # imports torch
-        from cil.engine.processes import own_device
-        from cil.engine.summary import finish
-
         try:
+            from cil.engine.missing import require
+
+            require(config)  # before torch is imported
+
+            from cil.engine.build import device_of, experiment
+            from cil.engine.processes import own_device
+            from cil.engine.summary import finish
+
             trainer = experiment(config, run, own_device(device_of(config["machine"]["device"])), stop)
         except BaseException:
             if new:
@@ -149,9 +162,29 @@ def tell(error: BaseException) -> bool:
     if line is None and not getattr(error, "in_run", False):
         line = f"{sentence(error)}; {SHOW}"
     if line is not None:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        for part in line.split("\n"):
+            if part not in TOLD:
+                print(f"error: {part}", file=sys.stderr, flush=True)
         FAILED.append(line)
     return line is not None
+
+
+def check_sweep(words: list[str]) -> bool:
+    """Tell what the runs of a sweep lack, all together; returns whether none of them can run."""
+    if not {"-m", "--multirun"} & set(words) or any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
+        return False
+    from cil.commands.sweep_check import lacking
+
+    try:
+        lines, lack, runs = lacking(words)
+    except Exception:  # of the words themselves, which Hydra tells
+        return False
+    if lines:
+        tell(UserError("\n".join(lines)))
+        TOLD.extend(lines)
+        rest = "" if lack == runs else "; the others are run"
+        print(f"this concerns {lack} of {runs} runs{rest}", file=sys.stderr, flush=True)
+    return bool(lines) and lack == runs
 
 
 def settings() -> list[str]:
@@ -221,6 +254,7 @@ def help_text() -> str:
 def front_door() -> int:
     """Run the command line; returns the exit code."""
     FAILED.clear()
+    TOLD.clear()
     MAIN_PROCESS[:] = [os.getpid()]
     os.environ.update(places.importable())
     try:
@@ -230,7 +264,8 @@ def front_door() -> int:
         options(sys.argv[1:])
         find_plugins(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
-        main()
+        if not check_sweep(sys.argv[1:]):
+            main()
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:

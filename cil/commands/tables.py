@@ -21,6 +21,7 @@ from cil.common.errors import UserError
 from cil.common.tables import grid, mean_and_spread
 from cil.report.across import tables
 from cil.report.collect import COLUMNS, collect, doubts, inputs, rows, table
+from cil.report.same_images import apart
 from cil.runs.run_folder import address
 
 
@@ -84,8 +85,9 @@ def sweep(experiment: str, found: list[dict], markdown: bool) -> str:
         words = [f"experiment={experiment}", *(f"{key}={value}" for key, value in zip(keys, values))]
         wanted = [address(compose(*words, f"seed={seed}")) for seed in seeds]
         runs = [by_address[place] for place in wanted if place in by_address]
-        numbers = [mean_and_spread([run[part][name] for run in runs], 2) for part, name in COLUMNS.values()]
-        lines.append([*values, *numbers, str(len(runs))])
+        for seen, group in apart(runs) or [("", [])]:
+            numbers = [mean_and_spread([run[part][name] for run in group], 2) for part, name in COLUMNS.values()]
+            lines.append([*values[:-1], f"{values[-1]}, {seen}" if seen else values[-1], *numbers, str(len(group))])
     if not any(line[-1] != "0" for line in lines):
         raise UserError(f"no finished run of {experiment}; type python run.py -m experiment={experiment}")
     return grid([*(key.removeprefix("method.") for key in keys), *COLUMNS, "seeds"], lines, markdown=markdown)

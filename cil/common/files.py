@@ -5,12 +5,31 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+READ_ONLY = (errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be written into a folder, or into the nearest folder above it that exists."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return os.access(there, os.W_OK)
+
+
+@contextmanager
+def unless_read_only() -> Iterator[None]:
+    """Leave out a block that writes beside files which are in a read-only folder, where it only saves time."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
 
 
 @contextmanager
@@ -68,10 +87,13 @@ def refusing(torn: Exception) -> Iterator[None]:
         raise torn from None
 
 
-def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str = "") -> dict[str, "Tensor"]:
+def keep_or_make(
+    file: Path, make: Callable[[], dict[str, "Tensor"]], about: str = "", *, optional: bool = False
+) -> dict[str, "Tensor"]:
     """Load tensors from a cache file. If it is absent, damaged or about something else, call `make` and write the file.
 
-    `about` says what the tensors belong to. It is stored in the file with a checksum of the tensors.
+    `about` says what the tensors belong to. It is stored in the file with a checksum of the tensors. `optional`: in a folder
+    that is read-only, no file is written, and the tensors are made each time.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
@@ -90,7 +112,7 @@ def keep_or_make(file: Path, make: Callable[[], dict[str, "Tensor"]], about: str
             if stored == wanted or stored == {key: wanted[key] for key in ("sha256", "about")}:  # earlier files have no names
                 return kept  # otherwise the file is made again below
     made = make()
-    with replace_file(file) as temporary:
+    with unless_read_only() if optional else nullcontext(), replace_file(file) as temporary:
         try:
             save_file(made, temporary, metadata=facts(made))
         except SafetensorError as error:  # an error of the disk, without its errno and file name

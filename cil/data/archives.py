@@ -10,12 +10,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cil.common.errors import UserError
-from cil.common.files import keep_or_make, write_json
+from cil.common.files import keep_or_make, unless_read_only, write_json
 from cil.data.download import digest_of
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def members(archive: Path) -> Tree:
     """List the files of a zip or an uncompressed tar. The list is cached in a file beside the archive."""
     stat = archive.stat()
     record = archive.with_name(f".{archive.name}.index")
-    kept = keep_or_make(record, lambda: _packed(archive), f"{stat.st_size} bytes, changed {stat.st_mtime_ns}")
+    kept = keep_or_make(record, lambda: _packed(archive), f"{stat.st_size} bytes, changed {stat.st_mtime_ns}", optional=True)
     names = kept["names"].numpy().tobytes().decode().split("\n") if len(kept["names"]) else []
     places = zip(kept["offsets"].tolist(), kept["sizes"].tolist(), kept["packings"].tolist(), strict=True)
     return dict(zip(names, (Member(str(archive), o, s, PACKINGS[p]) for o, s, p in places), strict=True))
@@ -152,7 +151,7 @@ def check(archive: Path, md5: str | None, setting: str = "dataset.md5") -> None:
     found = kept.get("md5") if {key: kept.get(key) for key in known} == known else None
     if found is None:
         found = digest_of(archive, "md5").removeprefix("md5:")
-        with suppress(PermissionError):  # read-only data root: the digest is computed again next time
+        with unless_read_only():  # the digest is computed again next time
             write_json(record, {**known, "md5": found})
     if found != md5:
         raise UserError(f"{archive} has md5 {found[:12]}…, the official one has {md5[:12]}…; fetch it again, or type "

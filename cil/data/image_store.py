@@ -11,7 +11,7 @@ import io
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +23,16 @@ import torch
 from torch import Tensor
 
 from cil.common.errors import UserError
+from cil.common.files import READ_ONLY
 from cil.data.archives import Member
 from cil.data.image_parts import FORMAT, PART, Part, is_whole, open_part, photo_digest, write_part
+from cil.data.progress import progress
 from cil.data.transforms.crops import PILLOW, scaled
+
+
+def unwritable(folder: Path, more: str = "") -> UserError:
+    return UserError(f"decoded photographs cannot be kept in {folder}, which is read-only; type data.decoded=DIR{more} for "
+                     "another folder")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,22 @@ class Photos:
     def take(self, rows: Tensor) -> "Photos":
         return replace(self, rows=self.rows[rows])
 
-    def decoded(self, needed: Size) -> "Pixels":
-        """Decode the photographs at the size set for the dataset, or else at the size that the transform needs."""
-        return Pixels(Store(self, self.size or needed), self.rows)
+    def alone(self, rows: Tensor) -> "Photos":
+        """Return these photographs as a list of their own."""
+        chosen = self.rows[rows].tolist()
+        names, members = [self.names[row] for row in chosen], [self.members[row] for row in chosen]
+        return replace(self, names=names, members=members, rows=torch.arange(len(chosen)), groups=())
+
+    def decoded(self, needed: Size, folder: str | None = None) -> "Pixels":
+        """Decode the photographs at the size set for the dataset, or else at the size that the transform needs.
+
+        They are kept below `folder`, by default the one of the data root.
+        """
+        return Pixels(Store(replace(self, folder=self.place(folder)), self.size or needed), self.rows)
+
+    def place(self, folder: str | None) -> Path:
+        """Return the folder of the stores: below `folder`, by default below the data root."""
+        return Path(folder).expanduser() / self.folder.name if folder else self.folder
 
 
 class Store:
@@ -228,7 +248,7 @@ def _decode(places: Sequence[Place], photos: Photos, size: Size) -> None:
             leftover.unlink(missing_ok=True)
     total = len(photos.names)
     with (
-        _progress(f"decoding {photos.folder.name}, {size.words()}", total, total - sum(p.length for p in places)) as advance,
+        progress(f"decoding {photos.folder.name}, {size.words()}", total, total - sum(p.length for p in places)) as advance,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         work = []
@@ -247,8 +267,14 @@ def _decode(places: Sequence[Place], photos: Photos, size: Size) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder while the block runs. Other processes wait, and then find all parts decoded."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / "lock").open("a+")
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        raise unwritable(folder) from None
+    with opened as lock:
         reported_wait = False
         while True:
             try:
@@ -264,28 +290,3 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         yield
-
-
-@contextmanager
-def _progress(title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that reports progress: as a bar in a terminal, otherwise as a line after every tenth of the work."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        reported = done * 10 // total
-
-        def report(more: int) -> None:
-            nonlocal done, reported
-            done += more
-            if done * 10 // total > reported:
-                reported = done * 10 // total
-                print(f"{title}: {done} of {total}", flush=True)
-
-        yield report
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        row = bar.add_task(title, total=total, completed=done)
-        yield lambda more: bar.advance(row, more)

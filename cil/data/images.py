@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, TypeAlias, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -60,8 +61,12 @@ class Stacked:
         single = {n: iter(part.permute(0, 1, 3, 2).numpy() if isinstance(part, Tensor) else part) for n, part in found.items()}
         return [next(single[n]) for n in owner.tolist()]
 
-    def decoded(self, needed: Size) -> "Stacked":
-        return Stacked([part.decoded(needed) if isinstance(part, Photos) else part for part in self.parts])
+    def decoded(self, needed: Size, folder: str | None = None) -> "Stacked":
+        return Stacked([part.decoded(needed, folder) if isinstance(part, Photos) else part for part in self.parts])
+
+    def alone(self, rows: Tensor) -> "Stacked":
+        owner = torch.bucketize(rows, self.starts[1:], right=True)
+        return Stacked([alone(part, rows[owner == n] - self.starts[n]) for n, part in enumerate(self.parts)])
 
     def digest(self) -> bytes:
         return hashlib.sha256(b"".join(hashlib.sha256(content(part)).digest() for part in self.parts)).digest()
@@ -103,11 +108,19 @@ class Images:
     parts: tuple[tuple[str, int], ...] = ()  # names and numbers of classes of datasets that are learned in turn
     listing: str = ""  # digest of the names, sizes, times and labels of its files; "": it does not consist of files
 
-    def decoded(self, needed: Size) -> "Images":
-        """Return the dataset with decoded photographs. `needed` is the size at which the transform is exact."""
+    def decoded(self, needed: Size, folder: str | None = None) -> "Images":
+        """Return the dataset with decoded photographs. `needed` is the size at which the transform is exact.
+
+        `folder`: where the decoded photographs are kept; None: below the data root.
+        """
         stored = self.train, self.test
-        train, test = (s.decoded(needed) if isinstance(s, Photos | Stacked) else s for s in stored)
+        train, test = (s.decoded(needed, folder) if isinstance(s, Photos | Stacked) else s for s in stored)
         return replace(self, train=train, test=test)
+
+    def stores(self, folder: str | None) -> set[Path]:
+        """Return the folders that keep the decoded photographs; `folder` as in `decoded`."""
+        splits = [part for s in (self.train, self.test) for part in (s.parts if isinstance(s, Stacked) else (s,))]
+        return {part.place(folder) for part in splits if isinstance(part, Photos)}
 
     def on(self, device: torch.device) -> "Images":
         """Return the dataset with copies of small splits of one image size on the device, if it is a GPU."""
@@ -122,6 +135,11 @@ class Images:
             sha.update(repr(tuple(part.shape)).encode())
             sha.update(content(part))
         return sha.hexdigest()[:16]
+
+
+def alone(pixels: Any, rows: Tensor) -> Any:
+    """Return these images of a split as a split of their own, with no others to be decoded. `rows` is sorted."""
+    return pixels[rows] if isinstance(pixels, Tensor) else pixels.alone(rows)
 
 
 def content(pixels: Pictures) -> bytes | memoryview:

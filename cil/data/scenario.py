@@ -5,7 +5,7 @@ Labels are renumbered by arrival, so that the classes of a task are a range and 
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Fraction
-from cil.data.images import Images, LabelledImages, Pictures
+from cil.data.images import Images, LabelledImages, Pictures, alone
 from cil.data.registry.listfile import digest
 from cil.data.registry.orders import class_order
+from cil.data.registry.sizes import split, whole
 from cil.data.transforms.views import View
 
 
@@ -94,6 +95,21 @@ class Scenario:
         return Task(index, classes, tuple(self.class_names[c] for c in classes), *pick, index + 1 == len(self),
                     sum(self.sizes), *self._ranges(classes))  # fmt: skip
 
+    def shorten(self, tasks: Sequence[int] = (0, 1), images: int = 4) -> None:
+        """Leave out all but two tasks, and all but a few images of each of their classes. For `debug=true`."""
+        kept = [self[index] for index in tasks if index < len(self)]
+        classes = [self.order[label] for task in kept for label in task.classes]
+        self.sizes = [len(task.classes) for task in kept]
+        self.order = [*classes, *(label for label in self.order if label not in classes)]
+        self._arrival = np.argsort(self.order)
+        train, test = self.images.train_labels, self.images.test_labels
+        sides = [first_of(train, classes, images, ~self._held), first_of(train, classes, images, self._held)]
+        rows = torch.cat(sides).sort().values
+        tested = first_of(test, classes, images)
+        self._held = self._held[rows]
+        self.images = replace(self.images, train=alone(self.images.train, rows), train_labels=train[rows],
+                              test=alone(self.images.test, tested), test_labels=test[tested])  # fmt: skip
+
     def _ranges(self, classes: range) -> tuple[range, range, range]:
         """Return `dataset`, `rivals` and `remembered` of the task with these classes."""
         return self.datasets[0], range(classes.stop), range(classes.stop)
@@ -155,6 +171,15 @@ class InTurn(Scenario):
         self.order = [span.start + label for span, own in zip(self.datasets, orders) for label in own]
         self._arrival = np.argsort(self.order)
 
+    def shorten(self, tasks: Sequence[int] = (0, 1), images: int = 4) -> None:
+        if len(self.datasets) > 1:  # the first task of each dataset
+            starts = [next(task.index for task in self if task.classes.start == span.start) for span in self.datasets]
+            super().shorten(starts, images)
+            ends = np.cumsum(self.sizes).tolist()
+            self.datasets = [range(end - size, end) for end, size in zip(ends, self.sizes)]
+        else:
+            super().shorten(tasks, images)
+
     def _ranges(self, classes: range) -> tuple[range, range, range]:
         own = next(span for span in self.datasets if classes.start in span)
         rivals = {"joint": 0, "separate": own.start}[self.heads]
@@ -162,11 +187,10 @@ class InTurn(Scenario):
         return own, range(rivals, classes.stop), range(kept, classes.stop)
 
 
-def whole(sizes: list[int], count: int, name: str) -> list[int]:
-    """Return the sizes if they add up to the number of classes."""
-    if sum(sizes) != count:
-        raise UserError(f"{name}: scenario.sizes={sizes} is {sum(sizes)} classes, but there are {count}; change the last size")
-    return sizes
+def first_of(labels: torch.Tensor, classes: Sequence[int], count: int, among: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the rows, sorted, of the first `count` images of each class, among the rows of a mask if one is given."""
+    masks = ((labels == label) & (True if among is None else among) for label in classes)
+    return torch.cat([mask.nonzero()[:count, 0] for mask in masks]).sort().values
 
 
 def held_out(labels: torch.Tensor, names: Sequence[str], share: float) -> torch.Tensor:
@@ -180,21 +204,3 @@ def held_out(labels: torch.Tensor, names: Sequence[str], share: float) -> torch.
                             "none to evaluate; type another share, as in scenario.validation=0.2")  # fmt: skip
         mask[rows[torch.from_numpy(random.permutation(len(rows))[:count])]] = True
     return mask
-
-
-def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:
-    """Return the number of classes of each task: equal parts, or `first` followed by equal parts."""
-    if tasks < 1 or tasks > count:
-        raise UserError(f"{name}: {count} classes cannot make {tasks} tasks; set scenario.tasks between 1 and {count}")
-    if first is not None and tasks == 1 and first != count:
-        raise UserError(f"{name}: one task holds all {count} classes; set scenario.first=null")
-    rest, parts = (count, tasks) if first is None else (count - first, tasks - 1)
-    if first is not None and not 1 <= first <= count - parts:
-        raise UserError(f"{name}: first={first} leaves too few of {count} classes for {parts} more tasks; lower scenario.first")
-    if parts and rest % parts:
-        fitting = [n for n in range(1, rest + 1) if rest % n == 0]
-        more = 0 if first is None else 1
-        what = f"{rest} classes" if first is None else f"after the first {first}, {rest} classes"
-        raise UserError(f"{name}: {what} do not split into {parts} equal tasks; set scenario.first, or scenario.tasks "
-                        f"to one of {', '.join(str(n + more) for n in fitting)}")  # fmt: skip
-    return ([] if first is None else [first]) + [rest // parts] * parts

@@ -15,6 +15,7 @@ from cil.backbones.compiled import Passes, divided, plainly
 from cil.capabilities import HasFrozenStage, HasPasses
 from cil.common import plugins
 from cil.common.errors import SHOW, UserError, nearest, sentence
+from cil.common.files import is_writable
 from cil.common.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
 from cil.common.seeding import seed_everything
 from cil.common.signals import StopRequest
@@ -22,7 +23,7 @@ from cil.common.switches import grouped
 from cil.data.class_names import named
 from cil.data.feature_cache import Shelf
 from cil.data.frozen_features import BLOCK, FrozenResults
-from cil.data.image_store import Size
+from cil.data.image_store import Size, unwritable
 from cil.data.images import Images
 from cil.data.scenario import Scenario
 from cil.data.transforms.views import ImageSpec
@@ -33,11 +34,13 @@ from cil.engine.trainer import Trainer
 from cil.method import Method
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.runs.console import Silent
+from cil.runs.debug import MEANINGLESS
 from cil.runs.identity import of_inputs, of_machine
 from cil.runs.precision import settled, use
 from cil.runs.run_folder import RunDir, names
 
 ALLOWED = ("cil.", "torch.optim.")
+BATCH, BATCHES = 8, 2  # with debug=true: images of a batch, batches of a phase
 OPTIMIZERS = {  # of torch; its own annotations say less
     "lr": Rate, "momentum": Fraction, "dampening": Share, "weight_decay": Weight, "eps": Positive,
     "betas": tuple[Fraction, Fraction],
@@ -59,9 +62,13 @@ def experiment(
     notes = use(device, machine["precision"], tf32)
     for place in ("method", "backbone", "scenario", "dataset", "augment", "schedule", "log"):
         find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
+    images = None if like or scenario else checked_images(config)  # before the backbone, which takes longer
     seed_everything(seed, "build")
     backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
-    tasks = like.scenario if like else scenario(backbone.image) if scenario else build_scenario(config, backbone)
+    if like:
+        tasks = like.scenario
+    else:
+        tasks = scenario(backbone.image) if scenario else build_scenario(config, backbone, images)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
     method.suits(tasks)
@@ -81,6 +88,7 @@ def experiment(
         processes.same(method)
     log = make(config["log"], "log") if processes.rank == 0 else Silent()
     log.open(run.path)
+    notes += [MEANINGLESS] if config.get("debug") else []
     notes += passes(method, how, where, processes.size, log.say)
     for line in (*tasks.notes, *notes):
         log.say(line)
@@ -119,7 +127,10 @@ def recipe(config: dict) -> Recipe:
             {**config, **nodes, "train": {**train, "epochs": changes.get("epochs") or train["epochs"], "first": None}}
         )
     schedule, parts = make(config["schedule"], "schedule"), train.get("accumulate") or 1
-    return Recipe(optimizer, schedule, train["epochs"], train["batch_size"], train["clip"], first, parts)
+    size, most = train["batch_size"], None
+    if config.get("debug"):
+        size, most = min(size, max(BATCH, parts)), BATCHES
+    return Recipe(optimizer, schedule, train["epochs"], size, train["clip"], first, parts, most)
 
 
 def frozen_results(config: dict, method: Method, device: torch.device) -> FrozenResults | None:
@@ -159,16 +170,33 @@ def reopened(path: Path, task: int | None = None) -> Trainer:
     return trainer
 
 
-def build_scenario(config: dict, backbone: torch.nn.Module) -> Scenario:
-    """The data as this backbone sees it, cut into tasks."""
+def checked_images(config: dict) -> Images:
+    """The dataset, whose photographs are not decoded yet. Raises a `UserError` if the scenario cannot be made of it."""
+    images = dataset(config)
+    make(ordered(config), "scenario", images, (None, None))
+    for place in images.stores(config["data"].get("decoded")):
+        if not place.exists() and not is_writable(place):
+            features = config["data"].get("features")
+            raise unwritable(place, " data.features=DIR" if features and not is_writable(Path(features)) else "")
+    return images
+
+
+def ordered(config: dict) -> dict:
+    """The settings of the scenario, with the class order of the seed if each seed has its own."""
+    node = config["scenario"]
+    return node | {"order": f"numpy:{config['seed']}"} if node.get("order") == "seed" else node
+
+
+def build_scenario(config: dict, backbone: torch.nn.Module, images: Images | None = None) -> Scenario:
+    """The data as this backbone sees it, cut into tasks. `images`: as `checked_images` returns them."""
     pair = make(config["augment"], "augment", backbone.image)
     needs = {view.needs for view in pair}
     needed = Size(*needs.pop()) if len(needs) == 1 else Size()  # the two views differ: photographs as they are
-    images = dataset(config).decoded(needed)
-    node = config["scenario"]
-    if node.get("order") == "seed":  # each seed has its own class order
-        node = node | {"order": f"numpy:{config['seed']}"}
-    return make(node, "scenario", images, pair)
+    scenario = make(ordered(config), "scenario", images or checked_images(config), pair)
+    if config.get("debug"):
+        scenario.shorten()
+    scenario.images = scenario.images.decoded(needed, config["data"].get("decoded"))
+    return scenario
 
 
 def dataset(config: dict) -> Images:
@@ -182,6 +210,11 @@ def dataset(config: dict) -> Images:
 def listing_of(config: dict) -> str:
     """The digest of the dataset's files as they are listed now; no image is read."""
     return dataset(config).listing
+
+
+def order_digest(config: dict) -> str:
+    """The digest of the class order, as a run of this configuration would record it."""
+    return make(ordered(config), "scenario", dataset(config), (None, None)).order_digest()
 
 
 def data_digest(config: dict) -> str:

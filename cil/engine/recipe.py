@@ -20,9 +20,19 @@ class Recipe:
     clip: float | None  # the largest gradient norm
     first: "Recipe | None" = None  # the recipe of the first task, if it differs
     accumulate: int = 1  # parts into which a batch is split to accumulate gradients
+    batches: int | None = None  # with debug=true: each phase takes at most this many, and one epoch
 
     def of(self, task: Task) -> "Recipe":
         return self.first if self.first and task.index == 0 else self
+
+    def extent(self, phase: Phase) -> tuple[int, int]:
+        """Return the number of epochs of a phase, and the number of images of a batch."""
+        epochs, size = phase.epochs or self.epochs, phase.batch_size or self.batch_size
+        return (1, min(size, self.batch_size)) if self.batches else (epochs, size)
+
+    def steps(self, images: int, size: int) -> int:
+        """Return the number of steps of an epoch over so many images."""
+        return min(-(-images // size), self.batches or images)
 
 
 @dataclass(frozen=True)

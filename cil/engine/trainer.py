@@ -145,12 +145,12 @@ class Trainer:
     def _run_phase(self, phase: Phase, number: int, inside: dict | None) -> Iterator[Step]:
         optimizer = self._prepare(phase, inside)
         recipe = self.recipe.of(phase.task)
-        epochs, size = phase.epochs or recipe.epochs, phase.batch_size or recipe.batch_size
+        epochs, size = recipe.extent(phase)
         schedule = phase.schedule or recipe.schedule
         order_of = lambda epoch: phase.order(  # noqa: E731
             len(phase.data), size, generator(self.seed, "order", phase.task.index, number, epoch)
         )
-        steps = -(-len(order_of(0)) // size)
+        steps = recipe.steps(len(order_of(0)), size)
         self.unmoved = Still([p for group in optimizer.param_groups for p in group["params"]])
         if inside:
             self.unmoved.before = inside.get("still", self.unmoved.before[:0])  # absent in checkpoints of earlier versions

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Table
+from cil.report.same_images import apart
 
 PRINTED, QUOTED, APART = "printed", "quoted", "difference"
 OURS = {"paper": "ours", "released": "ours (released)"}
@@ -33,14 +34,15 @@ def lines(table: Table, key: str, runs: Runs, numbers: Numbers) -> list[Line]:
         if any(printed):
             found.append(Line(name, PRINTED if row.run is not None else QUOTED, printed))
         for reading in row.readings if row.run is not None else ():
-            group = runs.get((key, place, reading), ())
             asked = row.numbers[key] or table.columns[key].quantities  # what the row prints; everything if it prints nothing
-            values = [
-                over([numbers.of(run, q) for run in group]) if q in asked else None for q in table.columns[key].quantities
-            ]
-            found.append(Line(name, OURS[reading], values, len(group)))
-            if reading == "paper" and any(apart := [minus(*pair) for pair in zip(values, printed)]):
-                found.append(Line(name, APART, apart))
+            for words, group in apart(runs.get((key, place, reading), ())) or [("", [])]:
+                values = [
+                    over([numbers.of(run, q) for run in group]) if q in asked else None for q in table.columns[key].quantities
+                ]
+                title = f"{name}, {words}" if words else name
+                found.append(Line(title, OURS[reading], values, len(group)))
+                if reading == "paper" and any(difference := [minus(*pair) for pair in zip(values, printed)]):
+                    found.append(Line(title, APART, difference))
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from cil.common.errors import UserError
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Row, Table, meaning
+from cil.report.same_images import apart, separated
 from cil.report.why import between, facts, flatten, listed
 from cil.runs.run_folder import RunDir
 
@@ -30,16 +31,21 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
     yield f"A  {told(first)}"
     yield f"B  {told(second)}"
     yield ""
-    groups: list[dict[tuple, dict]] = [defaultdict(dict), defaultdict(dict)]
-    for group, runs in zip(groups, (first, second)):
+    kinds: list[dict[tuple, dict]] = [defaultdict(dict), defaultdict(dict)]
+    for kind, runs in zip(kinds, (first, second)):
         for run in runs:
-            group[run["scenario"], run["method"], run["config"].get("reading", "paper")][run["seed"], run["digest"]] = run
+            kind[run["scenario"], run["method"], run["config"].get("reading", "paper")][run["seed"], run["digest"]] = run
+    groups: list[dict[tuple, list[dict]]] = [{}, {}]
+    for key in sorted(kinds[0].keys() | kinds[1].keys()):
+        for words, sides in separated(*(list(kind[key].values()) for kind in kinds)).items():
+            for group, side in zip(groups, sides):
+                group[(*key, *([words] if words else []))] = side
     for key in sorted(groups[0].keys() | groups[1].keys()):
-        means = [over([run["class_il"]["acc"] for run in group[key].values()]) for group in groups]
+        means = [over([run["class_il"]["acc"] for run in group[key]]) for group in groups]
         ours, theirs = (_of(mean, len(group[key])) for mean, group in zip(means, groups))
         yield f"{' · '.join(key)}: ACC {ours} → {theirs}{_moved(*means)}"
     both = [key for key in groups[0] if groups[0][key] and groups[1].get(key)]
-    apart = {key: tuple(between(*(values(list(group[key].values())) for group in groups))) for key in both}
+    apart = {key: tuple(between(*(values(group[key]) for group in groups))) for key in both}
     common = [one for one in apart[both[0]] if all(one in found for found in apart.values())] if both else []
     yield from listed(common) if common or not any(apart.values()) else ()
     for key, found in apart.items():
@@ -87,18 +93,19 @@ def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, conf
     yield f"P  {table.paper}, {table.table}: {row.name}, {column.title}"
     yield ""
     for quantity, word in column.quantities.items():
-        ours, theirs = over([numbers.of(run, quantity) for run in runs]), row.numbers[key].get(quantity)
-        if ours or theirs:
-            there = _written(theirs) if theirs else "nothing"
-            yield f"{word}: {_of(ours, len(runs))} here, {there} printed{_moved(theirs, ours)}"
+        for words, own in apart(runs):
+            ours, theirs = over([numbers.of(run, quantity) for run in own]), row.numbers[key].get(quantity)
+            if ours or theirs:
+                there = _written(theirs) if theirs else "nothing"
+                yield f"{f'{word} {words}'.strip()}: {_of(ours, len(own))} here, {there} printed{_moved(theirs, ours)}"
     if config is None:
         yield f"\nThe row cannot be run here: {row.quoted}"
     else:
         asked = {name: str(value) for name, value in flatten({"config": {**config, "seed": None}})}
         runs = [{**run, "config": {**run["config"], "seed": None}} for run in runs]
-        own = {name: value for name, value in values(runs).items() if name.startswith("config.")}
+        typed = {name: value for name, value in values(runs).items() if name.startswith("config.")}
         yield "\nSettings of these runs that differ from the row's own command, A → P:"
-        yield from listed(between(own, asked))
+        yield from listed(between(typed, asked))
         yield f"The row's command: python run.py {' '.join([*column.run, *(row.run or [])])}"
     yield from definitions(column.quantities)
     yield from (f"note: {note}" for note in (*table.notes, *row.notes))

@@ -30,6 +30,10 @@ from cil.runs.run_folder import RunDir, address, names, read_matrices
 TOTALS = ("tasks", "seconds", "trained_parameters", "image_encodes", "peak_memory_mib")
 
 
+def absent(library: str, how: str) -> str:
+    return f"{library} {how}; type pip install {library}, or log=console"
+
+
 class Mirror(Console, ABC):
     """A console that also forwards new records of the run folder. If this fails, it prints one line; the run continues."""
 
@@ -68,8 +72,7 @@ class Mirror(Console, ABC):
         try:
             self.load()
         except ImportError as error:
-            cause = f"{self.library} cannot be imported ({error})"
-            raise UserError(f"{cause}; type pip install {self.library}, or log=console") from None
+            raise UserError(absent(self.library, f"cannot be imported ({error})")) from None
         super().open(folder)
         self.folder, self._record = folder, Record(folder)
         self._on = True

@@ -55,9 +55,9 @@ def names(config: dict) -> tuple[str, str]:
 
 
 def address(config: dict) -> str:
-    """The folder of a run relative to `outputs`: scenario/method/digest/seed."""
+    """The folder of a run relative to `outputs`: scenario/method/digest/seed; with debug=true, deeper than tables look."""
     scenario, method = names(config)
-    return f"{scenario}/{method}/{digest(config)}/seed{config['seed']}"
+    return f"{'debug/' if config.get('debug') else ''}{scenario}/{method}/{digest(config)}/seed{config['seed']}"
 
 
 class RunDir:

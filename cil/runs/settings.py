@@ -8,11 +8,11 @@ from cil.common.ranges import Count, NonNegative, Positive, Seed, fits
 from cil.runs.precision import settled
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
-TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins")
+TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins", "debug")
 KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
     "train.first": ("epochs", "optim", "schedule"),
-    "data": ("root", "weights", "features"),
+    "data": ("root", "weights", "features", "decoded"),
     "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
 }
 READINGS = ("paper", "released")
@@ -29,6 +29,7 @@ DECLARED = {
     "data.weights": str,
     "data.features": str | None,
     "dataset.names": str | None,
+    "data.decoded": str | None,
     "machine.device": str,
     "machine.precision": Literal["fp32", "bf16", "auto"],
     "machine.tf32": Literal["auto", "on", "off"],
@@ -45,7 +46,7 @@ LEFT_OUT = (  # absent where they have no effect
 def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
     for key in TOP:
-        if key == "plugins":
+        if key in ("plugins", "debug"):
             continue
         if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")

@@ -49,7 +49,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["method._target_=os.system"], "error: method._target_=os.system is refused: a target starts with cil. or torch"),
         (["+method.foo=1"], "error: method.foo is not a setting of ClassMean"),
         (["method=finetune", "optim=none"], "error: finetune has something to train but optim=none; type optim=sgd"),
-        (["scenario=cifar100_10tasks", "backbone=resnet_tiny"], "error: CIFAR100 is not there (looked for"),
+        (["scenario=cifar100_10tasks", "backbone=resnet_tiny"], "error: dataset cifar100 is not there (looked for"),
         (["backbone.weights=/nowhere.pt"], "error: weights /nowhere.pt are not there"),
         (["backbone.sha256=abc"], "error: weights shipped:vit_tiny.safetensors have sha256"),
         (["method=continual_clip", "method.templates=[photo]"], "error: method.templates wants at least one text with one {}"),

@@ -3,7 +3,8 @@ import torch
 
 from cil.common.errors import UserError
 from cil.data.registry.orders import class_order
-from cil.data.scenario import Scenario, split
+from cil.data.registry.sizes import split
+from cil.data.scenario import Scenario
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,8 @@ def test_the_seed_can_decide_the_order(compose):
     assert "2 orders" in table([group]) and "±" in table([group])
     checked = harness.execute(compose("method=class_mean", "scenario.validation=0.34", "scenario.tasks=5", "backbone=vit_tiny"))
     assert "class_mean, validation" in table(rows(collect(checked.path.parents[3])[0]))
+
+
+def test_an_incomplete_list_of_classes_says_which_are_left_out():
+    with pytest.raises(UserError, match=r"it has 2 entries, 2 different; add finch"):
+        class_order(["gull", "crow"], 3, "folder_birds", ("crow", "finch", "gull"))

@@ -15,6 +15,8 @@ from cil.commands.move_runs import moved
 from cil.commands.run import verified
 from cil.common.errors import UserError, explain
 from cil.report.collect import collect, rows, table
+from cil.report.same_images import apart
+from cil.report.why_many import sweeps
 from cil.runs.run_folder import RunDir
 from tests import harness
 
@@ -201,3 +203,30 @@ def test_tables_never_average_over_other_images(photographs, tmp_path):
     wanted = {f"images {run.summary()['identity']['data_digest'][:6]}" for run in (first, second)}
     lines = table(groups).splitlines()[2:]
     assert all(any(words in line for line in lines) for words in wanted)
+
+
+def test_why_and_sweeps_never_average_over_other_images(photographs, tmp_path):
+    draw(tmp_path / "one", 1)
+    draw(tmp_path / "two", 2)
+    summaries = [harness.execute(photographs(name, seed)).summary() for seed, name in enumerate(("one", "two"))]
+    names = [f"images {run['identity']['data_digest'][:6]}" for run in summaries]
+    said = list(sweeps(summaries, summaries))
+    assert all(any(name in line and "(1) →" in line for line in said) for name in names), said
+    assert not any("(2)" in line for line in said)
+    together = list(sweeps(summaries[:1], summaries[1:]))
+    assert any("other images:" in line for line in together) and not any(names[0] in line for line in together[:4])
+    assert sorted(name for name, _ in apart(summaries)) == sorted(names) and apart(summaries[:1]) == [("", summaries[:1])]
+
+
+def test_a_finished_run_does_not_answer_for_another_order_in_the_same_file(photographs, tmp_path):
+    draw(tmp_path / "one", 1)
+    (file := tmp_path / "order.txt").write_text("class1\nclass0\n")
+    config = photographs("one")
+    config["scenario"]["order"] = str(file)
+    run = harness.execute(config)
+    assert verified(run, config) == run.summary()
+    file.write_text("class0\nclass1\n")
+    with pytest.raises(
+        UserError, match=r"order\.txt has changed since .* was made; give the new class order another file name"
+    ):
+        verified(run, config)

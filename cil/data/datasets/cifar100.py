@@ -10,9 +10,10 @@ from cil.common.errors import UserError
 from cil.common.ranges import Count
 from cil.data.archives import check, unpack
 from cil.data.datasets.listing import complete, total
+from cil.data.datasets.places import KNOWN
 from cil.data.images import Images
 
-FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
+FOLDER, ARCHIVE = KNOWN["cifar100"].any_of
 ARRAYS = {("numpy", name) for name in ("_reconstruct", "ndarray", "dtype", "_frombuffer")} | {("_codecs", "encode")}
 
 

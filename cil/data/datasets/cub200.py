@@ -5,9 +5,10 @@ from pathlib import Path
 from cil.common.ranges import Count
 from cil.data.archives import Tree, check, rows, tree, unpack
 from cil.data.datasets.listing import listed, total
+from cil.data.datasets.places import KNOWN
 from cil.data.images import Images
 
-FOLDER, ARCHIVE = "CUB_200_2011", "CUB_200_2011.tgz"
+FOLDER, ARCHIVE = KNOWN["cub200"].any_of
 
 
 def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Count | None) -> Images:

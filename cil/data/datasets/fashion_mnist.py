@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from cil.common.errors import UserError
+from cil.data.datasets.places import KNOWN
 from cil.data.images import Images
 
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-PLACES = ("fashion-mnist", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist")
+PLACES = KNOWN["fashion_mnist"].any_of
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 

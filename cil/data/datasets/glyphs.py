@@ -78,7 +78,7 @@ def _drawn(
             made[f"{split}_labels"] = torch.from_numpy(labels)
         return made
 
-    made = keep_or_make(file, make)
+    made = keep_or_make(file, make, optional=True)
     return Images(title, made["train"], made["train_labels"], made["test"], made["test_labels"], tuple(map(name, points)))
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from cil.common.ranges import Count
 from cil.data.archives import PHOTOS, tree
 from cil.data.datasets.listing import listed, total, under
+from cil.data.datasets.places import KNOWN
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
 from cil.data.registry.splits import imagenet_r_split
 
-FOLDER, ARCHIVE = "imagenet-r", "imagenet-r.tar"
+FOLDER, ARCHIVE = KNOWN["imagenet_r"].any_of
 
 
 def imagenet_r(

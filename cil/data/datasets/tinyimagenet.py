@@ -9,10 +9,11 @@ from cil.common.errors import UserError
 from cil.common.ranges import Count
 from cil.data.archives import PHOTOS, Tree, rows, text, tree
 from cil.data.datasets.listing import complete, listed, number, under
+from cil.data.datasets.places import KNOWN
 from cil.data.images import Images
 from cil.data.registry.orders import class_order
 
-FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
+FOLDER, ARCHIVE = KNOWN["tinyimagenet"].any_of
 SPLIT = "numpy:1993"  # the class order that defines the halves
 
 

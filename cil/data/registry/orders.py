@@ -84,8 +84,10 @@ def _listed(order: Sequence[int | str], count: int, names: Sequence[str]) -> lis
             near = difflib.get_close_matches(str(word), names, 1) or [RULES]
             raise UserError(f"scenario.order: {word} is neither a label nor a class name; type {near[0]}")
     if sorted(labels) != list(range(count)):
+        left = [str(names[k] if names else k) for k in range(count) if k not in labels]
+        lacks = f"; add {', '.join(left[:5])}{', …' if len(left) > 5 else ''}" if left else ""
         raise UserError(f"scenario.order must name each of the labels 0 to {count - 1} once; it has {len(labels)} entries, "
-                        f"{len(set(labels))} different")  # fmt: skip
+                        f"{len(set(labels))} different{lacks}")  # fmt: skip
     return labels
 
 
