@@ -74,19 +74,22 @@ class LearnsFromFrozen(HasFrozenStage, Protocol):
 
 
 @runtime_checkable
-class LearnsTogether(LearnsFromFrozen, Protocol):
-    """can be trained in one batched run with others of its kind (method=rapf or awpf)
+class LearnsTogether(Protocol):
+    """can be trained in one pass with other runs of its kind (a method that inherits from modules.together.Together)
 
-    The adapters of all runs are stacked. `drawn` samples the inputs of a step for one run, `losses_of` computes the losses of
-    all runs: losses_from(known, phase) equals losses_of(adapter[None], drawn(known, phase) with a leading dimension)[0].
+    `inputs` returns what a training step of one run needs, with all random numbers drawn. `losses_of` computes the losses of
+    all runs from their learned parameters, settings and inputs, each stacked along a new first dimension.
     """
 
-    adapter: nn.Parameter
-    after_training: tuple[str, ...]  # settings that training steps do not use, so that runs trained together may differ in them
+    may_differ: tuple[str, ...]  # settings in which the runs may differ: losses are multiplied with them, or do not use them
 
-    def drawn(self, known: Known, phase: object) -> tuple[Tensor, ...]: ...
+    def only_alone(self) -> str | None: ...
 
-    def losses_of(self, adapters: Tensor, drawn: tuple[Tensor, ...]) -> dict[str, Tensor]: ...
+    def inputs(self, batch: object, phase: object) -> tuple[Tensor | None, ...]: ...
+
+    def losses_of(
+        self, runs: Sequence, learned: dict[str, Tensor], settings: dict[str, Tensor], inputs: tuple, phase: object
+    ) -> dict[str, Tensor]: ...
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode, room_for
+from cil.backbones.runs import joined
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
@@ -48,7 +49,7 @@ class CLIP(nn.Module):
         `prompts` (batch or 1, length, width of the image encoder) are inserted between the class token and the patches,
         without position embeddings and before the first norm (as in PGP's CLIP).
         """
-        return self.passes(through, self, images, prompts=prompts)
+        return joined(lambda images, prompts: self.passes(through, self, images, prompts=prompts), images, prompts)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the class token and patches with position embeddings, (batch, 1 + patches, width of the image encoder)."""
@@ -110,7 +111,8 @@ class CLIP(nn.Module):
 
         The results are not normalised.
         """
-        return encode(self.trunk, contexts, self.tokenizer.sot_token_id, self._tokens(names))
+        tokens = self._tokens(names)
+        return joined(lambda contexts: encode(self.trunk, contexts, self.tokenizer.sot_token_id, tokens), contexts)
 
     def room_for(self, names: Sequence[str], length: int) -> None:
         """Raise an error if a name does not fit after a context of `length` tokens."""

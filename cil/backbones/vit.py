@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
+from cil.backbones.runs import joined
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
@@ -58,11 +59,15 @@ class ViT(nn.Module):
         x = self.tokens(images) if images.dim() == 4 else images
         if adapters is not None:
             return through(self, x, prompts, prefixes, adapters, read)
-        return self.passes(through, self, x, prompts=prompts, prefixes=prefixes, read=read)
+
+        def run(x: Tensor, prompts: Tensor | None, prefixes: Mapping[int, Prefix] | None) -> Tensor:
+            return self.passes(through, self, x, prompts=prompts, prefixes=prefixes, read=read)
+
+        return joined(run, x, prompts, prefixes)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the input of the first block, (batch, 1 + patches, width), or more tokens where there are registers."""
-        return self.trunk.norm_pre(self.trunk._pos_embed(self.trunk.patch_embed(images)))
+        return joined(lambda images: self.trunk.norm_pre(self.trunk._pos_embed(self.trunk.patch_embed(images))), images)
 
     def patches(self, images: Tensor) -> Tensor:
         """Return the patch embeddings without position embeddings, (batch, patches, width)."""

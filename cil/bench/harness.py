@@ -24,7 +24,8 @@ from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
 from cil.method import Phase
 
-NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
+NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh",
+             "_record_function_enter_new", "_record_function_exit")  # fmt: skip
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ COMMANDS = {
     "test-method": "whether a method of yours keeps the contract of all methods",
     "bench": "speed as ratios to a bare forward pass",
     "expand": "the commands of a sweep, one per line, for job arrays",
-    "batched": "train the runs of a sweep as one batched problem",
     "recover": "train the last blocks of a transformer on photographs",
     "move-runs": "move run folders of earlier versions to their address",
 }

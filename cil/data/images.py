@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     indices: Tensor  # (batch,) rows of the split that the images come from, on the CPU
     step: int = 0  # number of the batch within the epoch
     cpu_labels: Tensor | None = None  # a copy of `labels` on the CPU, for bookkeeping without waiting for the device
+    frozen: Tensor | None = None  # what the method's frozen stage gives for the images, if that is already computed
 
 
 class Stacked:

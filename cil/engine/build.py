@@ -64,6 +64,10 @@ def experiment(
         find(config[place].get("_target_"), place)  # a wrong name is told before anything is loaded
     images = None if like or scenario else checked_images(config)  # before the backbone, which takes longer
     seed_everything(seed, "build")
+    if like:
+        make(
+            {**config["backbone"], "weights": None, "sha256": None}, "backbone"
+        )  # draws the random numbers that a run draws alone
     backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
     if like:
         tasks = like.scenario

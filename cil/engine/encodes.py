@@ -15,7 +15,8 @@ class Encodes:
 
     def __init__(self, backbone: torch.nn.Module, frozen: FrozenResults | None, run: RunDir) -> None:
         self._frozen, self._run, self._noted = frozen, run, run.encoded() if run.writes else {}
-        self.before = self.since = 0  # images up to the last checkpoint, and since then
+        self.before, self.since = 0, 0.0  # images up to the last checkpoint, and since then
+        self.share = 1.0  # of the images passed now, if other runs are trained together with this one
         if frozen:
             frozen.notes.append(self._note)
         # a lambda, not a bound method: a deep copy of the backbone would copy the object of a bound method too
@@ -23,7 +24,7 @@ class Encodes:
 
     @property
     def total(self) -> int:
-        return self.before + self.since + sum(self._noted.values())
+        return self.before + round(self.since) + sum(self._noted.values())
 
     def _note(self, name: str, number: int, images: int) -> None:
         if not self._run.writes:  # only rank 0 writes the folder; on other ranks a block counts as passes
@@ -34,7 +35,8 @@ class Encodes:
 
     def _pass(self, images: torch.Tensor) -> None:
         count = torch.func.debug_unwrap(images).numel() // images.shape[1:].numel()  # includes the batch dimensions of vmap
+        count = self.share * count
         if self._frozen and self._frozen.encoding:
-            self._frozen.passes += count
+            self._frozen.passes += round(count)
         else:
             self.since += count

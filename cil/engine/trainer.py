@@ -15,6 +15,7 @@ from cil.data.scenario import Scenario, Task
 from cil.engine import checkpoint, locality
 from cil.engine.encodes import Encodes
 from cil.engine.evaluation import Evaluation
+from cil.engine.gradients import gradient
 from cil.engine.loss_meter import Meter, mean_of
 from cil.engine.processes import ALONE, Processes, parts
 from cil.engine.recipe import Machine, Recipe, Step
@@ -50,6 +51,7 @@ class Trainer:
         self.part = 1.0  # share of a batch that this process learns from
         self.encodes = Encodes(method.backbone, frozen, run)
         self.seconds, self._since = 0.0, time.perf_counter()
+        self.share = 1.0  # of this time, if other runs are trained together with this one
         self.processes = [process]  # software and hardware of each process of this run, if they differ
         self.doubts = Doubts()
         self.trained: set[str] = set()  # backbone parameters that a phase has trained so far
@@ -211,11 +213,18 @@ class Trainer:
 
     def batch(self, step: Step) -> Batch | Known:
         """Load the batch of a step: images, or cached features if the frozen stage's output is all that the method needs."""
+        if isinstance(self.method, LearnsFromFrozen) and (known := self.known(step)):
+            return known
+        random = generator(self.seed, "augment", *step.where)
+        return self.side_stream.make(lambda: step.phase.data.batch(step.rows, self.machine.device, random, step.where[-1]))
+
+    def known(self, step: Step) -> Known | None:
+        """What the frozen stage gives for the images of a step, if that is cached, else None."""
         data, random = step.phase.data, generator(self.seed, "augment", *step.where)
-        if self.frozen and isinstance(self.method, LearnsFromFrozen) and data.view.variants:
-            with torch.no_grad(), self.precision():
-                return self.frozen.batch(data, step.rows, random, step.where[-1])
-        return self.side_stream.make(lambda: data.batch(step.rows, self.machine.device, random, step.where[-1]))
+        if not (self.frozen and data.view.variants):
+            return None
+        with torch.no_grad(), self.precision():
+            return self.frozen.batch(data, step.rows, random, step.where[-1])
 
     def learn(self, step: Step) -> None:
         """Run a training step and store its losses in `step.losses`."""
@@ -224,41 +233,25 @@ class Trainer:
 
     def learn_from(self, step: Step, batch: Batch | Known) -> None:
         seed_everything(self.seed, "step", *step.where)
-        for group in step.optimizer.param_groups:
-            group["lr"] = step.rate * group["initial_lr"]
         divided = parts(batch, self.recipe.accumulate)
         steps, taken = [(self.method.training_steps(part, step.phase), weight) for part, weight in divided], []
-        while losses := self._gradient(steps, step.optimizer):
-            means, step.stop = self.shared.averaged(step.optimizer, losses, self.part, self.stop)
-            if self.recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
-            for modifier in self.modifiers:
-                modifier.before_step(self.method, step.phase)
-            step.optimizer.step()
-            for modifier in self.modifiers:
-                modifier.after_step(self.method, step.phase)
-            taken.append(means)
+        while losses := gradient(steps, step.optimizer, self.precision):
+            taken.append(self.update(step, losses))
         step.losses = mean_of(taken)
 
-    def _gradient(self, steps: list[tuple[Iterator[Losses], float]], optimizer: torch.optim.Optimizer) -> Losses:
-        """Accumulate the gradient of the next step over the parts of a batch; returns its losses, or {} after the last."""
-        whole: Losses = {}
-        for part, weight in steps:
-            if not (losses := self._next(part)):
-                return {}
-            if not whole:
-                optimizer.zero_grad()
-            if len(steps) == 1:
-                sum(losses.values()).backward()
-                return losses
-            (weight * sum(losses.values())).backward()
-            for name, loss in losses.items():
-                whole[name] = whole.get(name, 0.0) + weight * loss.detach()
-        return whole
-
-    def _next(self, steps: Iterator[Losses]) -> Losses | None:
-        with self.precision():
-            return next(steps, None)
+    def update(self, step: Step, losses: Losses) -> Losses:
+        """Change the parameters along their gradients, which are final but for clipping; returns the losses, detached."""
+        means, step.stop = self.shared.averaged(step.optimizer, losses, self.part, self.stop)
+        for group in step.optimizer.param_groups:
+            group["lr"] = step.rate * group["initial_lr"]
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_([p for g in step.optimizer.param_groups for p in g["params"]], self.recipe.clip)
+        for modifier in self.modifiers:
+            modifier.before_step(self.method, step.phase)
+        step.optimizer.step()
+        for modifier in self.modifiers:
+            modifier.after_step(self.method, step.phase)
+        return means
 
     def precision(self) -> torch.autocast:
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.precision == "bf16")
@@ -270,9 +263,9 @@ class Trainer:
         self._save(phase.task, {**position, "meter": meter and meter.state(), "optimizer": optimizer.state_dict()})
 
     def _save(self, task: Task, inside: dict | None) -> None:
-        self.seconds += time.perf_counter() - self._since
-        self._since = time.perf_counter()
-        self.encodes.before, self.encodes.since = self.encodes.before + self.shared.total(self.encodes.since), 0
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + self.share * (now - self._since), now
+        self.encodes.before, self.encodes.since = self.encodes.before + self.shared.total(round(self.encodes.since)), 0
         state = {"task": task.index, "inside": inside, **checkpoint.of(self)}
         self.run.save(state, task=task.index, inside=inside is not None, keep_all=self.machine.keep_checkpoints == "all")
         self._saved_at = time.perf_counter()

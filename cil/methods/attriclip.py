@@ -1,6 +1,6 @@
 """AttriCLIP: a bank of attributes, each a key and a text prompt, chosen by the image (Wang et al., CVPR 2023)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from cil.method import Losses, Method, Phase
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
+from cil.modules.together import Inputs, Named, Together
 
 
 @switches
@@ -44,9 +45,11 @@ class Deviations:
     half_bank: bool
 
 
-class AttriCLIP(FrozenImages, Method):
+class AttriCLIP(Together, FrozenImages, Method):
     """Scores an image with the text "prompt prompt prompt name.", whose prompts belong to the `top_k` keys nearest to its
     feature. The image encoder is frozen; keys and prompts are trained."""
+
+    may_differ = ("key_weight", "diversity_weight", "margin")
 
     def __init__(
         self, backbone: nn.Module, *, bank: Count, length: Count, phrase: str | None, top_k: Count,
@@ -95,6 +98,9 @@ class AttriCLIP(FrozenImages, Method):
         for parameter, initial in zip(self.backbone.text_parameters(), self._initial):
             parameter.data.copy_(initial)
 
+    def only_alone(self) -> str | None:
+        return "it trains the text encoder" if self.deviations.train_text else None
+
     @property
     def frozen_part(self) -> nn.Module:
         return self.backbone.image_tower if self.deviations.train_text else self.backbone
@@ -115,27 +121,56 @@ class AttriCLIP(FrozenImages, Method):
         return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
-        self._texts.clear()
-        classes, features = phase.task.classes, F.normalize(known.frozen, dim=1)
+        features = F.normalize(known.frozen, dim=1)
         chosen = self.choose(features)
-        self.picks.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
-        tuples, which = chosen.unique(dim=0, return_inverse=True)
-        texts = self.texts(tuples, self.names[classes.start : classes.stop])
-        logits = scores(self.backbone.logit_scale, features, texts[which])
+        self.note(chosen)
+        texts = self.texts_before(self.prompts, chosen, self.own_names(phase))
+        return self.losses_given(features, known.labels - phase.task.classes.start, chosen, texts)
+
+    def losses_given(self, features: Tensor, labels: Tensor, chosen: Tensor, texts: Tensor) -> Losses:
+        """`texts`: for each image, the (batch, names, width) texts with its `chosen` prompts."""
         return {
-            "ce": F.cross_entropy(logits, known.labels - classes.start),
+            "ce": F.cross_entropy(scores(self.backbone.logit_scale, features, texts), labels),
             "keys": self.key_weight * self.distance(features, chosen),
             "diversity": self.diversity_weight * self.likeness(),
         }
+
+    def losses_of(self, runs: Sequence, learned: Named, settings: Named, inputs: Inputs, phase: Phase) -> Losses:
+        """As in Together; the sets of prompts that the images of all runs chose are encoded at once."""
+        frozen, classes = inputs
+        assert frozen is not None and classes is not None
+        features, labels = F.normalize(frozen, dim=2), classes - phase.task.classes.start
+        chosen = torch.vmap(lambda learned, *given: self.with_values(learned, {}, self.choose, *given))(learned, features)
+        for run, own in zip(runs, chosen):
+            run.note(own)
+        first = torch.arange(len(runs), device=chosen.device).view(-1, 1, 1) * learned["prompts"].shape[1]
+        texts = self.texts_before(learned["prompts"].flatten(0, 1), (first + chosen).flatten(0, 1), self.own_names(phase))
+        texts = texts.unflatten(0, chosen.shape[:2])
+        each = torch.vmap(lambda learned, settings, *given: self.with_values(learned, settings, self.losses_given, *given))
+        return each(learned, settings, features, labels, chosen, texts)
+
+    def note(self, chosen: Tensor) -> None:
+        """Count the chosen keys. The texts that are cached for tests are no longer valid after this step."""
+        self._texts.clear()
+        self.picks.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
+
+    def own_names(self, phase: Phase) -> list[str]:
+        classes = phase.task.classes
+        return self.names[classes.start : classes.stop]
 
     def choose(self, features: Tensor) -> Tensor:
         """Return the (batch, top_k) indices of the nearest keys, the nearest first."""
         keys = F.normalize(self.keys.float(), dim=1) if self.deviations.cosine_choice else self.keys.float()
         return scores(keys.new_ones(()), features, keys).detach().topk(self.top_k, 1).indices
 
-    def texts(self, tuples: Tensor, names: list[str]) -> Tensor:
+    def texts_before(self, prompts: Tensor, chosen: Tensor, names: list[str]) -> Tensor:
+        """Encode the chosen prompts of each image in front of each name, each set once: → (batch, names, width), normalised."""
+        tuples, which = chosen.unique(dim=0, return_inverse=True)
+        return self.texts(prompts, tuples, names)[which]
+
+    def texts(self, prompts: Tensor, tuples: Tensor, names: list[str]) -> Tensor:
         """Encode each set of prompts in front of each name: (sets, top_k) → (sets, names, width), normalised."""
-        return F.normalize(self.backbone.encode_contexts(self.prompts[tuples].flatten(1, 2).float(), names).float(), dim=2)
+        return F.normalize(self.backbone.encode_contexts(prompts[tuples].flatten(1, 2).float(), names).float(), dim=2)
 
     def distance(self, features: Tensor, chosen: Tensor) -> Tensor:
         """L_k (Eq. 9): the distance between each image and its keys, averaged over images."""
@@ -179,6 +214,6 @@ class AttriCLIP(FrozenImages, Method):
         before = self._texts.get(chosen)
         have = 0 if before is None else len(before)
         if have < len(self.names):
-            new = self.texts(torch.tensor([chosen], device=self.keys.device), self.names[have:])[0]
+            new = self.texts(self.prompts, torch.tensor([chosen], device=self.keys.device), self.names[have:])[0]
             self._texts[chosen] = new if before is None else torch.cat([before, new])
         return self._texts[chosen]

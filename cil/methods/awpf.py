@@ -22,7 +22,7 @@ class AWPF(FusedAdapter, Method):
     """Trains a linear adapter on frozen CLIP features. After each task its low-rank factors are stacked on the old ones, with a
     weight that grows with the distance between the tasks (MMD) and the separation of the classes (LDA)."""
 
-    after_training = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
+    may_differ = ("fusion", "balance", "mmd_weight", "energy", "least", "samples", "bias")
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses,

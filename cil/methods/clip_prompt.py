@@ -13,9 +13,10 @@ from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.cosine import scores
 from cil.modules.text.names import written
+from cil.modules.together import Together
 
 
-class CLIPPrompt(Method):
+class CLIPPrompt(Together, Method):
     """Describes a class by the text "context name." with its task's context, and prepends the image prompt to the patches."""
 
     divisible = True

@@ -13,9 +13,10 @@ from cil.data.scenario import Scenario, Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.prompts.components import Components
+from cil.modules.together import Together
 
 
-class CodaPrompt(Method):
+class CodaPrompt(Together, Method):
     """Weights the components by a query, the class token of the backbone without prompts. Each task adds components and
     freezes the older ones."""
 
@@ -64,7 +65,8 @@ class CodaPrompt(Method):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
-        features = self.backbone(tokens, prefixes=self.prefixes(self.backbone(tokens)))
+        queries = self.backbone(tokens) if batch.frozen is None else batch.frozen
+        features = self.backbone(tokens, prefixes=self.prefixes(queries))
         logits = self.head(features, slice(classes.start, classes.stop))
         losses = {"ce": F.cross_entropy(logits, batch.labels - classes.start)}
         if self.orthogonality:

@@ -16,10 +16,11 @@ from cil.method import Losses, Method, Phase
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
+from cil.modules.together import Together
 from cil.optim.schedules import constant
 
 
-class CoOp(FrozenImages, Method):
+class CoOp(Together, FrozenImages, Method):
     """Describes each class by the text "context name." with one learned context for all classes seen."""
 
     divisible = True

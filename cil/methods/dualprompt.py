@@ -15,6 +15,7 @@ from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.prompts.pool import Choice, match, needs_test_batch, pull, similarity, uniform
+from cil.modules.together import Together
 
 KEY, VALUE = 0, 1
 
@@ -34,9 +35,11 @@ class ExpertChoice(Choice):
     future_experts: bool
 
 
-class DualPrompt(Method):
+class DualPrompt(Together, Method):
     """Puts prefixes before the keys and values of attention: general ones in the first blocks, and an expert per task in
     later blocks. Training uses the task's own expert; a test image takes the expert whose key is nearest to its query."""
+
+    may_differ = ("pull",)
 
     def __init__(
         self, backbone: nn.Module, *, general_blocks: Sequence[Whole], general_length: Count, expert_blocks: Sequence[Whole],
@@ -77,7 +80,8 @@ class DualPrompt(Method):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
-        likeness = similarity(self.backbone(tokens), self.keys)
+        queries = self.backbone(tokens) if batch.frozen is None else batch.frozen
+        likeness = similarity(queries, self.keys)
         chosen = self.of_task(likeness, phase.task.index)
         features = self.backbone(tokens, prefixes=self.prefixes(chosen, len(tokens), scrambled=self.choice.scrambled))
         logits = self.head(features, slice(classes.start, classes.stop))

@@ -9,9 +9,10 @@ from cil.data.images import Batch
 from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.linear_host import LinearHost
+from cil.modules.together import Together
 
 
-class Finetune(LinearHost, Method):
+class Finetune(Together, LinearHost, Method):
     """Trains on each task in turn without any protection against forgetting."""
 
     divisible = True
@@ -22,6 +23,9 @@ class Finetune(LinearHost, Method):
         `learn`: train `all` weights, or only the `head` (FT-frozen in L2P)."""
         super().__init__(backbone)
         self.columns, self.learn = columns, learn
+
+    def only_alone(self) -> str | None:
+        return "it trains the backbone (method.learn=head does not)" if self.learn == "all" else None
 
     def phases(self, task: Task) -> list[Phase]:
         learning = self.everything() if self.learn == "all" else list(self.head.parameters())

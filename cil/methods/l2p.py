@@ -14,11 +14,14 @@ from cil.data.scenario import Task
 from cil.method import Losses, Method, Phase
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.prompts.pool import Choice, match, needs_test_batch, pull, similarity, uniform
+from cil.modules.together import Together
 
 
-class L2P(Method):
+class L2P(Together, Method):
     """Puts prompts from a pool before the image tokens. The query of an image is its class token from the backbone without
     prompts; the `top_k` keys nearest to the query choose the prompts."""
+
+    may_differ = ("pull",)
 
     def __init__(
         self, backbone: nn.Module, *, pool: Count, length: Count, top_k: Count, pull: Weight, read: Literal["prompts", "class"],
@@ -50,7 +53,8 @@ class L2P(Method):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
-        likeness = similarity(self.backbone(tokens), self.keys)
+        queries = self.backbone(tokens) if batch.frozen is None else batch.frozen
+        likeness = similarity(queries, self.keys)
         chosen = match(likeness, self.top_k, vote=self.choice.vote_train)
         logits = self.head(self.prompted(tokens, chosen), slice(classes.start, classes.stop))
         return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}

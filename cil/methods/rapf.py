@@ -16,7 +16,7 @@ class RAPF(FusedAdapter, Method):
     """Trains a linear adapter on frozen CLIP features. After each task each coordinate of the adapter keeps at least the share
     `bias` of its change, and the coordinate that changed most keeps all of it."""
 
-    after_training = ("bias",)
+    may_differ = ("bias",)
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses, bias: Share,

@@ -46,7 +46,7 @@ class PGP(Modifier):
         self.used: dict[str, list[Tensor]] = {}  # of the tasks before this one
         self.anchors: dict[str, Tensor] = {}  # the sites' rows at the beginning of the task
         self.removed: dict[str, Tensor] = {}  # squared norms of this task's gradients: of the removed part, and of all
-        self._projectors: dict[str, Tensor] = {}
+        self._projectors: dict[tuple[str, ...], Tensor] = {}
 
     def attach(self, method: Method) -> None:
         require(method, HasProjectionSites, "pgp")
@@ -80,13 +80,13 @@ class PGP(Modifier):
 
     def before_step(self, method: Method, phase: Phase) -> None:
         """Replace each gradient g by g − g·F·Fᵀ, after clipping and before the optimizer, as in the released code."""
-        for site, matrix in self._projected(method):
-            if site.parameter.grad is not None:
-                gradient = self._rows(site.parameter.grad, site)
-                out = held(gradient, matrix)
-                sizes = torch.stack([torch.linalg.vector_norm(part) for part in (out, gradient)])
-                self.removed[site.name] += sizes.square()
-                gradient -= out
+        for sites, matrices in self._projected(method, with_gradient=True):
+            gradients = [self._rows(site.parameter.grad, site) for site in sites]
+            whole = torch.stack(gradients)
+            out = held(whole, matrices).contiguous()
+            sizes = torch.stack([out, whole], 1).square().sum((2, 3, 4))
+            torch._foreach_add_([self.removed[site.name] for site in sites], list(sizes))
+            torch._foreach_sub_(gradients, list(out))
 
     def after_step(self, method: Method, phase: Phase) -> None:
         """Project the update too. Adam scales each entry by itself and has momentum, so its update leaves the subspace.
@@ -95,17 +95,25 @@ class PGP(Modifier):
         """
         if self.updates:
             with torch.no_grad():
-                for site, matrix in self._projected(method):
-                    rows = self._rows(site.parameter.data, site)
-                    rows -= held(rows - self.anchors[site.name], matrix)
+                for sites, matrices in self._projected(method):
+                    rows = [self._rows(site.parameter.data, site) for site in sites]
+                    moved = torch.stack(rows) - torch.stack([self.anchors[site.name] for site in sites])
+                    torch._foreach_sub_(rows, list(held(moved, matrices).contiguous()))
 
-    def _projected(self, method: Method) -> list[tuple[ProjectionSite, Tensor]]:
-        """Return the sites whose basis is not empty, each with F·Fᵀ."""
-        sites = [site for site in self._sites(method) if any(basis.shape[1] for basis in self.used.get(site.name, ()))]
-        for site in sites:
-            if site.name not in self._projectors:
-                self._projectors[site.name] = projector(self.used[site.name]).to(site.parameter)
-        return [(site, self._projectors[site.name]) for site in sites]
+    def _projected(self, method: Method, *, with_gradient: bool = False) -> list[tuple[list[ProjectionSite], Tensor]]:
+        """Return the sites whose basis is not empty, those of one shape together, each group with its F·Fᵀ."""
+        groups: dict[torch.Size, list[ProjectionSite]] = {}
+        for site in self._sites(method):
+            projected = any(basis.shape[1] for basis in self.used.get(site.name, ()))
+            if projected and not (with_gradient and site.parameter.grad is None):
+                groups.setdefault(self._rows(site.parameter.data, site).shape, []).append(site)
+        return [(sites, self._projector(sites)) for sites in groups.values()]
+
+    def _projector(self, sites: list[ProjectionSite]) -> Tensor:
+        names = tuple(site.name for site in sites)
+        if names not in self._projectors:
+            self._projectors[names] = torch.stack([projector(self.used[site.name]).to(site.parameter) for site in sites])
+        return self._projectors[names]
 
     def _sites(self, method: Method) -> list[ProjectionSite]:
         return [site for site in method.projection_sites() if self.energy[site.kind] is not None]

@@ -13,7 +13,7 @@ KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
     "train.first": ("epochs", "optim", "schedule"),
     "data": ("root", "weights", "features", "decoded"),
-    "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
+    "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints", "stack"),
 }
 READINGS = ("paper", "released")
 DECLARED = {
@@ -37,9 +37,10 @@ DECLARED = {
     "machine.eval_batch_size": Count,
     "machine.checkpoint_seconds": NonNegative,
     "machine.keep_checkpoints": Literal["newest", "all"],
+    "machine.stack": Count | None,
 }
 LEFT_OUT = (  # absent where they have no effect
-    "machine.tf32", "machine.compile", "train.first.epochs", "train.accumulate", "dataset.names",
+    "machine.tf32", "machine.compile", "machine.stack", "train.first.epochs", "train.accumulate", "dataset.names",
 )  # fmt: skip
 
 

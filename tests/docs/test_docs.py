@@ -16,7 +16,7 @@ AWAY = {".venv", "outputs", "data", "site"}
 PAGES = [page for page in sorted(ROOT.rglob("*.md")) if not AWAY & set(page.relative_to(ROOT).parts)]
 BLOCK = re.compile(r"```[a-z]*\n(.*?)```", re.S)
 FENCED = re.compile(r"^```.*?^```", re.S | re.M)
-MIXED = ("expand.py", "batched.py", "bench.py")  # scripts whose words with = are those of run.py
+MIXED = ("expand.py", "bench.py")  # scripts whose words with = are those of run.py
 
 
 def named(page) -> str:

@@ -115,10 +115,14 @@ class FusedAdapter(FrozenImages, nn.Module):
         return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels, batch.step), phase)
 
     def losses_from(self, known: Known, phase: object) -> dict[str, Tensor]:
-        alone = Drawn(*(part[None] for part in self.drawn(known, phase)))
-        return {name: loss[0] for name, loss in self.losses_of(self.adapter[None], alone).items()}
+        alone = Drawn(*(part[None] for part in self.inputs(known, phase)))
+        losses = self.losses_of([self], {"adapter": self.adapter[None]}, {}, alone, phase)
+        return {name: loss[0] for name, loss in losses.items()}
 
-    def drawn(self, known: Known, phase: object) -> Drawn:
+    def only_alone(self) -> str | None:
+        return None
+
+    def inputs(self, known: Known, phase: object) -> Drawn:
         """Return the features of the images and sample pseudo-features of old classes for this step."""
         if not len(self.turn):
             return Drawn(known.frozen, known.labels, known.frozen.new_empty(0, self.per_pair, known.frozen.shape[1]))
@@ -146,8 +150,9 @@ class FusedAdapter(FrozenImages, nn.Module):
             )
         return tuple(part[step - first] for part in self._block)
 
-    def losses_of(self, adapters: Tensor, drawn: Drawn) -> dict[str, Tensor]:
+    def losses_of(self, runs: Sequence, learned: dict, settings: dict, drawn: Drawn, phase: object) -> dict[str, Tensor]:
         """Return the losses of several runs, (runs,) each, from their stacked adapters and inputs."""
+        adapters, drawn = learned["adapter"], Drawn(*drawn)
         with exact(adapters):
             texts = self.texts.expand(len(adapters), -1, -1)
             logits = self.backbone.logit_scale.float() * torch.bmm(adapted(drawn.features, adapters), texts.mT)

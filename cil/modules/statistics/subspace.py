@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def held(rows: Tensor, projector: Tensor) -> Tensor:
-    """Project rows, (rows, heads, width), onto the subspaces; `projector` is F·Fᵀ of each head, (heads, width, width)."""
-    return (rows.transpose(0, 1) @ projector).transpose(0, 1)
+    """Project rows, (…, rows, heads, width), onto the subspaces; `projector` is F·Fᵀ of each head, (…, heads, width, width)."""
+    return (rows.transpose(-3, -2) @ projector).transpose(-3, -2)
 
 
 def projector(bases: list[Tensor]) -> Tensor:

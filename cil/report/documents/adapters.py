@@ -125,7 +125,7 @@ def clock(at: Project) -> str:
 
 
 def together(at: Project, *words: str) -> None:
-    subprocess.run([sys.executable, at.root / "scripts" / "batched.py", *words], cwd=at.root, check=True)
+    subprocess.run([sys.executable, at.root / "run.py", "-m", *words, "hydra/launcher=stacked"], cwd=at.root, check=True)
 
 
 def of(at: Project, experiment: str, *words: str, seeds: range = SEEDS) -> list[dict]:
