@@ -16,6 +16,7 @@ from cil.backbones.clip import CLIP, Trunk, like_openai, start
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import NORMS, image_spec
 from cil.backbones.packed_text import too_long
+from cil.backbones.runs import joined
 from cil.backbones.tokens import FileTokenizer, tokenizer_of
 from cil.backbones.weights import load
 from cil.common.errors import UserError, nearest
@@ -46,7 +47,7 @@ class OpenCLIP(nn.Module):
         self.words: open_clip.SimpleTokenizer | FileTokenizer | UserError = UserError("no tokenizer")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.passes(seen, self, images)
+        return joined(lambda images: self.passes(seen, self, images), images)
 
     def bare(self, images: Tensor) -> Tensor:
         """The library's own forward pass, the baseline that `make bench` compares with."""
@@ -109,14 +110,19 @@ class OpenCLIP(nn.Module):
         kept = torch.cat([ids[:, :first], ids[:, first : ids.shape[1] - length]], 1)
         words = text.token_embedding(kept)
         placed = torch.cat([ids[:, :first], ids.new_zeros(len(ids), length), kept[:, first:]], 1)  # for its end token
-        found = []
-        for context in contexts:
-            x = torch.cat([words[:, :first], context.expand(len(ids), -1, -1), words[:, first:]], 1)
-            x = text.ln_final(text.transformer(x + text.positional_embedding, attn_mask=text.attn_mask))
-            x = text_global_pool(x, placed, text.pool_type, eos_token_id=text.eos_id)
-            project = text.text_projection
-            found.append(project(x) if isinstance(project, nn.Linear) else x if project is None else x @ project)
-        return torch.stack(found)
+
+        def each(contexts: Tensor) -> Tensor:
+            return torch.stack([self._after(context, ids, words, placed) for context in contexts])
+
+        return joined(each, contexts)
+
+    def _after(self, context: Tensor, ids: Tensor, words: Tensor, placed: Tensor) -> Tensor:
+        text, first = self.text, self._first
+        x = torch.cat([words[:, :first], context.expand(len(ids), -1, -1), words[:, first:]], 1)
+        x = text.ln_final(text.transformer(x + text.positional_embedding, attn_mask=text.attn_mask))
+        x = text_global_pool(x, placed, text.pool_type, eos_token_id=text.eos_id)
+        project = text.text_projection
+        return project(x) if isinstance(project, nn.Linear) else x if project is None else x @ project
 
     def room_for(self, names: Sequence[str], length: int) -> None:
         """Raise an error if a name does not fit after a context of `length` tokens."""
@@ -146,7 +152,9 @@ class OpenCLIPWithTokens(OpenCLIP):
 
     def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
         """Return the features. `prompts` (batch or 1, length, image width) stand before the patches, without positions."""
-        return self.passes(seen, self, images) if prompts is None else self.passes(prompted, self, images, prompts=prompts)
+        if prompts is None:
+            return super().forward(images)
+        return joined(lambda images, prompts: self.passes(prompted, self, images, prompts=prompts), images, prompts)
 
 
 def seen(backbone: OpenCLIP, images: Tensor) -> Tensor:

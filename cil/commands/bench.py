@@ -12,6 +12,7 @@ Each row is printed as one line of JSON:
             also: time from files to first batch, with and without decoding
   subspace  the basis update of gradient projection
   text      the text encoder of AttriCLIP at the size of CLIP ViT-B/16
+  stack     steps of several runs in one pass; only if named
   features  whole runs with and without cached features; only if named, since it
             takes minutes
 Words that contain = are settings, as for python run.py.
@@ -29,7 +30,7 @@ from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, nearest
 
 ROWS = ("floor", "step", "eval", "data", "subspace", "text")
-OPTIONAL = ("features",)  # only if named, since it takes minutes
+OPTIONAL = ("features", "stack")  # only if named, since they take minutes
 
 
 def main(words: list[str] | None = None) -> int:
@@ -65,12 +66,23 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
     from cil.bench.data import archive, data
     from cil.bench.features import features
     from cil.bench.harness import Bench
+    from cil.bench.stacked import stacked
     from cil.bench.subspace import subspace
     from cil.bench.text import text
     from cil.common.signals import StopRequest
     from cil.data.image_store import Pixels
     from cil.engine.build import device_of, experiment
+    from cil.engine.trainer import Trainer
     from cil.runs.run_folder import RunDir
+
+    def run_of_seed(config: dict, like: Trainer, number: int) -> Trainer:
+        """A run on the backbone of `like`. If the configuration has modifiers, every second run of a pair has them."""
+        modifiers = config.get("modifier") or {}
+        seed = number // 2 if modifiers else number
+        own = {**config, "seed": seed, "modifier": modifiers if number % 2 else {}, "log": {**config["log"], "live": False}}
+        run = RunDir(like.run.path / str(number))
+        run.path.mkdir()
+        return experiment(own, run, like.machine.device, StopRequest(), like)
 
     torch.set_num_threads(asked.threads)
     fixed = {"subspace": subspace, "text": text}  # rows that use no configured method
@@ -86,6 +98,9 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
                     continue
                 if word == "features":
                     yield from features(config)
+                    continue
+                if word == "stack":
+                    yield from stacked(lambda seed: run_of_seed(config, trainer, seed), asked.rounds)
                     continue
                 if word in fixed:
                     yield from fixed[word](asked.rounds)
