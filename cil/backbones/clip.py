@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode, room_for
-from cil.backbones.runs import joined
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
 from cil.data.transforms.views import ImageSpec
+from cil.modules.joined import joined
 
 PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # the keys of `changes` that open_clip does not check itself
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # a shipped file holds only the rows of tokens seen in pre-training

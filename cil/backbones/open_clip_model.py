@@ -16,12 +16,12 @@ from cil.backbones.clip import CLIP, Trunk, like_openai, start
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import NORMS, image_spec
 from cil.backbones.packed_text import too_long
-from cil.backbones.runs import joined
 from cil.backbones.tokens import FileTokenizer, tokenizer_of
 from cil.backbones.weights import load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count
 from cil.data.transforms.views import ImageSpec
+from cil.modules.joined import joined
 
 TOGETHER = 256  # texts in one forward pass
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from cil.backbones.compiled import plainly
 from cil.backbones.inputs import image_spec
-from cil.backbones.runs import joined
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
 from cil.data.transforms.views import ImageSpec
+from cil.modules.joined import joined
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
 Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added to the MLP's output

@@ -27,7 +27,7 @@ SIZE = dict(bottleneck=4, scale=0.1, dropout=0.0)
 
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     return lambda *words: compose(*FEW, *words)
 
 
@@ -135,7 +135,7 @@ def test_any_split_into_tasks_gives_the_same_ranpac(compose, images, scenario, t
     weights = []
     for tasks in (1, 2, 3, 6):
         cut = Scenario(images, scenario.views, name="small", tasks=tasks, first=None, order="numpy:1993")
-        monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, cut=cut: cut)
+        monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None, cut=cut: cut)
         trainer = fitted(compose(*words), tmp_path / str(tasks))
         weights.append(trainer.method.ridge.weight)
         assert trainer.trained_parameters == 0

@@ -270,7 +270,7 @@ def test_two_data_sets_in_turn(small, tmp_path, scenario, monkeypatch):  # noqa:
     counts = {}
     for heads, exemplars in (("separate", "own"), ("joint", "all")):
         made = InTurn(parts, scenario.views, name="turn", tasks=1, order="natural", heads=heads, exemplars=exemplars)
-        monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, made=made: made)
+        monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None, made=made: made)
         trainer = fitted(small("ari", "train.epochs=1"), tmp_path / heads)
         counts[heads] = trainer.method.memory.labels.unique().tolist()
         assert {"class_il", "task_il", "dataset_il"} == set(trainer.matrices)

@@ -24,7 +24,7 @@ FEW = ("train.epochs=1", "train.batch_size=16", "machine.checkpoint_seconds=0")
 
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     return lambda *words: compose(*FEW, *words)
 
 

@@ -87,7 +87,7 @@ def fitted(config: dict, folder: Path, stop: StopRequest | None = None):
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
     """A method's configuration on the three-task scenario, whatever its recipe asks for."""
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     return lambda method, *words: compose(
         f"method={method}", *FEW, *SMALLER.get(method, ()), *SCRATCH.get(method, [()])[0], *words
     )

@@ -27,7 +27,7 @@ def chance(small, images, monkeypatch):  # noqa: F811
     pair = views(ImageSpec(32, (0.5,) * 3, (0.5,) * 3), test={"crop": "whole"},
                  train={"crop": "padded", "padding": 2, "flip": 0.5, "randaugment": True})  # fmt: skip
     drawn = Scenario(images, pair, name="small", tasks=3, first=None, order="numpy:1993")
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: drawn)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: drawn)
 
 
 def begun(small, tmp_path, method: str, tasks: int, *words: str):  # noqa: F811

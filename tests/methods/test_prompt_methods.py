@@ -16,7 +16,7 @@ FEW = ("train.epochs=1", "train.batch_size=12")
 
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     return lambda *words: compose(*FEW, *words)
 
 

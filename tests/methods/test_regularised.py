@@ -115,7 +115,7 @@ def test_the_head_may_warm_up(scenario):  # noqa: F811
 def test_images_whose_gradients_are_taken_one_by_one_are_counted(compose, scenario, tmp_path, monkeypatch):  # noqa: F811
     from tests.methods.test_contract import fitted
 
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     words = ("train.epochs=1", "train.batch_size=9", "backbone=resnet_tiny", "method.images=20")
     trainer = fitted(compose("method=ewc", *words), tmp_path)
     tests = sum(12 * (number + 1) for number in range(3))
