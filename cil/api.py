@@ -7,6 +7,7 @@ run = cil.load("outputs/glyphs_10tasks/l2p/0123456789/seed0")
 run.accuracy                      # (tasks, tasks) percent: row t after task t, column i on task i
 run.predict(images)               # classes of (n, height, 3, width) uint8 images
 cil.results("outputs")            # one row per finished run
+run.predictions[9].scores         # with save.predictions=true; also run.per_class, run.confusion
 """
 
 import json
@@ -20,6 +21,7 @@ from cil.common import places
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
 from cil.report.every_run import every_run
+from cil.runs.predictions import Predictions, read
 from cil.runs.run_folder import RunDir, address, read_matrices
 
 if TYPE_CHECKING:
@@ -66,6 +68,32 @@ class Run:
     def accuracy(self) -> np.ndarray:
         """(tasks, tasks) percent of correct answers among all classes seen; NaN for tasks not learned yet."""
         return self.matrices["class_il"].percent
+
+    @cached_property
+    def predictions(self) -> dict[int, Predictions]:
+        """The scores and the predicted class of every test image after each task (from 0), of runs with save.predictions=true.
+
+        A task is absent if nothing was evaluated after it, or if it was learned without this setting.
+        """
+        found = read(self.path)
+        if not found:
+            raise UserError(f"{self.path} has no predictions; type its settings again with save.predictions=true")
+        return found
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """(tasks, classes) percent of correct answers for each class after each task; NaN for classes not learned yet."""
+        percent = np.full((self.summary["tasks"], len(self.predictions[max(self.predictions)].names)), np.nan)
+        for task, found in self.predictions.items():
+            own = found.per_class()[: len(found.names)]
+            percent[task, : len(own)] = own
+        return percent
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) number of test images of each true class (rows) that got each predicted class (columns), after the
+        last task that has predictions."""
+        return self.predictions[max(self.predictions)].confusion()
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:

@@ -41,6 +41,8 @@ def sweep(words: list[str]) -> int:
     for config in {address(config): config for config in map(checked, points(words))}.values():
         if run_dir(config).is_done:
             done += 1
+            with errors_printed():
+                front_door.predicted(run_dir(config), config)
         else:
             groups[group_key(config)].append(config)
     if done:
