@@ -26,13 +26,11 @@ def add_predictions(run: RunDir, config: dict) -> None:
         with run.open(config):
             for task in able:
                 predictions.write(run, task, again(run, config, task, correct[task, : task + 1].tolist()))
-    if run.writes and missing:
-        left = len(missing) - len(able)
-        told = [f"predictions made from {len(able)} kept checkpoint{'s' * (len(able) != 1)}"] if able else []
-        if left:
-            told.append(f"none after {left} earlier task{'s' * (left != 1)}, whose checkpoint was not kept; type outputs=DIR "
-                        "save.predictions=true to run again with all")  # fmt: skip
-        print(", ".join(told), flush=True)
+    if able and run.writes:
+        print(f"made the predictions of {len(able)} task{'s' * (len(able) != 1)} from kept checkpoints", flush=True)
+    if (left := len(missing) - len(able)) and run.writes:
+        print(f"no predictions after {left} earlier task{'s' * (left != 1)}, since their checkpoints were not kept; for all,\n"
+              "type outputs=DIR save.predictions=true to run it again", flush=True)  # fmt: skip
 
 
 def again(run: RunDir, config: dict, task: int, correct: list[float]) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from tests import harness
 from tests.data.test_in_turn import SMALL as IN_TURN
 from tests.engine.test_processes import command, only
 from tests.engine.test_run import in_child, wait
-from tests.methods.test_contract import small  # noqa: F401
+from tests.methods.test_contract import small, trainer_of  # noqa: F401
 
 KEEP = "save.predictions=true"
 
@@ -47,6 +47,12 @@ def test_every_test_image_has_scores_after_each_task(small, scenario, method):  
         assert own.rows.tolist() == torch.cat([test.rows for test in tests]).tolist()
         assert own.names.tolist() == [name for one in scenario[: task + 1] for name in one.names]
         assert own.scores.shape[1] == 2 * task + 2
+
+
+def test_fit_returns_the_accuracies(small, tmp_path):  # noqa: F811
+    trainer = trainer_of(small("class_mean"), tmp_path)
+    made = trainer.fit()
+    assert made is trainer.matrices and made["class_il"].learned == 3 and np.isfinite(made["task_il"].average())
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(small):  # noqa: F811
@@ -111,9 +117,9 @@ def test_killed_at_random_moments_it_has_the_predictions_of_an_uninterrupted_run
 def test_a_finished_run_without_them_is_evaluated_again(small, tmp_path, capsys):  # noqa: F811
     kept = harness.execute(small("l2p", KEEP, f"outputs={tmp_path / 'kept'}"))
     for keep, tasks, line in (
-        ("all", [0, 1, 2], "predictions made from 3 kept checkpoints\n"),
-        ("newest", [2], "predictions made from 1 kept checkpoint, none after 2 earlier tasks, whose checkpoint was not kept; "
-                        "type outputs=DIR save.predictions=true to run again with all\n"),
+        ("all", [0, 1, 2], "made the predictions of 3 tasks from kept checkpoints\n"),
+        ("newest", [2], "made the predictions of 1 task from kept checkpoints\nno predictions after 2 earlier tasks, since "
+                        "their checkpoints were not kept; for all,\ntype outputs=DIR save.predictions=true to run it again\n"),
     ):  # fmt: skip
         place = (f"machine.keep_checkpoints={keep}", f"outputs={tmp_path / keep}")
         run = harness.execute(small("l2p", *place))

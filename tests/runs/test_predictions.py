@@ -97,3 +97,9 @@ def test_the_setting_is_in_no_address(compose):
         checked(asked | {"save": {"predictions": "yes please"}})
     with pytest.raises(UserError, match=r"there is no setting save\.prediction; did you mean predictions"):
         checked(asked | {"save": {"prediction": True}})
+
+
+def test_the_setting_is_no_reason_for_another_number():
+    from cil.report.why import between
+
+    assert between({"config.save.predictions": True}, {"config.save.predictions": False}) == []
