@@ -21,8 +21,8 @@ FLOORS = (
     {"engine"},
     {"bench", "contract", "pretraining", "report"},
     {"gpu_check"},
-    {"commands", "api"},  # commands use the Python interface, which runs what `commands/run.py` runs
-    {"__main__"},
+    {"commands"},
+    {"api", "__main__"},
 )  # a package may import its own modules, its own floor and the floors before it
 ONLY_IN = {
     "timm": ("cil/backbones/",),

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cil.api import load
 from cil.commands.compose import guarded
 from cil.common.errors import UserError
+from cil.report.finished import load
 
 SCORES = ("cosine", "contrast")
 

@@ -11,11 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from cil.api import rows
 from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError, nearest
-from cil.report.every_run import METRICS
+from cil.report.finished import METRICS, rows
 
 SHORT = ("scenario", "method", "reading", "seed", "ACC", "forgetting", "BT")
 
