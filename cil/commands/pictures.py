@@ -14,14 +14,13 @@ The pictures depend on the method of the run:
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cil.commands.compose import guarded
 from cil.common.errors import UserError
-from cil.runs.run_folder import RunDir
+from cil.report.finished import load
 
 SCORES = ("cosine", "contrast")
 
@@ -45,10 +44,11 @@ def draw(path: Path, count: int = 6, kind: str = "png", score: str = "cosine", t
     from cil.capabilities import ChoosesPrompts, HasEmbedding, HasMaps
     from cil.engine.build import reopened
 
-    tasks = RunDir(path).summary()["tasks"]
+    run = load(path)
+    tasks = run.summary["tasks"]
     if task is not None and not 1 <= task <= tasks:
         raise UserError(f"--task {task} is not one of the {tasks} tasks of {path}; type --task {tasks}")
-    trainer = reopened(path, task)
+    trainer = run.trainer if task is None else reopened(path, task)
     if isinstance(trainer.method, ChoosesPrompts):
         files = prompts(trainer, path, count, kind, score)
     elif isinstance(trainer.method, HasEmbedding):
@@ -73,8 +73,7 @@ def prompts(trainer: Any, path: Path, count: int, kind: str, score: str) -> Iter
     images, folder = torch.cat([batch.images for batch in singles]), path / "pictures"
     files = folder / f"prompts_of_images.{kind}", folder / f"images_of_prompts.{kind}"
     draw_prompts(files, trainer.method, images, names, score == "contrast")
-    events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
-    shares = {event["task"]: event["chosen %"] for event in events if "chosen %" in event}
+    shares = {event["task"]: event["chosen %"] for event in load(path).events if "chosen %" in event}
     draw_usage(folder / f"keys.{kind}", list(shares.values()), "how many images chose each key in training")
     print(f"{len(tasks)} images, Grad-CAM of the {score}; prompts encoded alone" + with_words(trainer.method))
     yield from (*files, folder / f"keys.{kind}")
@@ -123,8 +122,7 @@ def attention(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator
 
 def nonlocality_of(path: Path) -> list[list[float]]:
     """The mean attention distance after each task (rows), of each block (columns)."""
-    events = map(json.loads, (path / "events.jsonl").read_text().splitlines())
-    return [event["nonlocality"] for event in events if "nonlocality" in event]
+    return [event["nonlocality"] for event in load(path).events if "nonlocality" in event]
 
 
 def with_words(method: object) -> str:

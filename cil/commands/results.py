@@ -14,7 +14,7 @@ from pathlib import Path
 from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError, nearest
-from cil.report.every_run import every_run
+from cil.report.finished import METRICS, rows
 
 SHORT = ("scenario", "method", "reading", "seed", "ACC", "forgetting", "BT")
 
@@ -31,7 +31,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def write(outputs: Path, form: str, columns: list[str] | None) -> None:
-    found = every_run(outputs)
+    found = rows(outputs)
     if not found:
         raise UserError(f"no finished run below {outputs}; type --outputs DIR, or run something first")
     known = list(dict.fromkeys(key for row in found for key in row))
@@ -43,20 +43,23 @@ def write(outputs: Path, form: str, columns: list[str] | None) -> None:
     if form == "json":
         print(json.dumps(table, indent=1))
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, chosen)
+        writer = csv.DictWriter(sys.stdout, chosen, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
     else:
         print(latex(chosen, table))
 
 
+ESCAPED = str.maketrans({char: rf"\{char}" for char in "_%&#${}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
+
+
 def latex(columns: list[str], table: list[dict]) -> str:
-    """A tabular with numbers to one decimal."""
+    """A tabular, with metrics to one decimal and settings as they are."""
 
-    def cell(value: object) -> str:
-        text = f"{value:.1f}" if isinstance(value, float) else "--" if value is None else str(value)
-        return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+    def cell(value: object, key: str = "") -> str:
+        text = f"{value:.1f}" if key in METRICS and value is not None else "--" if value is None else str(value)
+        return text.translate(ESCAPED)
 
-    lines = [" & ".join(map(cell, columns)), *(" & ".join(cell(row[key]) for key in columns) for row in table)]
+    lines = [" & ".join(map(cell, columns)), *(" & ".join(cell(row[key], key) for key in columns) for row in table)]
     body = " \\\\\n".join([lines[0] + r" \\ \midrule" + "\n" + lines[1], *lines[2:]]) if len(lines) > 1 else lines[0]
     return "\\begin{tabular}{" + "l" * len(columns) + "}\n\\toprule\n" + body + " \\\\\n\\bottomrule\n\\end{tabular}"

@@ -113,7 +113,16 @@ def verified(run: RunDir, config: dict) -> dict:
         if not same:
             raise UserError(f"the images have changed since {run.path} was made; type outputs=DIR to keep both results, or "
                             "delete that folder")  # fmt: skip
+    predicted(run, config)
     return summary
+
+
+def predicted(run: RunDir, config: dict) -> None:
+    """Add the predictions to a finished run that was made without them, if they are asked for."""
+    if config["save"]["predictions"]:
+        from cil.engine.predict_again import add_predictions
+
+        add_predictions(run, config)
 
 
 def execute(config: dict, run: RunDir) -> None:

@@ -28,7 +28,7 @@ from cil.data.images import Images
 from cil.data.scenario import Scenario
 from cil.data.transforms.views import ImageSpec
 from cil.engine import checkpoint
-from cil.engine.processes import IN_PARTS, divides, joined, normalises
+from cil.engine.processes import IN_PARTS, divides, joined, normalises, own_device
 from cil.engine.recipe import Machine, Recipe
 from cil.engine.trainer import Trainer
 from cil.method import Method
@@ -79,7 +79,8 @@ def experiment(
     for modifier in modifiers:
         modifier.suits(method, tasks)
     kept = {key: machine[key] for key in ("precision", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints")}
-    where = Machine(device, **kept, tf32=tf32, compile=compiled)
+    where = Machine(device, **kept, tf32=tf32, compile=compiled,
+                    predictions=config.get("save", {}).get("predictions", False))  # fmt: skip
     frozen = like.frozen if like else frozen_results(config, method, device)
     processes, how = joined(device), recipe(config)
     if how.accumulate > 1:
@@ -152,17 +153,22 @@ def frozen_results(config: dict, method: Method, device: torch.device) -> Frozen
     return FrozenResults(method.frozen_stage, device, shelf)
 
 
-def reopened(path: Path, task: int | None = None) -> Trainer:
-    """The trainer of a finished run, as it was after a task or the last one, in float32; nothing is written there."""
-    config, done = yaml.safe_load((path / "config.yaml").read_text()), RunDir(path)
+def reopened(path: Path, task: int | None = None, asked: dict | None = None) -> Trainer:
+    """The trainer of a finished run, as it was after a task or the last one; nothing is written there.
+
+    It computes in float32 on any device, or as the run did where `asked` is given, a configuration with the run's address.
+    """
+    config, done = asked or yaml.safe_load((path / "config.yaml").read_text()), RunDir(path)
     file = done.newest if task is None else done.after(task)
     if file is None:
         kept = "" if task is None else f" after task {task}; with machine.keep_checkpoints=all every one is kept"
         raise UserError(f"{path} has no checkpoint{kept or ' any more'}; delete its DONE and type its command again")
-    config["machine"] |= {"precision": "fp32", "tf32": "off", "compile": "off"}
-    config["log"] = {"_target_": "cil.runs.console.Console", "live": False}  # no mirror of what is only looked at
+    plain = {"device": "auto", "precision": "fp32", "tf32": "off", "compile": "off"}
+    machine = config["machine"] | ({} if asked else plain)
+    log = {"_target_": "cil.runs.console.Console", "live": False}  # no mirror of what is only looked at
+    config = {**config, "machine": machine, "log": log}
     with TemporaryDirectory() as folder:
-        trainer = experiment(config, RunDir(Path(folder)), device_of("auto"), StopRequest())
+        trainer = experiment(config, RunDir(Path(folder)), own_device(device_of(machine["device"])), StopRequest())
         trainer.log.close()
         if trainer.frozen:
             trainer.frozen.notes.clear()  # what is encoded from here on is no part of the run

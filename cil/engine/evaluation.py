@@ -1,8 +1,9 @@
 """Counts correct predictions in every way that is reported, in one pass over the test images of the tasks seen."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +21,14 @@ class Evaluation:
     """Evaluates a method on test images. Outputs of a frozen stage are cached for all evaluations of the run."""
 
     def __init__(
-        self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None, processes: Processes = ALONE
-    ) -> None:
+        self, method: Method, device: torch.device, batch_size: int, frozen: FrozenResults | None, processes: Processes = ALONE,
+        keep: bool = False,
+    ) -> None:  # fmt: skip
+        """`keep`: put the predictions of each evaluation into `kept`, as `cil.runs.predictions` stores them."""
         self.method, self.device, self.batch_size = method, device, method.test_batch or batch_size
         self.frozen = frozen
+        self.keep = keep
+        self.kept: dict[str, np.ndarray] = {}
         alone = method.test_batch or method.leaky_batch is not None or method.leaky_chunk
         self.shared = ALONE if alone else processes  # images that must be scored together are not split across processes
 
@@ -41,9 +46,10 @@ class Evaluation:
         wanted = self.method.scored(tasks[-1])
         self.method.eval()
         counts, candidates, first = [], self._leaky(tasks), 0
+        kept: list[tuple[Tensor, Tensor]] = []
         for task in tasks:
             right: dict[str, int | Tensor] = defaultdict(int, {name: 0 for name, _ in self._among(task, wanted)})
-            found = []
+            found, answers = [], []
             for scores, labels in self._scores(self.shared.tests(task.test)):
                 if scores.shape[1] != wanted:
                     raise UserError(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
@@ -55,17 +61,38 @@ class Evaluation:
                     hidden = torch.arange(wanted)[None] >= candidates[first : first + len(labels), None]
                     right["leaky_il"] += (scores.masked_fill(sent(hidden, scores.device), -torch.inf).argmax(1) == labels).sum()
                 first += len(labels)
-                if self.method.leaky_chunk:
+                if self.method.leaky_chunk or self.keep:
                     found.append(scores)
+                    answers.append(scores.argmax(1))
             if chunk := self.method.leaky_chunk:
-                answers = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
-                right["leaky_il"] = (answers == task.test.labels.to(answers.device)).sum()
+                together = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
+                right["leaky_il"] = (together == task.test.labels.to(together.device)).sum()
             counts.append(right)
+            if self.keep:
+                kept.append(self._gathered(found, answers, wanted, len(task.test)))
         correct = defaultdict(list)
         for right in counts:  # not earlier, since reading a count waits for the GPU
             for name, count in self.shared.sums(right).items():
                 correct[name].append(count)
+        self.kept = self._arrays(tasks, kept) if self.keep else {}
         return correct
+
+    def _gathered(self, found: list[Tensor], answers: list[Tensor], wanted: int, images: int) -> tuple[Tensor, Tensor]:
+        """The scores, (images, classes), and answers, (images,), of all processes for the test images of one task."""
+        none = torch.empty(0, device=self.device)  # if there are fewer images than processes
+        scores = torch.cat([none.reshape(0, wanted), *(some.float() for some in found)])
+        own = torch.cat([none.long(), *answers])
+        return self.shared.gathered(scores, images).cpu(), self.shared.gathered(own, images).cpu()
+
+    @staticmethod
+    def _arrays(tasks: Sequence[Task], kept: list[tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
+        """The predictions of all tasks and what they belong to, as `cil.runs.predictions` stores them."""
+        scores, answers = (torch.cat(parts).numpy() for parts in zip(*kept))
+        of_task = [np.full(len(task.test), task.index, np.int32) for task in tasks]
+        labels, rows = (torch.cat([getattr(task.test, key) for task in tasks]).cpu().numpy() for key in ("labels", "rows"))
+        small = {"answers": answers, "labels": labels, "tasks": np.concatenate(of_task), "rows": rows}
+        names = np.array([name for task in tasks for name in task.names])
+        return {"scores": scores, **{key: value.astype(np.int32) for key, value in small.items()}, "names": names}
 
     def _among(self, task: Task, wanted: int) -> Iterable[tuple[str, range]]:
         yield "class_il", range(wanted)

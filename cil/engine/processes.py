@@ -66,6 +66,17 @@ class Processes:
             dist.all_reduce(totals := totals.to(self.device))
         return dict(zip(counts, totals.tolist()))
 
+    def gathered(self, values: Tensor, count: int) -> Tensor:
+        """The values of all `count` test images, of which each process has those that `tests` gave it."""
+        if self.size == 1:
+            return values
+        own = values.new_zeros((-(-count // self.size), *values.shape[1:]), device=self.device)
+        own[: len(values)] = values
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own)
+        ends = [rank * count // self.size for rank in range(self.size + 1)]
+        return torch.cat([some[: stop - start] for some, start, stop in zip(found, ends, ends[1:])])
+
     def total(self, count: int) -> int:
         return self.sums({"": count})[""]
 

@@ -46,6 +46,7 @@ class Machine:
     keep_checkpoints: str  # newest | all
     tf32: bool = False  # use TF32 in float32 matrix products on a GPU
     compile: bool = False  # compile the backbone's forward passes
+    predictions: bool = False  # keep the scores of every test image
 
 
 @dataclass

@@ -23,6 +23,7 @@ from cil.engine.run_warnings import FEW_STEPS, Doubts, Still, few_steps
 from cil.method import Losses, Method, Phase
 from cil.metrics import AccuracyMatrix
 from cil.modifier import Modifier
+from cil.runs import predictions
 from cil.runs.console import Console, told
 from cil.runs.precision import in_half
 from cil.runs.run_folder import RunDir
@@ -45,25 +46,25 @@ class Trainer:
         if frozen:
             method.frozen = frozen
             frozen.splits = {id(scenario.images.train): "train", id(scenario.images.test): "test"}
-        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes)
+        self.evaluation = Evaluation(method, machine.device, machine.eval_batch_size, frozen, processes, machine.predictions)
         self.matrices = {name: AccuracyMatrix(totals) for name in self.evaluation.kinds(scenario)}
-        self.side_stream = SideStream(machine.device)
+        self.side_stream, self.doubts = SideStream(machine.device), Doubts()
         self.part = 1.0  # share of a batch that this process learns from
         self.encodes = Encodes(method.backbone, frozen, run)
         self.seconds, self._since = 0.0, time.perf_counter()
         self.share = 1.0  # of this time, if other runs are trained together with this one
         self.processes = [process]  # software and hardware of each process of this run, if they differ
-        self.doubts = Doubts()
         self.trained: set[str] = set()  # backbone parameters that a phase has trained so far
         self._saved_at = time.perf_counter()
         self.trained_parameters = 0  # in the largest phase so far
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
 
-    def fit(self) -> None:
-        """Train and evaluate on all remaining tasks."""
+    def fit(self) -> dict[str, AccuracyMatrix]:
+        """Train and evaluate on all remaining tasks; returns the accuracies, as `self.matrices` holds them."""
         for step in self.steps():
             self.learn(step)
+        return self.matrices
 
     def steps(self) -> Iterator[Step]:
         """Yield every training step, which the consumer must run; between steps, evaluate, log and write checkpoints."""
@@ -138,6 +139,7 @@ class Trainer:
         for name, matrix in self.matrices.items():
             matrix.set_row(task.index, correct[name])
         self.run.write_matrices(self.matrices)
+        predictions.write(self.run, task.index, self.evaluation.kept)
         self.run.event(task=task.index, **{name: correct[name] for name in self.matrices}, **far)
         own, seen = self.matrix.percent[task.index, task.index], self.matrix.after(task.index)
         self.log.say(f"task {task.index + 1}/{len(self.scenario)}  learned: {own:.1f} % on this task, {seen:.1f} % on all seen")

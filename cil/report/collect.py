@@ -17,7 +17,7 @@ COLUMNS = {
     "task-IL": ("task_il", "acc"),
 }
 INPUTS = {"data_digest": "images", "split_digest": "split", "order_digest": "class order"}
-NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine"}  # not part of the configuration
+NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine", "save"}  # not part of the configuration
 NEEDED = ("scenario", "method", "digest", "seed", "config", "trained_parameters", "seconds")
 LONGEST = 45  # characters of settings in a table; longer ones are replaced by the digest
 MEANING = (

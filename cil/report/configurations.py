@@ -14,7 +14,7 @@ import yaml
 
 from cil.common.tables import mean_and_spread, number
 from cil.metrics import COUNTS
-from cil.report import svg
+from cil.report import classes, svg
 from cil.report.collect import inputs, titled
 from cil.report.numbers import Numbers
 
@@ -49,7 +49,8 @@ def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:
         curves = np.array([[m.after(task) for task in range(m.learned)] for m in known] or [[math.nan]])
         spread = curves.std(0, ddof=1) if len(known) > 1 else np.full(curves.shape[1], math.nan)
         percent = np.mean([m.percent for m in known], 0) if known else None
-        anchor = slug("-".join((group[0]["scenario"], group[0]["method"], group[0]["digest"], inputs(group[0])[0][:6])))
+        own = (key[:6] for key in inputs(group[0]))
+        anchor = slug("-".join((group[0]["scenario"], group[0]["method"], group[0]["digest"], *own)))
         found.append(Entry(group, name, "".join(settings), anchor, percent, curves.mean(0).tolist(), spread.tolist(), numbers))
     return found
 
@@ -77,6 +78,7 @@ def configuration(entry: Entry, files: Sequence[Path]) -> str:
         f'<details class="configuration"><summary><span>{escape(entry.name)}</span>{small(entry.settings)}'
         f'{spelled(entry.values("acc"))}<span class="seeds">{plural(len(entry.runs), "seed")}</span></summary>'
         f'<div class="inside" id="{entry.anchor}">{matrix(entry)}{"".join(map(run, entry.runs))}'
+        f"{classes.details([entry.numbers.outputs / run['address'] for run in entry.runs])}"
         f"<details><summary>Settings, all but the seed; digest <code>{escape(first['digest'])}</code></summary>"
         f"<pre>{escape(yaml.dump(settings, Dumper=DUMPER, sort_keys=False, allow_unicode=True))}</pre></details>"
         + (f"<details><summary>Pictures of seed {escape(str(first['seed']))}</summary>{shown}</details>" if shown else "")

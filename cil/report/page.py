@@ -177,7 +177,8 @@ def figures(found: Sequence[Entry]) -> str:
     scale = "".join(f'<i class="h{n}"></i>' for n in range(svg.LEVELS))
     return (
         f"<figure><figcaption><b>Accuracy after each task.</b> Percent, mean over seeds; bands: ± one standard deviation.{note}"
-        f'</figcaption><div class="scroll" tabindex="0">{svg.curves(lines)}</div></figure>\n'
+        f'</figcaption><div class="scroll wide" tabindex="0">{svg.curves(lines)}</div>'
+        f"{svg.curves(lines, narrow=True)}{svg.legend(lines)}</figure>\n"
         f"<figure><figcaption><b>Forgetting.</b> Mean over seeds; lines: ± one standard deviation.</figcaption>"
         f"{bars(few, labels, colours)}</figure>\n"
         "<figure><figcaption><b>Accuracy matrices.</b> A row after each task, a column for each task tested; mean over seeds. "

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 COLOURS, LEVELS = 7, 10
-WIDE, LEFT, TOP, BOTTOM = 760, 30, 12, 34  # sizes of the figure of curves, in pixels
+WIDE, NARROW, LEFT, TOP, BOTTOM = 760, 360, 30, 12, 34  # sizes of the figure of curves, in pixels
 LINE, LETTER, LONGEST = 13.5, 6.4, 34  # of labels: height, width of a letter, largest number of letters
 
 
@@ -25,13 +25,17 @@ class Line(NamedTuple):
     spreads: Sequence[float]  # standard deviations, NaN for one seed
 
 
-def curves(lines: Sequence[Line]) -> str:
-    """Accuracy in percent after each task, one labeled line per configuration; colored lines are drawn on top."""
+def curves(lines: Sequence[Line], *, narrow: bool = False) -> str:
+    """Accuracy in percent after each task, one labeled line per configuration; colored lines are drawn on top.
+
+    `narrow`: for a phone, without labels; `legend` lists them.
+    """
     tasks = max(len(line.means) for line in lines)
     known = [value for line in lines for value in line.means if math.isfinite(value)]
     bottom = min(90, 10 * math.floor(min(known) / 10))
     margin = 34 + LETTER * min(LONGEST, max(len(line.label) for line in lines))
-    right, high = WIDE - margin, max(300.0, LINE * len(lines) + 20)
+    wide, high = (NARROW, 240.0) if narrow else (WIDE, max(300.0, LINE * len(lines) + 20))
+    right = wide - (10 if narrow else margin)
 
     def x(task: int) -> float:
         return LEFT + (right - LEFT) * (task / (tasks - 1) if tasks > 1 else 0.5)
@@ -44,16 +48,28 @@ def curves(lines: Sequence[Line]) -> str:
     drawn = []
     for line, end, place in sorted(zip(lines, ends, places), key=lambda one: bool(one[0].colour)):
         tip = (x(end), y(line.means[end]))
+        label = (
+            f'<path class="lead" d="M{_at(*tip)}L{_at(right + 14, place)}"/><path d="M{_at(right + 14, place)}h10"/>'
+            f'<text x="{_number(right + 28)}" y="{_number(place + 4)}">{escape(_short(line.label))}</text>'
+        )
         drawn.append(
             f'<a href="#{escape(line.target)}" class="line {line.colour}">{_tooltip(line, end)}{_band(line, x, y)}'
-            f'<path class="lead" d="M{_at(*tip)}L{_at(right + 14, place)}"/>{_strokes(line, x, y)}'
-            f'<path d="M{_at(right + 14, place)}h10"/>'
-            f'<circle cx="{_number(tip[0])}" cy="{_number(tip[1])}" r="2.6"/>'
-            f'<text x="{_number(right + 28)}" y="{_number(place + 4)}">{escape(_short(line.label))}</text></a>'
+            f"{'' if narrow else label}{_strokes(line, x, y)}"
+            f'<circle cx="{_number(tip[0])}" cy="{_number(tip[1])}" r="2.6"/></a>'
         )
-    size = f'viewBox="0 0 {WIDE} {_number(TOP + high + BOTTOM)}"'
+    kind = f'class="curves{" narrow" * narrow}" viewBox="0 0 {wide} {_number(TOP + high + BOTTOM)}"'
     about = f"Accuracy after each task, {len(lines)} configurations; the table has the numbers"
-    return f'<svg class="curves" {size} role="group" aria-label="{about}">{_axes(tasks, bottom, x, y)}{"".join(drawn)}</svg>'
+    return f'<svg {kind} role="group" aria-label="{about}">{_axes(tasks, bottom, x, y)}{"".join(drawn)}</svg>'
+
+
+def legend(lines: Sequence[Line]) -> str:
+    """The labels of a narrow figure, from the line that ends highest to the lowest."""
+    ends = {line.target: [value for value in line.means if math.isfinite(value)][-1] for line in lines}
+    items = "".join(
+        f'<li class="{line.colour}"><a href="#{escape(line.target)}">{escape(line.label)}</a> {ends[line.target]:.1f}'
+        for line in sorted(lines, key=lambda one: -ends[one.target])
+    )
+    return f'<ol class="legend">{items}</ol>'
 
 
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -83,14 +99,16 @@ def spark(means: Sequence[float]) -> str:
     return f'<svg class="spark" viewBox="0 0 72 24" aria-hidden="true"><path d="M{line}"/>{last}</svg>'
 
 
-def heat(percent: np.ndarray, about: str) -> str:
-    """A heat map of an accuracy matrix: one row after each task, one column per task tested. One path per color."""
+def heat(percent: np.ndarray, about: str, rules: Sequence[int] = ()) -> str:
+    """A heat map of a matrix of percentages; NaN stays empty. One path per color, and lines before the rows of `rules`."""
     cells: dict[int, list[str]] = {}
     for after, on in zip(*np.nonzero(np.isfinite(percent))):
         cells.setdefault(level(percent[after, on]), []).append(f"M{on} {after}h1v1h-1z")
     paths = "".join(f'<path class="h{key}" d="{"".join(cells[key])}"/>' for key in sorted(cells))
-    side = len(percent)
-    return f'<svg class="heat" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(about)}">{paths}</svg>'
+    rows, columns = percent.shape
+    lines = "".join(f'<path class="rule" d="M0 {n}H{columns}M{n} 0V{rows}"/>' for n in rules)
+    size = f'viewBox="0 0 {columns} {rows}"' + ' preserveAspectRatio="none"' * (rows != columns)
+    return f'<svg class="heat" {size} role="img" aria-label="{escape(about)}">{paths}{lines}</svg>'
 
 
 def level(percent: float) -> int:

@@ -34,8 +34,8 @@ RANKS = (
         "other software or hardware: only the last bits differ",
     ),
 )
-IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "config.scenario.name", "config.machine.device",
-           "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints")  # fmt: skip
+IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "config.save", "config.scenario.name",
+           "config.machine.device", "config.machine.checkpoint_seconds", "config.machine.keep_checkpoints")  # fmt: skip
 
 
 def differences(first: dict, second: dict) -> list[Difference]:

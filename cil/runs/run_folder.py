@@ -1,7 +1,7 @@
 """The output folder of a run. Its address contains a hash of the settings; the file DONE marks a finished run.
 
 outputs/<scenario>/<method>[+modifier]/<digest>/seed<k>/
-    config.yaml  run.log  events.jsonl  accuracy.csv  task_NN.pt  summary.json  pictures/  DONE
+    config.yaml  run.log  events.jsonl  accuracy.csv  task_NN.pt  summary.json  pictures/  predictions/  DONE
 """
 
 import csv
@@ -24,7 +24,7 @@ from cil.metrics import AccuracyMatrix
 from cil.runs.precision import settled
 
 # These keys do not change a result. `digest` adds precision and TF32; `reading` is covered by the settings that it chooses.
-NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "hydra", "plugins")
+NOT_IN_ADDRESS = ("seed", "outputs", "reading", "data", "machine", "log", "save", "hydra", "plugins")
 
 SEALED = ("config.yaml", "accuracy.csv", "summary.json")  # files whose SHA-256 is stored in DONE
 
@@ -112,7 +112,7 @@ class RunDir:
 
     def clear_partial(self) -> None:
         """Remove files that a killed process left half-written."""
-        for leftover in self.path.glob(".*.partial"):
+        for leftover in (*self.path.glob(".*.partial"), *self.path.glob("predictions/.*.partial")):
             leftover.unlink(missing_ok=True)
 
     @property

@@ -7,12 +7,14 @@ from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, NonNegative, Positive, Seed, fits
 from cil.runs.precision import settled
 
-GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
+GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data",
+          "save")  # fmt: skip
 TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins", "debug")
 KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
     "train.first": ("epochs", "optim", "schedule"),
     "data": ("root", "weights", "features", "decoded"),
+    "save": ("predictions",),
     "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints", "stack"),
 }
 READINGS = ("paper", "released")
@@ -30,6 +32,7 @@ DECLARED = {
     "data.features": str | None,
     "dataset.names": str | None,
     "data.decoded": str | None,
+    "save.predictions": bool,
     "machine.device": str,
     "machine.precision": Literal["fp32", "bf16", "auto"],
     "machine.tf32": Literal["auto", "on", "off"],

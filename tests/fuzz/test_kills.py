@@ -43,7 +43,7 @@ def same(summary: dict) -> dict:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_bits(method, tmp_path, data_root, scenario, monkeypatch):
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)  # three tasks of two classes
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)  # three tasks
     words = (f"method={method}", *METHODS[method], f"data.root={data_root}", *harness.SMALL, *FEW)
     left_alone, config = (harness.compose(f"outputs={tmp_path / name}", *words) for name in ("alone", "killed"))
     began = time.perf_counter()

@@ -52,6 +52,35 @@ def test_nothing_sticks_out_and_nothing_is_complained_about(opened):
     assert opened.get_log("browser") == []
 
 
+def test_curves_are_whole_and_each_has_its_label(opened):
+    seen = """
+      const box = e => e.getBoundingClientRect(), shown = e => box(e).width > 0
+      const figure = [...document.querySelectorAll('svg.curves')].filter(shown)[0]
+      const labels = [...figure.querySelectorAll('.line text'),
+        ...figure.closest('figure').querySelectorAll('.legend li')].filter(shown)
+      const ticks = [...figure.querySelectorAll('text.x')].map(e => e.textContent)
+      const inside = [figure, ...figure.querySelectorAll('path, circle, text'), ...labels].filter(shown)
+      return [inside.map(e => box(e).right).sort((a, b) => b - a)[0], Math.min(...inside.map(e => box(e).left)),
+              figure.querySelectorAll('.line').length, labels.length, ticks,
+              Math.max(...labels.map(e => box(e).height)), innerWidth]"""
+    right, left, lines, labels, ticks, height, width = opened.execute_script(seen)
+    assert left >= 0 and right <= width, "nothing has to be scrolled to"
+    assert lines == labels == 12
+    assert ticks[:-1] == ["1", "2", "3", "4", "5"] and height > 9, "every task is there, and letters can be read"
+
+
+def test_classes_and_what_they_are_taken_for_are_whole(opened):
+    seen = """
+      document.querySelectorAll('.configuration, .classes').forEach(one => one.open = true)
+      const box = e => e.getBoundingClientRect()
+      return [...document.querySelectorAll('.classes .matrix, .classes .heat, .classes .all')].map(
+        e => [box(e).left, box(e).right, e.parentElement.clientWidth, box(e).width])"""
+    found = opened.execute_script(seen)
+    assert len(found) == 6  # of two configurations
+    assert all(left >= 0 and right <= opened.execute_script("return innerWidth") and width <= room + 1
+               for left, right, room, width in found), found  # fmt: skip
+
+
 def test_a_click_tells_what_made_a_number(opened):
     from selenium.webdriver.common.by import By
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,6 +24,7 @@ from cil.report.numbers import Numbers
 from cil.report.page import Printed, chosen, page
 from cil.report.published import Number
 from cil.report.svg import apart, spark
+from cil.runs import predictions
 from cil.runs.run_folder import RunDir, read_matrices
 from tests.harness import ROOT
 
@@ -57,13 +59,38 @@ def finish(outputs, method, digest, seed, scenario="glyphs_10tasks", tasks=5, qu
     return run
 
 
+def predict(run: RunDir, names: Sequence[str] = ()) -> None:
+    """Predictions that count what accuracy.csv counts: two classes a task, each taken for the next one if it is wrong."""
+    correct = np.nan_to_num(read_matrices(run.path)["class_il"].correct).astype(int)
+    classes = 2 * len(correct)
+    names = np.array(names or [f"class {n} {HOSTILE}" for n in range(classes)])
+    for after in range(len(correct)):
+        tasks = np.repeat(np.arange(after + 1), 100)
+        labels = 2 * tasks + np.tile(np.arange(100) % 2, after + 1)
+        right = np.concatenate([np.arange(100) < correct[after, on] for on in range(after + 1)])
+        answers = np.where(right, labels, (labels + 1) % (2 * after + 2))
+        small = {"answers": answers, "labels": labels, "tasks": tasks, "rows": np.arange(len(tasks))}
+        small = {key: value.astype(np.int32) for key, value in small.items()}
+        predictions.write(
+            RunDir(run.path), after, {**small, "scores": np.eye(classes)[answers], "names": names[: 2 * after + 2]}
+        )
+
+
+def of_identity(run: RunDir, **changed: str) -> None:
+    """Let a finished run have seen something else."""
+    summary = run.summary()
+    run.finish(summary | {"identity": summary["identity"] | changed})
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Ten methods of one scenario, one of them in two settings; a name that is a script; another scenario with two tasks."""
     folder = tmp_path_factory.mktemp("outputs")
     for number in range(10):
         for seed in range(3):
-            finish(folder, f"method{number}", f"d{number}", seed, quality=40.0 + 5.5 * number)
+            run = finish(folder, f"method{number}", f"d{number}", seed, quality=40.0 + 5.5 * number)
+            if number in (0, 9):
+                predict(run)
     finish(folder, "method0", "other", 0, quality=33.0, rate=0.5)
     finish(folder, "<script>alert(2)<", "hostile", 0, quality=72.0, memory=0)
     finish(folder, "joint", "pair", 0, scenario="pair&more", tasks=2)
@@ -138,6 +165,25 @@ def test_published_numbers_stand_beside_ours(html, outputs):
     assert (line[9], line[10]) == (mean_and_spread(third), "70.00") and "Method <9>" in line[0]
     assert [cell for cell in table_lines(html, "glyphs_10tasks")[0][3:5] if cell] == []
     assert "<dt>published" in html and "<dt>Δ" in html
+
+
+def test_runs_on_other_images_splits_or_orders_are_lines_of_their_own(tmp_path):
+    """Although they have one configuration, they are never averaged, and each is found on the page."""
+    changes = ({}, {}, {"data_digest": "0ther"}, {"split_digest": "0ther"}, {"order_digest": "0ther"})
+    for seed, changed in enumerate(changes):
+        run = finish(tmp_path, "finetune", "d0", seed, quality=90.0 - 10 * seed)
+        of_identity(run, **changed)
+    found = collect(tmp_path)[0]
+    text = page(rows(found), Numbers(tmp_path, found), title="t")
+    lines = table_lines(text, "glyphs_10tasks")
+    assert sorted(line[-5] for line in lines) == ["1", "1", "1", "2"]
+    accuracies = {run["seed"]: f"{run['class_il']['acc']:.1f}" for run in found}
+    assert {line[2] for line in lines if line[-5] == "1"} == {accuracies[2], accuracies[3], accuracies[4]}
+    assert {word for line in lines for word in ("images 0ther", "split 0ther", "class order 0ther") if word in line[0]} == {
+        "images 0ther", "split 0ther", "class order 0ther",
+    }  # fmt: skip
+    places = [attributes["id"] for _, attributes in Tags(text).found if "id" in attributes]
+    assert len(places) == len(set(places)) and text.count('class="configuration"') == 4
 
 
 def test_what_was_passed_over_is_told(html):

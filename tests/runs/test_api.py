@@ -1,6 +1,8 @@
 """The Python interface and `cil results`."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,8 +69,19 @@ def test_results_are_rows(made, capsys):
     assert head.startswith("scenario,method,seed") and line.startswith("glyphs_10tasks,finetune,3")
     assert results.main(["--outputs", str(outputs), "--latex"]) == 0
     assert f"finetune & paper & 3 & {row['ACC']:.1f}" in capsys.readouterr().out
+    assert results.main(["--outputs", str(outputs), "--latex", "--columns", "optim.lr,avg_inc,optim._target_"]) == 0
+    lr, mean, target = capsys.readouterr().out.splitlines()[3].removesuffix(r" \\").split(" & ")
+    assert (float(lr), mean) == (row["optim.lr"], f"{row['avg_inc']:.1f}") and target == "torch.optim.SGD"
+    assert results.latex(["a"], [{"a": "{x: 50% of $y}\\~"}]).splitlines()[3] == (r"\{x: 50\% of \$y\}\textbackslash{}\~{} \\")
     assert results.main(["--outputs", str(outputs), "--columns", "AC"]) == 2
     assert capsys.readouterr().err.startswith("error: --columns AC is not a column; did you mean ACC")
+
+
+def test_results_are_a_data_frame_where_pandas_is_installed(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
+    assert cil.results(made.path.parents[3]) == cil.rows(made.path.parents[3])
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: ("frame", rows)))
+    assert cil.results(made.path.parents[3]) == ("frame", cil.rows(made.path.parents[3]))
 
 
 def test_tables_show_every_scenario(made, monkeypatch, capsys):
