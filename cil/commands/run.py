@@ -2,8 +2,8 @@
 
 python run.py method=finetune scenario=glyphs_10tasks seed=0
 
-Only this file handles Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run starts, so that
-errors in the settings are reported quickly.
+Only this file and search.py handle Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run
+starts, so that errors in the settings are reported quickly.
 """
 
 import hashlib
@@ -19,15 +19,18 @@ from typing import Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
 from cil.runs.command_line import refuse
+from cil.runs.objective import checked_objective, direction, require_images, value_of
 from cil.runs.precision import settled
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
 from cil.runs.settings import checked, of_reading
@@ -36,6 +39,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
+OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
 CONF = str(places.CONF)
 MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
@@ -51,15 +55,18 @@ def plain(config: DictConfig) -> dict:
         container.pop("plugins", None)
     if isinstance(node := container.get("scenario"), dict):
         container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
+        if checked_objective(container.pop("objective"), container["scenario"])["on"] == "test":
+            container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run
     return container
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float | None:
     if [os.getpid()] != MAIN_PROCESS:  # in a process of a launcher, sys.argv does not hold the settings
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
+        metric = searched(config) if in_search() else None
         run = run_at(Path(wanted["outputs"]) / address(wanted))
         if run.is_done:
             from cil.common.tables import one_line
@@ -68,6 +75,7 @@ def main(config: DictConfig) -> None:
             print(line, flush=True) if not follows() else None
         else:
             execute(wanted, run)
+        return value_of(run.summary(), metric) if metric else None
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_CODE)  # ends a sweep too
@@ -79,6 +87,21 @@ def main(config: DictConfig) -> None:
             traceback.print_exc()  # to the job's log, since the launcher returns the error without it
         if not known or [os.getpid()] != MAIN_PROCESS:
             raise
+    return None
+
+
+def searched(config: DictConfig) -> str:
+    """The metric that a search optimises; raises a `UserError` if there are no images to choose on."""
+    parts: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["objective", "scenario"]), resolve=True)
+    require_images(checked_objective(**parts), parts["scenario"])
+    return parts["objective"]["metric"]
+
+
+def in_search() -> bool:
+    """Whether this run is a trial of a search: of a sweeper other than Hydra's own, or of a W&B sweep."""
+    hydra_config = HydraConfig.get()
+    swept = hydra_config.mode is RunMode.MULTIRUN and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    return swept or "WANDB_SWEEP_ID" in os.environ
 
 
 def verified(run: RunDir, config: dict) -> dict:
@@ -192,6 +215,14 @@ def find_plugins(words: list[str]) -> None:
         Plugins.instance().register(PluginFolders)
 
 
+def replace_sweeper(words: list[str]) -> None:
+    """Let conf/hydra/sweeper/optuna.yaml replace the file of the same name in Optuna's plugin, which minimises by default."""
+    Plugins.instance()  # imports the plugins that are installed
+    found: Any = ConfigStore.instance().repo["hydra"].get("sweeper", {})
+    if found.pop("optuna.yaml", None) is None and "hydra/sweeper=optuna" in words:
+        raise UserError("hydra/sweeper=optuna needs Optuna; type pip install hydra-optuna-sweeper, or see docs/search.md")
+
+
 def help_text() -> str:
     """What --help prints: examples, then the options of every group, wrapped to 80 columns."""
     command = shlex.join(places.entry())
@@ -227,6 +258,7 @@ def front_door() -> int:
             return 0
         options(sys.argv[1:])
         find_plugins(sys.argv[1:])
+        replace_sweeper(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
         main()
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it

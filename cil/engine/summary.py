@@ -10,6 +10,7 @@ from cil.engine.trainer import Trainer
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
 from cil.runs.identity import peak_memory_mib
+from cil.runs.objective import CHOSEN_ON_TEST
 from cil.runs.run_folder import address, digest, names
 
 
@@ -21,6 +22,7 @@ def finish(trainer: Trainer, config: dict) -> None:
     blocks = trainer.frozen.digests() if trainer.frozen else {}  # cached features that other runs may use too
     sizes = [len(task.classes) for task in trainer.scenario]
     warnings = [*trainer.doubts.told(), *of_accuracies(trainer.matrices["class_il"], trainer.matrices["task_il"], sizes)]
+    warnings += [CHOSEN_ON_TEST] if config.get("objective") else []
     summary = {
         "scenario": scenario,
         "method": method,

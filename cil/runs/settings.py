@@ -8,9 +8,10 @@ from cil.common.ranges import Count, NonNegative, Positive, Seed, fits
 from cil.runs.precision import settled
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data")
-TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins")
+TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins", "objective")
 KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
+    "objective": ("on",),  # only "test"; other objectives do not belong to a run
     "train.first": ("epochs", "optim", "schedule"),
     "data": ("root", "weights", "features"),
     "machine": ("device", "precision", "tf32", "compile", "eval_batch_size", "checkpoint_seconds", "keep_checkpoints"),
@@ -42,7 +43,7 @@ LEFT_OUT = ("machine.tf32", "machine.compile", "train.first.epochs", "train.accu
 def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
     for key in TOP:
-        if key == "plugins":
+        if key in ("plugins", "objective"):
             continue
         if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
