@@ -10,6 +10,7 @@ cil.results("outputs")            # one row per finished run
 """
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from cil.common import places
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
 from cil.report.every_run import every_run
+from cil.runs.record import Reported
 from cil.runs.run_folder import RunDir, address, read_matrices
 
 if TYPE_CHECKING:
@@ -95,10 +97,13 @@ class Run:
             return self.method.predict(view(images).to(self.trainer.machine.device)).argmax(1).cpu()
 
 
-def run(*words: str, **settings: object) -> Run:
+def run(*words: str, after_task: Callable[[AccuracyMatrix], object] | None = None, **settings: object) -> Run:
     """Run a configuration in this process and return it; a finished one is only loaded.
 
     `words` are settings as on the command line. `settings` are more of them: `seed=0` is the word `seed=0`.
+
+    `after_task` is called after each task with the accuracies so far, also for tasks that were learned earlier. An exception
+    that it raises stops the run, which the same call resumes.
     """
     from cil.commands.compose import compose
     from cil.commands.run import execute, verified
@@ -106,7 +111,10 @@ def run(*words: str, **settings: object) -> Run:
 
     config = checked(compose(*words, *(f"{key}={value}" for key, value in settings.items())))
     folder = RunDir(Path(config["outputs"]) / address(config))
-    verified(folder, config) if folder.is_done else execute(config, folder)
+    if not folder.is_done:
+        execute(config, folder, after_task)
+    elif verified(folder, config) and after_task:
+        Reported(read_matrices(folder.path)["class_il"], after_task)()
     return Run(folder.path)
 
 

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,9 +30,11 @@ from omegaconf import DictConfig, OmegaConf
 from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.metrics import AccuracyMatrix
 from cil.runs.command_line import refuse
 from cil.runs.objective import checked_objective, direction, require_images, value_of
 from cil.runs.precision import settled
+from cil.runs.record import Reported
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
 from cil.runs.settings import checked, of_reading
 
@@ -128,8 +131,11 @@ def verified(run: RunDir, config: dict) -> dict:
     return summary
 
 
-def execute(config: dict, run: RunDir) -> None:
-    """Run a configuration to its end in its folder, resuming from a checkpoint if there is one."""
+def execute(config: dict, run: RunDir, after_task: Callable[[AccuracyMatrix], object] | None = None) -> None:
+    """Run a configuration to its end in its folder, resuming from a checkpoint if there is one.
+
+    `after_task` is called as `Reported` describes.
+    """
     config = settled(config)
     new = run.writes and not (run.path.exists() and any(run.path.iterdir()))  # Hydra makes the empty folder
     with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
@@ -146,6 +152,8 @@ def execute(config: dict, run: RunDir) -> None:
                 run.discard()  # a run that could not start leaves no folder
             raise
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
+        if after_task:
+            trainer.report = Reported(trainer.matrix, after_task)
         try:
             trainer.fit()
             if not follows():

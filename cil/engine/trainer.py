@@ -1,7 +1,7 @@
 """The training loop, shared by all methods. It calls their hooks and those of modifiers, and writes to the run folder."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -54,6 +54,7 @@ class Trainer:
         self.doubts = Doubts()
         self.trained: set[str] = set()  # backbone parameters that a phase has trained so far
         self._saved_at = time.perf_counter()
+        self.report: Callable[[], object] = lambda: None  # called after each task and after a resume
         self.trained_parameters = 0  # in the largest phase so far
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
@@ -69,6 +70,7 @@ class Trainer:
             modifier.attach(self.method)
         first, inside = self.restore()
         self.shared.agree(first, "checkpoints")
+        self.report()
         for task in self.scenario[first:]:
             if inside is None:
                 self.begin(task)
@@ -78,6 +80,7 @@ class Trainer:
             if self.method.answers(task):
                 self._evaluate(task)
             self._save(task, None)
+            self.report()
             if self.shared.any(self.stop) and task.index + 1 < len(self.scenario):
                 raise Stopped(self.stop.name)
 

@@ -7,6 +7,7 @@ from cil.common.errors import UserError
 from cil.report.collect import collect, rows, table
 from cil.report.every_run import every_run
 from cil.runs.objective import METRICS, direction, require_images, value_of
+from cil.runs.record import Reported
 from cil.runs.run_folder import digest, read_matrices
 from tests import harness
 
@@ -72,3 +73,27 @@ def test_tables_mark_runs_that_were_chosen_on_test_accuracy(compose, outputs):
     assert not any("chosen on test accuracy" in warning for warning in plain["warnings"])
     assert plain["class_il"] == marked["class_il"] and plain["address"] != marked["address"]
     assert [row.get("objective.on") for row in every_run(outputs)].count("test") == 1
+
+
+def test_accuracies_are_told_once_a_task_also_after_a_resume(compose):
+    class Enough(Exception):
+        pass
+
+    config, told = compose(*WORDS, "scenario.tasks=5"), []
+
+    def stop(matrix) -> None:
+        told.append(matrix)
+        if matrix.learned == 3:
+            raise Enough
+
+    run = harness.run_of(config)
+    with pytest.raises(Enough):
+        front_door.execute(config, run, stop)
+    assert [matrix.learned for matrix in told] == [1, 2, 3] and run.newest.name == "task_02.pt"
+    front_door.execute(config, run, told.append)
+    assert [matrix.learned for matrix in told[3:]] == [1, 2, 3, 4, 5]
+    assert [m.incremental_average() for m in told[:3]] == [m.incremental_average() for m in told[3:6]]
+    harness.assert_same_bits(run, harness.execute({**config, "outputs": f"{config['outputs']}_straight"}))
+    again: list = []
+    Reported(read_matrices(run.path)["class_il"], again.append)()
+    assert [m.average() for m in again] == [m.average() for m in told[3:]]
