@@ -1,15 +1,17 @@
 """The objective of a search: what main returns, on which images, and how runs on test accuracy are marked."""
 
 import pytest
+import yaml
 
 from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.report.collect import collect, rows, table
 from cil.report.every_run import every_run
 from cil.runs.objective import METRICS, direction, require_images, value_of
-from cil.runs.record import Reported
+from cil.runs.record import Record, Reported
 from cil.runs.run_folder import digest, read_matrices
 from tests import harness
+from tests.harness import ROOT
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.batch_size=64")
 
@@ -97,3 +99,34 @@ def test_accuracies_are_told_once_a_task_also_after_a_resume(compose):
     again: list = []
     Reported(read_matrices(run.path)["class_il"], again.append)()
     assert [m.average() for m in again] == [m.average() for m in told[3:]]
+
+
+# --- W&B sweeps -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_sweep_optimises_is_logged(finished):
+    wanted = yaml.safe_load((ROOT / "scripts" / "wandb_sweep.yaml").read_text())["metric"]
+    assert wanted == {"name": "/".join(METRICS["average"]), "goal": direction("average")}
+    first, last = [point.values for point in Record(finished.path).fresh(None) if point.axis == "task"]
+    assert {"/".join(key) for key in METRICS.values()} <= last.keys() and wanted["name"] in first
+    assert last[wanted["name"]] == pytest.approx(value_of(finished.summary(), "average"), abs=1e-3)
+
+
+def test_the_agent_of_a_sweep_types_a_command_that_composes():
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="wandb is not installed")
+    sweep = yaml.safe_load((ROOT / "scripts" / "wandb_sweep.yaml").read_text())
+    assert (ROOT / sweep["program"]).is_file()
+    given = {key: {"value": parameter["max"]} for key, parameter in sweep["parameters"].items()}
+    words = utils.create_sweep_command_args({"args": given})["args_no_hyphens"]
+    command = utils.create_sweep_command(sweep["command"])
+    assert command[:3] == ["${env}", "${interpreter}", "${program}"] and command[-1] == "${args_no_hyphens}"
+    config = harness.compose(*command[3:-1], *words)
+    assert config["optim"]["lr"] == 0.1 and config["log"]["_target_"].endswith("Wandb") and config["scenario"]["validation"]
+
+
+def test_a_trial_of_a_sweep_needs_images_to_choose_on(monkeypatch, capsys, outputs):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setattr("sys.argv", ["run.py", *WORDS, f"outputs={outputs}"])
+    assert front_door.front_door() == 2
+    assert capsys.readouterr().err.startswith("error: a search needs images to choose on; type scenario.validation=0.1")
+    assert not [*outputs.glob("*/*/*/*/*")]
