@@ -61,3 +61,34 @@ def test_a_range_needs_a_sweeper_that_draws(monkeypatch, capsys, outputs):
     monkeypatch.setattr("sys.argv", ["run.py", "-m", RANGE, f"outputs={outputs}"])
     assert harness.front_door.front_door() == 2
     assert "interval(…) is a range, of which a grid has no values; type hydra/sweeper=optuna" in capsys.readouterr().err
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.S)
+    return code
+
+
+def test_the_example_stops_bad_trials_and_can_be_started_again(monkeypatch, tmp_path, data_root, capsys):
+    optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made, calls = cil.run, []
+    words = (*FAST, "scenario.tasks=5", f"data.root={data_root}", f"data.features={data_root}/features")
+
+    def small(*own, **more):
+        calls.append(own)
+        own = [word.replace("validation=0.1", "validation=0.25") for word in own]
+        return made(*own, *words, **more)
+
+    monkeypatch.setattr(cil, "run", small, raising=False)
+    monkeypatch.chdir(tmp_path)
+    studies = []
+    for _ in range(2):
+        found: dict = {}
+        exec(example(), found)
+        studies.append([(str(t.state), t.params, t.intermediate_values, t.value) for t in found["study"].trials])
+        assert found["study"].best_value >= found["study"].trials[0].value
+    assert studies[0] == studies[1] and len(studies[0]) == 10
+    stopped = [trial for trial in studies[0] if "PRUNED" in trial[0]]
+    assert stopped and all(len(trial[2]) < 5 for trial in stopped)
+    assert capsys.readouterr().out.count("test accuracy:") == 2  # once a search
+    assert sum("scenario.validation=0.1" not in own for own in calls) == 2
