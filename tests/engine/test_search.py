@@ -22,7 +22,7 @@ def test_optuna_finds_a_better_rate_and_tests_it_once(data_root, outputs, tmp_pa
     words = [*FAST, "scenario.validation=0.25", *place]
     command = [sys.executable, ROOT / "run.py", "-m", "hydra/sweeper=optuna", *words, RANGE]
     ended = subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                           timeout=300)  # fmt: skip
+                           timeout=600)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     trials = [cil.load(done.parent) for done in outputs.glob("*/*/*/seed0/DONE")]
     (test,) = [run for run in trials if not run.config["scenario"].get("validation")]
