@@ -10,18 +10,24 @@ cil.results("outputs")            # one row per finished run
 run.predictions[9].scores         # with save.predictions=true; also run.per_class, run.confusion
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from cil.metrics import AccuracyMatrix
 from cil.report.finished import Run, load, results, rows
-from cil.runs.run_folder import RunDir, address
+from cil.runs.record import Reported
+from cil.runs.run_folder import RunDir, address, read_matrices
 
 __all__ = ["Run", "load", "results", "rows", "run"]
 
 
-def run(*words: str, **settings: object) -> Run:
+def run(*words: str, after_task: Callable[[AccuracyMatrix], object] | None = None, **settings: object) -> Run:
     """Run a configuration in this process and return it; a finished one is only loaded.
 
     `words` are settings as on the command line. `settings` are more of them: `seed=0` is the word `seed=0`.
+
+    `after_task` is called after each task with the accuracies so far, also for tasks that were learned earlier. An exception
+    that it raises stops the run, which the same call resumes.
     """
     from cil.commands.compose import compose
     from cil.commands.run import execute, verified
@@ -31,5 +37,8 @@ def run(*words: str, **settings: object) -> Run:
     folder = RunDir(Path(config["outputs"]) / address(config))
     if config.get("debug"):
         folder.discard()
-    verified(folder, config) if folder.is_done else execute(config, folder)
+    if not folder.is_done:
+        execute(config, folder, after_task)
+    elif verified(folder, config) and after_task:
+        Reported(read_matrices(folder.path)["class_il"], after_task)()
     return Run(folder.path)

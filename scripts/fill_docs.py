@@ -16,6 +16,8 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   text         the time that packed text saves
   photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
   recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=…)
+  optuna       the search of docs/search.md (needs hydra-optuna-sweeper)
+  rates        learning rates on held-out images; only finished runs
   fuzz         the records of `make fuzz`
 
 `make reproduce TABLE=glyphs` fills the table of all methods, and
@@ -43,6 +45,7 @@ from cil.report.documents import (
     records,
     recovered,
     reliability,
+    searched,
     start,
 )
 from cil.report.documents.project import Project
@@ -60,6 +63,8 @@ BLOCKS = {
     "text": records.text,
     "photographs": records.photographs,
     "recovered": recovered.recovered,
+    "optuna": searched.optuna,
+    "rates": searched.rates,
     "fuzz": reliability.fill_fuzz,
 }
 

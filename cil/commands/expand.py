@@ -2,23 +2,33 @@
 
 python scripts/expand.py method=finetune,joint seed=0,1,2 > sweep.txt
 python scripts/expand.py --missing experiment=awpf_figure4/glyphs_10tasks
+python scripts/expand.py --draws 20 method=finetune \\
+    'optim.lr=tag(log,interval(0.001,0.1))' scenario.validation=0.1
 sbatch $(python scripts/expand.py --options sweep.txt) \\
     scripts/array.sbatch sweep.txt
 
 The words are those of python run.py -m. --missing leaves out finished runs.
+--draws N prints N runs with random values instead of all combinations;
+--draw-seed 1 prints others. Ranges are interval(a,b),
+tag(log,interval(a,b)) for values whose logarithm is drawn, and
+int(interval(a,b)) for whole numbers.
 --options FILE prints the options of sbatch for a file of commands: the size of
 the array and the settings of conf/hydra/launcher/submitit_slurm.yaml. Further
 settings may follow, for example hydra.launcher.partition=long.
 """
 
+import math
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from cil.commands.compose import compose, guarded
@@ -40,14 +50,57 @@ def main() -> int:
         return 0
     if words[0] == "--options":
         return guarded(lambda: print(shlex.join(options(*words[1:]))))
-    missing = "--missing" in words
-    return guarded(lambda: print_commands([word for word in words if word != "--missing"], missing))
+    return guarded(lambda: print_commands(words))
 
 
-def print_commands(words: list[str], missing: bool) -> None:
-    wanted = [line for line in lines(words) if not (missing and finished(line))]  # a list, so that an error prints none
+def print_commands(words: list[str]) -> None:
+    draws, seed = number(words, "--draws", 1), number(words, "--draw-seed", 0)
+    missing, words = "--missing" in words, [word for word in words if word != "--missing"]
+    if seed is not None and draws is None:
+        raise UserError("--draw-seed chooses random values; type --draws 20 too")
+    found = lines(words) if draws is None else drawn(words, draws, seed or 0)
+    wanted = [line for line in found if not (missing and finished(line))]  # a list, so that an error prints none
     for line in wanted:
         print(shlex.join([*places.entry(), *line]))
+
+
+def number(words: list[str], option: str, least: int) -> int | None:
+    """Remove an option and its value from the words; returns the value, or None if the option is not there."""
+    if option not in words:
+        return None
+    at = words.index(option)
+    _, value = words.pop(at), words.pop(at) if at < len(words) - 1 else ""
+    if not value.isdecimal() or int(value) < least:
+        raise UserError(f"{option} {value} is not a whole number of at least {least}; type {option} 20")
+    return int(value)
+
+
+def drawn(words: list[str], draws: int, seed: int) -> Iterator[list[str]]:
+    """Yield the settings of `draws` runs, with random values where a word has several. More draws repeat the first ones."""
+    overrides = OverridesParser.create().parse_overrides(words)
+    if not any(override.is_sweep_override() for override in overrides):
+        raise UserError("no setting has several values to draw from; type one, as in 'optim.lr=tag(log,interval(0.001,0.1))'")
+    random = Random(seed)
+    for _ in range(draws):
+        line = [value_of(override, random) or word for word, override in zip(words, overrides, strict=True)]
+        compose(*line)  # so that an error prints none
+        yield line
+
+
+def value_of(override: Override, random: Random) -> str | None:
+    """A word with one random value of a setting, to four digits; None if the setting has only one value."""
+    if not override.is_sweep_override():
+        return None
+    if not override.is_interval_sweep():
+        return f"{override.get_key_element()}={random.choice([*override.sweep_string_iterator()])}"
+    value: Any = override.value()
+    if not value.start < value.end or ("log" in value.tags and value.start <= 0):
+        raise UserError(f"{override.input_line} holds no numbers to draw from; type another range, as in interval(0.001,0.1)")
+    if "log" in value.tags:
+        drawn = math.exp(random.uniform(math.log(value.start), math.log(value.end)))
+    else:
+        drawn = random.uniform(value.start, value.end)
+    return f"{override.get_key_element()}={round(drawn) if isinstance(value.start, int) else f'{drawn:.4g}'}"
 
 
 def finished(line: list[str]) -> bool:

@@ -2,34 +2,40 @@
 
 python run.py method=finetune scenario=glyphs_10tasks seed=0
 
-Only this file handles Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run starts, so that
-errors in the settings are reported quickly.
+Only this file and search.py handle Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run
+starts, so that errors in the settings are reported quickly.
 """
 
 import hashlib
 import os
 import shlex
 import sys
-import textwrap
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cil.commands.help import help_text
 from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.metrics import AccuracyMatrix
 from cil.runs.command_line import refuse
 from cil.runs.debug import of_debug
+from cil.runs.objective import checked_objective, direction, require_images, value_of
 from cil.runs.precision import settled
+from cil.runs.record import Reported
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
 from cil.runs.settings import checked, of_reading
 
@@ -37,10 +43,10 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
+OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
 CONF = str(places.CONF)
 MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
-INTERNAL = ("hydra", "size", "family", "recipe", "scratch")  # groups that scenarios and methods choose
 TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
 FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
 
@@ -55,15 +61,18 @@ def plain(config: DictConfig) -> dict:
         node.pop("names", None)
     if isinstance(node := container.get("scenario"), dict):
         container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
+        if checked_objective(container.pop("objective"), container["scenario"])["on"] == "test":
+            container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run
     return of_debug(container)
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float | None:
     if [os.getpid()] != MAIN_PROCESS:  # in a process of a launcher, sys.argv does not hold the settings
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
+        metric = searched(config) if in_search() else None
         run = run_at(Path(wanted["outputs"]) / address(wanted))
         if wanted.get("debug") and run.writes:
             run.discard()  # it tries everything again
@@ -74,6 +83,7 @@ def main(config: DictConfig) -> None:
             print(line, flush=True) if not follows() else None
         else:
             execute(wanted, run)
+        return value_of(run.summary(), metric) if metric else None
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_CODE)  # ends a sweep too
@@ -85,6 +95,21 @@ def main(config: DictConfig) -> None:
             traceback.print_exc()  # to the job's log, since the launcher returns the error without it
         if not known or [os.getpid()] != MAIN_PROCESS:
             raise
+    return None
+
+
+def searched(config: DictConfig) -> str:
+    """The metric that a search optimises; raises a `UserError` if there are no images to choose on."""
+    parts: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["objective", "scenario"]), resolve=True)
+    require_images(checked_objective(**parts), parts["scenario"])
+    return parts["objective"]["metric"]
+
+
+def in_search() -> bool:
+    """Whether this run is a trial of a search: of a sweeper other than Hydra's own, or of a W&B sweep."""
+    hydra_config = HydraConfig.get()
+    swept = hydra_config.mode is RunMode.MULTIRUN and not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    return swept or "WANDB_SWEEP_ID" in os.environ
 
 
 def verified(run: RunDir, config: dict) -> dict:
@@ -125,8 +150,11 @@ def predicted(run: RunDir, config: dict) -> None:
         add_predictions(run, config)
 
 
-def execute(config: dict, run: RunDir) -> None:
-    """Run a configuration to its end in its folder, resuming from a checkpoint if there is one."""
+def execute(config: dict, run: RunDir, after_task: Callable[[AccuracyMatrix], object] | None = None) -> None:
+    """Run a configuration to its end in its folder, resuming from a checkpoint if there is one.
+
+    `after_task` is called as `Reported` describes.
+    """
     config = settled(config)
     new = run.writes and not (run.path.exists() and any(run.path.iterdir()))  # Hydra makes the empty folder
     with stop_request() as stop, run.open(config):  # unlocks the folder before a launcher requeues the job
@@ -147,6 +175,8 @@ def execute(config: dict, run: RunDir) -> None:
                 run.discard()  # a run that could not start leaves no folder
             raise
         trainer.log.say(f"{' · '.join(names(config))} · seed {config['seed']} → {run.path}")
+        if after_task:
+            trainer.report = Reported(trainer.matrix, after_task)
         try:
             trainer.fit()
             if not follows():
@@ -236,28 +266,12 @@ def find_plugins(words: list[str]) -> None:
         Plugins.instance().register(PluginFolders)
 
 
-def help_text() -> str:
-    """What --help prints: examples, then the options of every group, wrapped to 80 columns."""
-    command = shlex.join(places.entry())
-    lines = [
-        "Train and evaluate class-incremental learning methods on vision transformers",
-        "and CLIP.",
-        "",
-        f"  {command} method=finetune                      one run",
-        f"  {command} -m method=finetune,joint seed=0,1,2  a sweep",
-        f"  {command} method=finetune --cfg job            the settings of a run",
-        "",
-        "A finished run is not repeated. Any setting can be given, as in train.epochs=3",
-        "optim.lr=0.01.",
-        "",
-        "Options, as in group=option:",
-        "",
-    ]
-    for group in sorted(folder for folder in places.CONF.iterdir() if folder.is_dir() and folder.name not in INTERNAL):
-        names = ", ".join(sorted(str(file.relative_to(group).with_suffix("")) for file in group.rglob("*.yaml") if
-                                 group.name != "backbone" or file.parent == group))  # fmt: skip
-        lines += textwrap.wrap(f"{group.name}: {names}", 80, subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(lines)
+def replace_sweeper(words: list[str]) -> None:
+    """Let conf/hydra/sweeper/optuna.yaml replace the file of the same name in Optuna's plugin, which minimises by default."""
+    Plugins.instance()  # imports the plugins that are installed
+    found: Any = ConfigStore.instance().repo["hydra"].get("sweeper", {})
+    if found.pop("optuna.yaml", None) is None and "hydra/sweeper=optuna" in words:
+        raise UserError("hydra/sweeper=optuna needs Optuna; type pip install hydra-optuna-sweeper, or see docs/search.md")
 
 
 def front_door() -> int:
@@ -272,6 +286,7 @@ def front_door() -> int:
             return 0
         options(sys.argv[1:])
         find_plugins(sys.argv[1:])
+        replace_sweeper(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
         if not check_sweep(sys.argv[1:]):
             main()

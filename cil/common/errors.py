@@ -79,8 +79,10 @@ def _explain_launcher(text: str) -> str | None:
 
 def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     """Rewrite an error of Hydra in one line. Its message is parsed, since Hydra raises few classes of error."""
-    if found := re.search(r"UserError raised while resolving interpolation: (.*?) full_key: ", text):
+    if found := re.search(r"UserError raised while resolving interpolation: (.*?)(?: full_key: |$)", text):
         return found[1]
+    if "INTERVAL_SWEEP" in text:
+        return "interval(…) is a range, of which a grid has no values; type hydra/sweeper=optuna too, or see docs/search.md"
     if found := re.search(r"Could not load '([^']+)/([^'/]+)'", text):
         return f"{found[1]}={found[2]} is not known; see python run.py --help for the options"
     if found := re.search(

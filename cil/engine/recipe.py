@@ -1,12 +1,14 @@
 """Defines how a phase is trained (`Recipe`), on which hardware (`Machine`), and one training step (`Step`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from cil.data.scenario import Task
-from cil.method import Phase
+from cil.method import Losses, Phase
+
+Parts = list[tuple[Iterator[Losses], float]]  # the steps on each part of a batch, and its share of the images
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,22 @@ class Step:
     last: bool = False  # the last step of its phase
     losses: Mapping[str, torch.Tensor] = field(init=False, repr=False)
     stop: bool = False  # whether to stop after this step, as all processes agreed
+
+
+def gradient(parts: Parts, optimizer: torch.optim.Optimizer, precision: Callable[[], torch.autocast]) -> Losses:
+    """Accumulate the gradient of the next step over the parts of a batch; returns its losses, or {} after the last."""
+    whole: Losses = {}
+    for steps, weight in parts:
+        with precision():
+            losses = next(steps, None)
+        if not losses:
+            return {}
+        if not whole:
+            optimizer.zero_grad()
+        if len(parts) == 1:
+            sum(losses.values()).backward()
+            return losses
+        (weight * sum(losses.values())).backward()
+        for name, loss in losses.items():
+            whole[name] = whole.get(name, 0.0) + weight * loss.detach()
+    return whole

@@ -11,6 +11,7 @@ from cil.metrics import COUNTS, DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
 from cil.runs.debug import MEANINGLESS
 from cil.runs.identity import peak_memory_mib
+from cil.runs.objective import CHOSEN_ON_TEST
 from cil.runs.run_folder import address, digest, names
 
 
@@ -23,6 +24,7 @@ def finish(trainer: Trainer, config: dict) -> None:
     sizes = [len(task.classes) for task in trainer.scenario]
     warnings = [*trainer.doubts.told(), *of_accuracies(trainer.matrices["class_il"], trainer.matrices["task_il"], sizes)]
     warnings = [MEANINGLESS] if config.get("debug") else warnings
+    warnings += [CHOSEN_ON_TEST] if config.get("objective") else []
     summary = {
         "scenario": scenario,
         "method": method,

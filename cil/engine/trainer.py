@@ -1,7 +1,7 @@
 """The training loop, shared by all methods. It calls their hooks and those of modifiers, and writes to the run folder."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -15,10 +15,9 @@ from cil.data.scenario import Scenario, Task
 from cil.engine import checkpoint, locality
 from cil.engine.encodes import Encodes
 from cil.engine.evaluation import Evaluation
-from cil.engine.gradients import gradient
 from cil.engine.loss_meter import Meter, mean_of
 from cil.engine.processes import ALONE, Processes, parts
-from cil.engine.recipe import Machine, Recipe, Step
+from cil.engine.recipe import Machine, Recipe, Step, gradient
 from cil.engine.run_warnings import FEW_STEPS, Doubts, Still, few_steps
 from cil.method import Losses, Method, Phase
 from cil.metrics import AccuracyMatrix
@@ -56,6 +55,7 @@ class Trainer:
         self.processes = [process]  # software and hardware of each process of this run, if they differ
         self.trained: set[str] = set()  # backbone parameters that a phase has trained so far
         self._saved_at = time.perf_counter()
+        self.report: Callable[[], object] = lambda: None  # called after each task and after a resume
         self.trained_parameters = 0  # in the largest phase so far
         if machine.precision == "bf16" and frozen:
             in_half(method.frozen_part)
@@ -72,6 +72,7 @@ class Trainer:
             modifier.attach(self.method)
         first, inside = self.restore()
         self.shared.agree(first, "checkpoints")
+        self.report()
         for task in self.scenario[first:]:
             if inside is None:
                 self.begin(task)
@@ -81,6 +82,7 @@ class Trainer:
             if self.method.answers(task):
                 self._evaluate(task)
             self._save(task, None)
+            self.report()
             if self.shared.any(self.stop) and task.index + 1 < len(self.scenario):
                 raise Stopped(self.stop.name)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from cil.common.errors import UserError
 from cil.common.tables import grid, mean_and_spread
 from cil.metrics import impossible
+from cil.runs.objective import chosen_on_test
 from cil.runs.run_folder import RunDir
 
 COLUMNS = {
@@ -17,7 +18,7 @@ COLUMNS = {
     "task-IL": ("task_il", "acc"),
 }
 INPUTS = {"data_digest": "images", "split_digest": "split", "order_digest": "class order"}
-NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine", "save"}  # not part of the configuration
+NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine", "save", "objective"}  # not part of the configuration
 NEEDED = ("scenario", "method", "digest", "seed", "config", "trained_parameters", "seconds")
 LONGEST = 45  # characters of settings in a table; longer ones are replaced by the digest
 MEANING = (
@@ -71,6 +72,11 @@ def validated(summary: dict) -> bool:
     return bool(summary["config"].get("scenario", {}).get("validation"))
 
 
+def chosen(summary: dict) -> str:
+    """What a table adds to the name of a run: on which images its accuracies were measured or its settings chosen."""
+    return ", validation" * validated(summary) + ", chosen on test accuracy" * chosen_on_test(summary)
+
+
 def by_seed(summary: dict) -> bool:
     """Whether each seed of this configuration has its own class order."""
     return summary["config"].get("scenario", {}).get("order") == "seed"
@@ -98,7 +104,7 @@ def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
     for group in groups:
         readings[group[0]["method"]].add(_reading(group))
     named = [(g[0]["method"], f" ({_reading(g)})" if len(readings[g[0]["method"]]) > 1 else "") for g in groups]
-    named = [(f"{name}, validation" if validated(group[0]) else name, more) for (name, more), group in zip(named, groups)]
+    named = [(name + chosen(group[0]), more) for (name, more), group in zip(named, groups)]
     many = len({(g[0]["scenario"], *name) for g, name in zip(groups, named)}) < len(groups)
     apart = list(map(" ".join, zip(told_apart(groups), other_inputs(groups)))) if many else []
     return ["method", *(["settings"] * many)], [["".join(name), *apart[n : n + 1]] for n, name in enumerate(named)]
@@ -125,8 +131,9 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
         names.append(words if len(words) <= LONGEST else group[0]["digest"])
     digests = defaultdict(set)
     for group, words in zip(groups, names):
-        digests[(*_kind(group), words)].add(group[0]["digest"])
-    return [w if len(digests[(*_kind(group), w)]) == 1 else group[0]["digest"] for group, w in zip(groups, names)]
+        digests[_kind(group), chosen(group[0]), words].add(group[0]["digest"])
+    apart = [len(digests[_kind(group), chosen(group[0]), words]) == 1 for group, words in zip(groups, names)]
+    return [words if alone else group[0]["digest"] for group, words, alone in zip(groups, names, apart)]
 
 
 def other_inputs(groups: Sequence[list[dict]]) -> list[str]:

@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from cil.metrics import AccuracyMatrix
 from cil.runs.run_folder import RunDir, read_matrices
 
-SO_FAR = ("acc", "forgetting", "backward_transfer")
+SO_FAR = ("acc", "incremental_average", "forgetting", "backward_transfer")
 
 
 class Point(NamedTuple):
@@ -67,6 +67,22 @@ def until(matrix: AccuracyMatrix, task: int) -> AccuracyMatrix:
     cut = AccuracyMatrix(matrix.totals[: task + 1].tolist())
     cut.correct[:] = matrix.correct[: task + 1, : task + 1]
     return cut
+
+
+class Reported:
+    """Tells a function the accuracies after each task, once and in order, also for tasks learned by an earlier process.
+
+    The function gets the matrix as it was after the task. An exception that it raises ends the run, which can be resumed.
+    """
+
+    def __init__(self, matrix: AccuracyMatrix, tell: Callable[[AccuracyMatrix], object]) -> None:
+        self.matrix, self.tell, self.told = matrix, tell, 0
+
+    def __call__(self) -> None:
+        for task in range(self.told, self.matrix.learned):
+            self.told = task + 1
+            if math.isfinite(self.matrix.correct[task, 0]):  # some methods are not evaluated after every task
+                self.tell(until(self.matrix, task))
 
 
 def table(matrix: AccuracyMatrix) -> tuple[list[str], list[list]]:

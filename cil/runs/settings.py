@@ -9,9 +9,10 @@ from cil.runs.precision import settled
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data",
           "save")  # fmt: skip
-TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins", "debug")
+TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins", "debug", "objective")
 KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
+    "objective": ("on",),  # only "test"; other objectives do not belong to a run
     "train.first": ("epochs", "optim", "schedule"),
     "data": ("root", "weights", "features", "decoded"),
     "save": ("predictions",),
@@ -50,7 +51,7 @@ LEFT_OUT = (  # absent where they have no effect
 def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
     for key in TOP:
-        if key in ("plugins", "debug"):
+        if key in ("plugins", "debug", "objective"):
             continue
         if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")

@@ -38,7 +38,8 @@ def lines(start: str):
 
 
 def first_of_sweep(words: list[str]) -> list[str]:
-    return [word if "[" in word else word.split(",")[0] for word in words if "=" in word and not word.startswith("-")]
+    kept = [word for word in words if "=" in word and not word.startswith(("-", "hydra/sweeper")) and "interval(" not in word]
+    return [word if "[" in word else word.split(",")[0] for word in kept]
 
 
 @pytest.mark.parametrize("words", lines("python run.py"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cil.report.documents import adapters, baselines, clip, locality, projection, records, recovered
+from cil.report.documents import adapters, baselines, clip, locality, projection, records, recovered, searched
 from cil.report.documents.project import page_of
 from scripts.fill_docs import project
 from tests.harness import ROOT
@@ -82,3 +82,32 @@ def test_the_recovered_transformer(at, monkeypatch):
     text = content(at, "recovered")
     assert text.count("| 36.8 |") == 2 or text.count("36.8") == 2
     assert text.count("33.3") == 2 and text.count("8,000") == 2 and text.count("not run") == 2 * (len(recovered.ROWS) - 1)
+
+
+def test_recipes_follow_their_rule_and_name_what_was_not_run(at, monkeypatch, capsys):
+    """Half a point over seeds that agree changes a learning rate; the same gain over seeds that disagree does not."""
+    today = {"rapf": 0.003, "aper": 0.1}
+
+    def finished(at, *words):
+        lr, seed = (float(word.split("=")[1]) for word in words if word.startswith(("optim.lr=", "seed=")))
+        for method, own in today.items():
+            if f"method={method}" in words:
+                spread = 0.01 if method == "rapf" else 3.0
+                return 80.0 + (0.6 + spread * (seed - 11) if lr > own else 0.0)
+        return None
+
+    monkeypatch.setattr(searched, "finished", finished)
+    searched.rates(at, [])
+    rows = {line.split("|")[1].strip(): line for line in content(at, "rates").splitlines() if line.startswith("| `")}
+    assert "| 0.60 ± 0.01 |" in rows["`rapf`"] and "**0.006**" in rows["`rapf`"]
+    assert "| 0.60 ± 1.73 |" in rows["`aper`"] and "kept" in rows["`aper`"]
+    missing = [row for row in rows.values() if "not run" in row]
+    assert len(missing) == len(searched.RECIPES) - 2 == len(capsys.readouterr().out.splitlines())
+
+
+def test_the_end_of_a_search_is_shown(at):
+    own = {"class_il": {"incremental_average": 28.5}, "config": {"optim": {"lr": 0.01}}}
+    output = "task 1\nbest of 10 trials: x\naverage 30.1 on the validation images\non the test images: ACC 7.0\nfiles: x\n"
+    at.fill("optuna", searched.told(output, own))
+    text = content(at, "optuna")
+    assert "ACC 7.0\n```" in text and "0.01, has an average of 28.5" in text and "task 1" not in text and "files" not in text

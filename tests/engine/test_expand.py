@@ -54,7 +54,25 @@ def test_the_one_yaml_serves_sbatch(capsys, monkeypatch, tmp_path):
     assert "--gres" not in line and "--mem=" not in line
 
 
+def test_random_values_are_the_same_for_one_seed_and_within_their_range(capsys, monkeypatch):
+    ranges = ["optim.lr=tag(log,interval(0.001,0.1))", "train.epochs=int(interval(2,5))", "train.batch_size=16,32"]
+    words = ["method=finetune", *ranges, "scenario.validation=0.1"]
+    ten = told(capsys, monkeypatch, "--draws", "10", *words)
+    assert told(capsys, monkeypatch, "--draws", "3", *words) == ten[:3]
+    assert told(capsys, monkeypatch, "--draws", "10", "--draw-seed", "1", *words) != ten
+    configs = [compose(*shlex.split(line)[2:]) for line in ten]
+    lrs = [config["optim"]["lr"] for config in configs]
+    assert len(set(lrs)) == 10 and all(0.001 <= lr <= 0.1 for lr in lrs) and min(lrs) < 0.01 < max(lrs)
+    assert {c["train"]["epochs"] for c in configs} <= {2, 3, 4, 5} and {c["train"]["batch_size"] for c in configs} == {16, 32}
+    assert {config["scenario"]["validation"] for config in configs} == {0.1}
+
+
 @pytest.mark.parametrize(("words", "line"), [
+    (["--draws", "many", "seed=0,1"], "error: --draws many is not a whole number of at least 1; type --draws 20"),
+    (["--draws", "2", "seed=0"], "error: no setting has several values to draw from"),
+    (["--draw-seed", "2", "seed=0,1"], "error: --draw-seed chooses random values; type --draws 20 too"),
+    (["--draws", "2", "optim.lr=tag(log,interval(0,1))"], "error: optim.lr=tag(log,interval(0,1)) holds no numbers to draw"),
+    (["optim.lr=interval(0.1,1)"], "error: interval(…) is a range, of which a grid has no values"),
     (["--options", "nowhere.txt"], "error: --options nowhere.txt: there is no such file"),
     (["method=finetune", "seed=0,,1"], "error: "),
     (["method=glob(*)"], "error: method=glob(*) is not spelled out"),

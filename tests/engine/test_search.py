@@ -1,0 +1,94 @@
+"""A search with Optuna: a better learning rate on held-out images, the test accuracy once, and trials that stop early."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import cil
+from tests import harness
+from tests.harness import ROOT
+
+FAST = ("method=finetune", "method.learn=head", "dataset.train_per_class=8", "dataset.test_per_class=3", "scenario.tasks=2",
+        "machine=cpu", "log.live=false")  # fmt: skip
+RANGE = "optim.lr=tag(log,interval(0.001,1))"
+
+
+def test_optuna_finds_a_better_rate_and_tests_it_once(data_root, outputs, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    place = (f"outputs={outputs}", f"data.root={data_root}", f"data.features={data_root}/features")
+    words = [*FAST, "scenario.validation=0.25", *place]
+    command = [sys.executable, ROOT / "run.py", "-m", "hydra/sweeper=optuna", *words, RANGE]
+    ended = subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                           timeout=600)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    trials = [cil.load(done.parent) for done in outputs.glob("*/*/*/seed0/DONE")]
+    (test,) = [run for run in trials if not run.config["scenario"].get("validation")]
+    trials.remove(test)
+    values = {run.config["optim"]["lr"]: run.summary["class_il"]["incremental_average"] for run in trials}
+    assert len(values) == 10 and values[test.config["optim"]["lr"]] == max(values.values())
+    before = cil.run(*words)
+    assert before.config["optim"]["lr"] == 0.01 and max(values.values()) > before.summary["class_il"]["incremental_average"]
+    told = re.search(r"^on the test images, .*: ACC ([\d.]+)", ended.stdout, re.M)
+    assert float(told[1]) == pytest.approx(test.summary["class_il"]["acc"], abs=0.05)
+    assert f"average {max(values.values()):.1f} on the validation images" in ended.stdout
+    after = ended.stdout[told.start() :]
+    assert ended.stdout.count("on the test images") == after.count(": ACC") == 1 and "learned:" not in after
+    assert "validation=0.25" not in test.summary["command"]
+
+
+def test_a_search_without_images_to_choose_on_is_one_sentence(outputs, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    command = [sys.executable, ROOT / "run.py", "-m", "hydra/sweeper=optuna", *FAST, RANGE, f"outputs={outputs}"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and not outputs.exists() and not ended.stdout
+    assert ended.stderr.startswith("error: a search needs images to choose on; type scenario.validation=0.1")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_without_optuna_the_sweeper_says_what_to_install(monkeypatch, capsys, outputs):
+    from hydra.core.config_store import ConfigStore
+
+    monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "sweeper", {})
+    monkeypatch.setattr("sys.argv", ["run.py", "-m", "hydra/sweeper=optuna", RANGE, f"outputs={outputs}"])
+    assert harness.front_door.front_door() == 2
+    assert "hydra/sweeper=optuna needs Optuna; type pip install hydra-optuna-sweeper" in capsys.readouterr().err
+
+
+def test_a_range_needs_a_sweeper_that_draws(monkeypatch, capsys, outputs):
+    monkeypatch.setattr("sys.argv", ["run.py", "-m", RANGE, f"outputs={outputs}"])
+    assert harness.front_door.front_door() == 2
+    assert "interval(…) is a range, of which a grid has no values; type hydra/sweeper=optuna" in capsys.readouterr().err
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.S)
+    return code
+
+
+def test_the_example_stops_bad_trials_and_can_be_started_again(monkeypatch, tmp_path, data_root, capsys):
+    optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made, calls = cil.run, []
+    words = (*FAST, "scenario.tasks=5", f"data.root={data_root}", f"data.features={data_root}/features")
+
+    def small(*own, **more):
+        calls.append(own)
+        own = [word.replace("validation=0.1", "validation=0.25") for word in own]
+        return made(*own, *words, **more)
+
+    monkeypatch.setattr(cil, "run", small, raising=False)
+    monkeypatch.chdir(tmp_path)
+    studies = []
+    for _ in range(2):
+        found: dict = {}
+        exec(example(), found)
+        studies.append([(str(t.state), t.params, t.intermediate_values, t.value) for t in found["study"].trials])
+        assert found["study"].best_value >= found["study"].trials[0].value
+    assert studies[0] == studies[1] and len(studies[0]) == 10
+    stopped = [trial for trial in studies[0] if "PRUNED" in trial[0]]
+    assert stopped and all(len(trial[2]) < 5 for trial in stopped)
+    assert capsys.readouterr().out.count("test accuracy:") == 2  # once a search
+    assert sum("scenario.validation=0.1" not in own for own in calls) == 2
