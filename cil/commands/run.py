@@ -6,6 +6,7 @@ Only this file handles Hydra's DictConfig; all other code gets plain dictionarie
 errors in the settings are reported quickly.
 """
 
+import argparse
 import hashlib
 import os
 import shlex
@@ -22,12 +23,14 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
-from cil.runs.command_line import refuse
+from cil.runs.command_line import options_first, refuse
+from cil.runs.console import Console
 from cil.runs.precision import settled
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
 from cil.runs.settings import checked, of_reading
@@ -37,10 +40,9 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 CONF = str(places.CONF)
-MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
 INTERNAL = ("hydra", "size", "family", "recipe", "scratch")  # groups that scenarios and methods choose
-FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
+FAILED: list[str] = []  # errors that were printed
 
 
 def plain(config: DictConfig) -> dict:
@@ -56,7 +58,8 @@ def plain(config: DictConfig) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
-    if [os.getpid()] != MAIN_PROCESS:  # in a process of a launcher, sys.argv does not hold the settings
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # cil/commands/sweep.py prints what becomes of its runs
+    if sweep:
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
@@ -65,7 +68,7 @@ def main(config: DictConfig) -> None:
             from cil.common.tables import one_line
 
             line = f"done already: {one_line(verified(run, wanted))}\n{run.path}"
-            print(line, flush=True) if not follows() else None
+            print(line, flush=True) if not (sweep or follows()) else None
         else:
             execute(wanted, run)
     except Stopped as stopped:
@@ -74,10 +77,9 @@ def main(config: DictConfig) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        known = tell(error)
-        if not known and [os.getpid()] != MAIN_PROCESS:
-            traceback.print_exc()  # to the job's log, since the launcher returns the error without it
-        if not known or [os.getpid()] != MAIN_PROCESS:
+        if sweep and Console.prints and not tell(error):  # in a job that has its own log
+            traceback.print_exc()  # since the launcher returns the error without it
+        if sweep or not tell(error):
             raise
 
 
@@ -136,8 +138,10 @@ def execute(config: dict, run: RunDir) -> None:
             raise Stopped(stop.name)  # a signal came while the run was finishing: end a sweep here
 
 
-def tell(error: BaseException) -> bool:
+def tell(error: BaseException, name: str = "") -> bool:
     """Print an error in one line if it is a user error; returns False if it may be a bug in this project.
+
+    `name`: the run of a sweep that it belongs to.
 
     Every error before training starts counts as a user error: its first line is printed if there is no better explanation.
     """
@@ -147,7 +151,7 @@ def tell(error: BaseException) -> bool:
     if line is None and not getattr(error, "in_run", False):
         line = f"{sentence(error)}; {SHOW}"
     if line is not None:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"error: {name}: {line}" if name else f"error: {line}", file=sys.stderr, flush=True)
         FAILED.append(line)
     return line is not None
 
@@ -167,15 +171,19 @@ def settings() -> list[str]:
     return groups + [key for name, node in config.items() for key in flat(node, name)]
 
 
-def options(words: list[str]) -> None:
-    """Raise a one-line `UserError` for command-line options that Hydra does not know, instead of printing its usage."""
+def options(words: list[str]) -> argparse.Namespace:
+    """Return what Hydra reads from the command line; raise a one-line `UserError` for options that it does not know."""
 
     def refused(message: str) -> NoReturn:
         raise UserError(f"{message}; see {shlex.join(places.entry())} --help")
 
     parser = get_args_parser()
     parser.error = refused  # type: ignore[method-assign]
-    parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
+    asked = parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
+    modes = [f"--{mode}" for mode in ("multirun", "run", "cfg", "info", "shell_completion") if getattr(asked, mode)]
+    if len(modes) > 1 and modes != ["--multirun", "--cfg"]:
+        raise UserError(f"{' and '.join(modes).replace('_', '-')} exclude each other; type one of them")
+    return asked
 
 
 class PluginFolders(SearchPathPlugin):
@@ -219,19 +227,38 @@ def help_text() -> str:
 def front_door() -> int:
     """Run the command line; returns the exit code."""
     FAILED.clear()
-    MAIN_PROCESS[:] = [os.getpid()]
     os.environ.update(places.importable())
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(), flush=True)
             return 0
-        options(sys.argv[1:])
+        sys.argv[1:] = options_first(sys.argv[1:])
+        asked = options(sys.argv[1:])
         find_plugins(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
-        main()
+        many(asked) if asked.multirun else main()
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:
-        if not tell(error):
+        if not (getattr(error, "told", False) or tell(error)):
             raise
     return 2 if FAILED else 0
+
+
+def many(asked: argparse.Namespace) -> None:
+    """Run the sweep of the command line, or show its configurations."""
+    from cil.commands.sweep import Sweep, show_configurations
+
+    if asked.cfg:
+        show_configurations(
+            [word for word in sys.argv[1:] if word not in ("-m", "--multirun", *asked.overrides)], asked.overrides
+        )
+        return
+    sweep = Sweep(asked.overrides)
+    try:
+        with sweep.watched():
+            main()
+    except Exception:
+        sweep.end()
+        raise
+    sweep.end()
