@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_text_keeps_within_a_terminal_and_says_what_was_not_run(table, runs, out
         assert words in told
     page = languages.LANGUAGES["markdown"](table, parts)
     assert "| L2P " in page and "- L2P: misprint" in page
+
+
+@pytest.mark.parametrize("name", published.tables())
+def test_every_table_keeps_within_a_terminal(name, tmp_path):
+    table = published.load(name)
+    parts = {key: lines(table, key, defaultdict(list), Numbers(tmp_path, [])) for key in table.columns}
+    told = languages.text(table, parts)
+    assert max(map(len, told.splitlines())) <= 80
+    for row in table.rows:
+        assert row.name in " ".join(told.split())
 
 
 def test_latex_is_booktabs_with_its_signs_escaped(table, runs, outputs):
