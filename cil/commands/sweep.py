@@ -28,8 +28,7 @@ from cil.common.errors import UserError
 from cil.common.tables import WIDTH, number, shortened
 from cil.report.collect import by_scenario
 from cil.runs.console import Console
-from cil.runs.run_folder import RunDir, address, follows, names
-from cil.runs.settings import checked
+from cil.runs.run_folder import RunDir, follows, names
 
 HEAD = f"{'ACC':>7}{'forgetting':>12}{'seconds':>9}  folder"
 NAME = WIDTH - len(HEAD) - 4  # the name of a folder has ten letters
@@ -65,13 +64,12 @@ class Sweep:
         """Print the line of a run that has ended. `search`: whether the sweeper wants to know which runs failed."""
         if not self.counts:
             say(f"results: {self.outputs}/*/*/FOLDER/seed*\n\n{'run':<{NAME}}{HEAD}")
-        config = configuration(job)
-        name = self.name(words, config)
+        name = self.name(words, configuration(job))
         try:
             if job.status == JobStatus.FAILED:
                 raise job._return_value
-            assert config is not None
-            run = RunDir(Path(config["outputs"]) / address(config))
+            assert job.hydra_cfg is not None
+            run = RunDir(Path(job.hydra_cfg.hydra.runtime.output_dir))  # of the job, since machine=auto may differ here
             summary = summary_of(run)
         except Exception as error:
             self.counts["failed"] += 1
@@ -217,9 +215,10 @@ class Named:
 
 
 def configuration(job: JobReturn) -> dict | None:
-    """The configuration of a job; None if there is none, as of a job that was lost, or if it is not a valid one."""
+    """The configuration of a job; None if there is none, as of a job that was lost, or if it has no value for a setting."""
     try:
-        return checked(front_door.plain(job.cfg)) if job.cfg is not None else None
+        config = front_door.plain(job.cfg) if job.cfg is not None else None
+        return config if config and names(config) else None
     except Exception:
         return None
 

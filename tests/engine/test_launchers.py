@@ -13,12 +13,14 @@ import pytest
 import submitit
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from cil.commands import run as front_door
 from cil.commands.sweep import Named, Sweep, Watched
 from cil.common.errors import UserError, explain
 from tests import harness
+from tests.report.test_reproduce import finished_run
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
@@ -136,16 +138,22 @@ def test_every_lost_job_of_a_cluster_is_named_and_a_bug_ends_in_a_traceback(monk
     assert "error: seed=1: ZeroDivisionError: of ours" in err and "error: seed=2: no weights" in err
 
 
-def test_a_launcher_that_is_not_known_is_told_of_when_it_has_ended(capsys):
+def test_a_launcher_that_is_not_known_is_told_of_when_it_has_ended(capsys, tmp_path):
+    """A result lies where its job put it: `machine=auto` may name another folder on this machine."""
     config = SimpleNamespace(
         hydra=SimpleNamespace(sweep=SimpleNamespace(dir="o"), sweeper=SimpleNamespace(_target_="a.Search"))
     )
-    jobs = [job(UserError("no weights")), job(UserError("no data"))]
+    elsewhere = finished_run(tmp_path, ["method=l2p"], [[90], [70, 80]])
+    done = job(None)
+    done.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path / elsewhere["address"])}}})
+    jobs = [job(UserError("no weights")), job(UserError("no data")), done]
     launcher = SimpleNamespace(config=config, launch=lambda overrides, first: jobs)
     sweep = Sweep(["method=finetune", "log.live=false"])
-    returned = Watched(launcher, sweep).launch([["method=finetune", f"seed={n}", "log.live=False"] for n in (0, 1)], 0)
-    assert capsys.readouterr().err == "error: seed=0: no weights\nerror: seed=1: no data\n"
-    assert [one.status for one in returned] == [JobStatus.FAILED] * 2, "a search is told which failed"
+    returned = Watched(launcher, sweep).launch([["method=finetune", f"seed={n}", "log.live=False"] for n in (0, 1, 2)], 0)
+    out, err = capsys.readouterr()
+    assert err == "error: seed=0: no weights\nerror: seed=1: no data\n"
+    assert out.splitlines()[-1].split() == ["seed=2", "75.0", "20.0", "30", elsewhere["digest"]]
+    assert [one.status for one in returned] == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], "a search is told which failed"
 
 
 def test_lines_of_a_process_carry_its_name():
