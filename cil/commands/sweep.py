@@ -4,6 +4,7 @@ Hydra's launchers return when their last job has ended, and an error of one job 
 result of each job when it is there, from the launchers that this project knows; from others, when all jobs have ended.
 """
 
+import re
 import shlex
 import sys
 import textwrap
@@ -84,7 +85,7 @@ class Sweep:
         self.counts["done already" if before else "finished"] += 1
         self.summaries[summary["address"]] = summary
         got, seconds = summary["class_il"], "done" if before else f"{summary['seconds']:.0f}"
-        say(f"{shortened(name, NAME):<{NAME}}{number(got['acc']):>7}{number(got['forgetting']):>12}{seconds:>9}"
+        say(f"{brief(name):<{NAME}}{number(got['acc']):>7}{number(got['forgetting']):>12}{seconds:>9}"
             f"  {summary['digest']}")  # fmt: skip
         for warning in summary.get("warnings", ()):
             self.warnings[warning].append(name)
@@ -212,6 +213,14 @@ class Named:
 
     def isatty(self) -> bool:
         return False
+
+
+def brief(name: str) -> str:
+    """The name of a run within its column. If it is too long, groups are left out, then keys, then its middle."""
+    for pattern in (r"", r"(?<= )[^\s=]+\.(?=[^\s=]+=)", r"(?<= )(?!seed=)[^\s=]+="):
+        if len(shorter := re.sub(pattern, "", name)) <= NAME:
+            return shorter
+    return shortened(shorter, NAME)
 
 
 def configuration(job: JobReturn) -> dict | None:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from cil.commands import run as front_door
-from cil.commands.sweep import Named, Sweep, Watched
+from cil.commands.sweep import Named, Sweep, Watched, brief
 from cil.common.errors import UserError, explain
 from tests import harness
 from tests.report.test_reproduce import finished_run
@@ -152,8 +152,16 @@ def test_a_launcher_that_is_not_known_is_told_of_when_it_has_ended(capsys, tmp_p
     returned = Watched(launcher, sweep).launch([["method=finetune", f"seed={n}", "log.live=False"] for n in (0, 1, 2)], 0)
     out, err = capsys.readouterr()
     assert err == "error: seed=0: no weights\nerror: seed=1: no data\n"
-    assert out.splitlines()[-1].split() == ["seed=2", "75.0", "20.0", "30", elsewhere["digest"]]
+    assert out.splitlines()[-1].split() == ["seed=2", "75.0", "20.0", "done", elsewhere["digest"]]
     assert [one.status for one in returned] == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], "a search is told which failed"
+
+
+def test_a_name_fits_its_column():
+    assert brief("l2p optim.lr=0.01 seed=0") == "l2p optim.lr=0.01 seed=0"
+    assert brief("clip_prompt+pgp method.pull=0.123456 seed=0") == "clip_prompt+pgp pull=0.123456 seed=0"
+    assert brief("dualprompt+pgp reading=paper method.pull=0.123456789 seed=0") == "dualprompt+pgp paper 0.123456789 seed=0"
+    long = brief(f"dualprompt data.path=/{'far/' * 30} seed=0")
+    assert len(long) == 40 and long.startswith("dualprompt /far/") and long.endswith("far/ seed=0")
 
 
 def test_lines_of_a_process_carry_its_name():
