@@ -45,8 +45,6 @@ def main() -> int:
     groups = rows(collect(OUTPUTS)[0], wanted)
     seconds = f"{time.perf_counter() - began:.0f} s"
     print(f"\nSplit-Glyphs: 100 characters in 10 tasks, percent correct, {seconds} in all\n")
-    print(table(groups))
-    print()
     for group in groups:
         print(f"  {group[0]['method']:<15} {MEANS[group[0]['method']]}")
     print("\n  ACC: after the last task, over all tasks. forgetting: best earlier − last.")

@@ -1,12 +1,17 @@
 """Helpers shared by the scripts and the tests: compose a configuration from settings, and report errors."""
 
+import copy
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from cil.commands.run import find_plugins, plain
 from cil.common.errors import ELSEWHERE, UserError, explain, nearest
@@ -20,6 +25,50 @@ def compose(*words: str) -> dict:
     refuse(words, CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return plain(hydra_compose("config", overrides=list(words)))
+
+
+class Composer:
+    """`compose` for many configurations: a file is read once, and words that only set values change a copy.
+
+    Hydra applies such words after it has put the files together, so the result is the same.
+    """
+
+    def __init__(self) -> None:
+        self._files: _Files | None = None
+        self._bases: dict[tuple[str, ...], DictConfig] = {}  # by the words that choose files
+
+    def __call__(self, *words: str) -> dict:
+        find_plugins(list(words))
+        refuse(words, CONF)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            loader: Any = GlobalHydra.instance().config_loader()
+            self._files = loader.repository = self._files or _Files(loader.repository)
+            overrides = OverridesParser.create().parse_overrides(list(words))
+            values = [o for o in overrides if not (o.is_hydra_override() or loader.repository.group_exists(o.key_or_group))]
+            files = tuple(word for word, override in zip(words, overrides) if override not in values)
+            if files not in self._bases:
+                self._bases[files] = hydra_compose("config", overrides=list(files))
+            config = copy.deepcopy(self._bases[files])
+            ConfigLoaderImpl._apply_overrides_to_config(values, config)
+            return plain(config)
+
+
+class _Files:
+    """Hydra's repository of configuration files, which reads each of them once."""
+
+    def __init__(self, repository: Any) -> None:
+        self._repository, self._read = repository, dict[str, Any]()
+
+    def load_config(self, config_path: str) -> Any:
+        if config_path not in self._read:
+            self._read[config_path] = self._repository.load_config(config_path)
+        return copy.deepcopy(self._read[config_path])  # Hydra changes what it gets
+
+    def __deepcopy__(self, memo: dict) -> "_Files":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._repository, name)
 
 
 def options(group: str) -> list[str]:

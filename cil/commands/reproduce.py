@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from cil.commands.compose import compose, guarded
+from cil.commands.compose import Composer, guarded
 from cil.commands.runs import OUTPUTS, side_by_side
 from cil.common import places
 from cil.common.errors import UserError, nearest
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     reading: str
     words: list[str]
     places: list[str]  # addresses, by seed
+    config: dict  # of the first seed
     beside: bool = False  # a run on one dataset, with which the row's run on two is compared
 
 
@@ -70,8 +71,10 @@ def reproduce(asked: argparse.Namespace) -> int:
         raise UserError(f"no row of {table.name} can be run here; its numbers are in cil/report/published/{table.name}.yaml")
     found, passed_over = finished(outputs)
     print("\n".join(cost(table, entries, found)), file=sys.stderr)
-    failed = [] if asked.dry else run(entries, found, seeds, asked.on)
-    found, passed_over = finished(outputs)
+    failed = []
+    if not asked.dry:
+        failed = run(entries, found, seeds, asked.on)
+        found, passed_over = finished(outputs)
     runs: defaultdict[tuple[str, int, str], list[dict]] = defaultdict(list)
     for entry in entries:
         if not entry.beside:
@@ -117,6 +120,7 @@ def narrowed(table: Table, names: list[str] | None, keys: list[str] | None) -> T
 
 def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Entry]:
     """Yield every configuration of the table that can be run here."""
+    compose = Composer()
     for number, row in enumerate(table.rows):
         for key in row.numbers:
             if row.run is None or key not in table.columns:
@@ -125,8 +129,8 @@ def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Ent
                 words = [*table.columns[key].run, *row.run, f"reading={reading}", *settings]
                 two = any(quantity.startswith("across.") for quantity in table.columns[key].quantities)
                 for more in ([], ["dataset.only=second"])[: 1 + two]:
-                    places = [address(compose(*words, *more, f"seed={seed}")) for seed in seeds]
-                    yield Entry(key, number, reading, [*words, *more], places, bool(more))
+                    configs = [compose(*words, *more, f"seed={seed}") for seed in seeds]
+                    yield Entry(key, number, reading, [*words, *more], [*map(address, configs)], configs[0], bool(more))
 
 
 def finished(outputs: Path) -> tuple[dict[str, dict], list[str]]:
@@ -150,7 +154,7 @@ def cost(table: Table, entries: list[Entry], found: dict[str, dict]) -> Iterator
     if len(missing) > len(unknown):
         yield f"  {len(missing) - len(unknown)} of them like runs that took {_time(known)} in total, one after another"
     if unknown:
-        epochs = sum(epochs_of(compose(*entry.words)) for entry in unknown)
+        epochs = sum(epochs_of(entry.config) for entry in unknown)
         yield f"  {len(unknown)} similar to no finished run: {epochs} epochs; --row NAME runs one row, to know its time"
 
 

@@ -6,6 +6,7 @@ Only this file and search.py handle Hydra's DictConfig; all other code gets plai
 starts, so that errors in the settings are reported quickly.
 """
 
+import argparse
 import hashlib
 import os
 import shlex
@@ -31,7 +32,8 @@ from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
 from cil.metrics import AccuracyMatrix
-from cil.runs.command_line import refuse
+from cil.runs.command_line import options_first, refuse
+from cil.runs.console import Console
 from cil.runs.debug import of_debug
 from cil.runs.objective import checked_objective, direction, require_images, value_of
 from cil.runs.precision import settled
@@ -45,10 +47,9 @@ OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(pla
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
 CONF = str(places.CONF)
-MAIN_PROCESS: list[int] = []  # the process of the command line; a launcher starts further ones
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
 TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
-FAILED: list[str] = []  # errors of runs of a sweep in this process; processes of a launcher raise them as well
+FAILED: list[str] = []  # errors that were printed
 
 
 def plain(config: DictConfig) -> dict:
@@ -68,7 +69,8 @@ def plain(config: DictConfig) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> float | None:
-    if [os.getpid()] != MAIN_PROCESS:  # in a process of a launcher, sys.argv does not hold the settings
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # cil/commands/sweep.py prints what becomes of its runs
+    if sweep:
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
@@ -80,7 +82,7 @@ def main(config: DictConfig) -> float | None:
             from cil.common.tables import one_line
 
             line = f"done already: {one_line(verified(run, wanted))}\n{run.path}"
-            print(line, flush=True) if not follows() else None
+            print(line, flush=True) if not (sweep or follows()) else None
         else:
             execute(wanted, run)
         return value_of(run.summary(), metric) if metric else None
@@ -90,10 +92,9 @@ def main(config: DictConfig) -> float | None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        known = tell(error)
-        if not known and [os.getpid()] != MAIN_PROCESS:
-            traceback.print_exc()  # to the job's log, since the launcher returns the error without it
-        if not known or [os.getpid()] != MAIN_PROCESS:
+        if sweep and Console.prints and not tell(error):  # in a job that has its own log
+            traceback.print_exc()  # since the launcher returns the error without it
+        if sweep or not tell(error):
             raise
     return None
 
@@ -190,8 +191,10 @@ def execute(config: dict, run: RunDir, after_task: Callable[[AccuracyMatrix], ob
             raise Stopped(stop.name)  # a signal came while the run was finishing: end a sweep here
 
 
-def tell(error: BaseException) -> bool:
+def tell(error: BaseException, name: str = "") -> bool:
     """Print an error in one line if it is a user error; returns False if it may be a bug in this project.
+
+    `name`: the run of a sweep that it belongs to.
 
     Every error before training starts counts as a user error: its first line is printed if there is no better explanation.
     """
@@ -203,14 +206,14 @@ def tell(error: BaseException) -> bool:
     if line is not None:
         for part in line.split("\n"):
             if part not in TOLD:
-                print(f"error: {part}", file=sys.stderr, flush=True)
+                print(f"error: {name}: {part}" if name else f"error: {part}", file=sys.stderr, flush=True)
         FAILED.append(line)
     return line is not None
 
 
 def check_sweep(words: list[str]) -> bool:
     """Tell what the runs of a sweep lack, all together; returns whether none of them can run."""
-    if not {"-m", "--multirun"} & set(words) or any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
+    if any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
         return False
     from cil.commands.sweep_check import lacking
 
@@ -241,15 +244,19 @@ def settings() -> list[str]:
     return groups + [key for name, node in config.items() for key in flat(node, name)]
 
 
-def options(words: list[str]) -> None:
-    """Raise a one-line `UserError` for command-line options that Hydra does not know, instead of printing its usage."""
+def options(words: list[str]) -> argparse.Namespace:
+    """Return what Hydra reads from the command line; raise a one-line `UserError` for options that it does not know."""
 
     def refused(message: str) -> NoReturn:
         raise UserError(f"{message}; see {shlex.join(places.entry())} --help")
 
     parser = get_args_parser()
     parser.error = refused  # type: ignore[method-assign]
-    parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
+    asked = parser.parse_args([word for word in words if word not in ("--help", "-h", "--version")])
+    modes = [f"--{mode}" for mode in ("multirun", "run", "cfg", "info", "shell_completion") if getattr(asked, mode)]
+    if len(modes) > 1 and modes != ["--multirun", "--cfg"]:
+        raise UserError(f"{' and '.join(modes).replace('_', '-')} exclude each other; type one of them")
+    return asked
 
 
 class PluginFolders(SearchPathPlugin):
@@ -278,21 +285,25 @@ def front_door() -> int:
     """Run the command line; returns the exit code."""
     FAILED.clear()
     TOLD.clear()
-    MAIN_PROCESS[:] = [os.getpid()]
     os.environ.update(places.importable())
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(), flush=True)
             return 0
-        options(sys.argv[1:])
+        sys.argv[1:] = options_first(sys.argv[1:])
+        asked = options(sys.argv[1:])
         find_plugins(sys.argv[1:])
         replace_sweeper(sys.argv[1:])
         refuse(sys.argv[1:], Path(CONF))
-        if not check_sweep(sys.argv[1:]):
+        if not asked.multirun:
             main()
+        elif not check_sweep(sys.argv[1:]):
+            from cil.commands.sweep import many
+
+            many(asked, main)
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:
-        if not tell(error):
+        if not (getattr(error, "told", False) or tell(error)):
             raise
     return 2 if FAILED else 0

@@ -18,9 +18,9 @@ from pathlib import Path
 from cil.commands.compose import compose, guarded, swept
 from cil.common import places
 from cil.common.errors import UserError
-from cil.common.tables import grid, mean_and_spread
+from cil.common.tables import fitted, mean_and_spread
 from cil.report.across import tables
-from cil.report.collect import COLUMNS, collect, doubts, inputs, rows, table
+from cil.report.collect import COLUMNS, by_scenario, collect, doubts, rows
 from cil.report.same_images import apart
 from cil.runs.run_folder import address
 
@@ -46,27 +46,14 @@ def main() -> int:
         if line not in unfinished:
             print(f"skipped: {line}", file=sys.stderr)
     kept = [summary for summary in found if asked.scenario in (None, summary["scenario"])]
-    parts = sorted({(summary["scenario"], inputs(summary)[0]) for summary in kept})
-    if not parts:
+    if not kept:
         print(f"error: no finished run{f' of {asked.scenario}' if asked.scenario else ''} below {asked.outputs}; type "
               f"{' '.join(places.entry())} method=finetune first", file=sys.stderr)  # fmt: skip
         return 2
-    shown = []
-    for part in parts:
-        groups = rows(summary for summary in kept if (summary["scenario"], inputs(summary)[0]) == part)
-        shown.append(f"{heading(part, parts)}{table(groups, markdown=asked.markdown)}")
-        for line in doubts(groups):
-            print(f"impossible row: {line}", file=sys.stderr)
-    print("\n\n".join(shown))
+    print(by_scenario(kept, markdown=asked.markdown))
+    for line in doubts(rows(kept)):
+        print(f"impossible row: {line}", file=sys.stderr)
     return 0
-
-
-def heading(part: tuple[str, str], parts: list[tuple[str, str]]) -> str:
-    """The scenario above its table, with the digest of its images if there are runs on others; "" for a single table."""
-    if len(parts) == 1:
-        return ""
-    several = len([name for name, _ in parts if name == part[0]]) > 1
-    return f"{part[0]}{f', images {part[1]}' if several else ''}\n"
 
 
 def transfer(scenario: str, found: list[dict], outputs: Path, markdown: bool) -> str:
@@ -90,4 +77,6 @@ def sweep(experiment: str, found: list[dict], markdown: bool) -> str:
             lines.append([*values[:-1], f"{values[-1]}, {seen}" if seen else values[-1], *numbers, str(len(group))])
     if not any(line[-1] != "0" for line in lines):
         raise UserError(f"no finished run of {experiment}; type python run.py -m experiment={experiment}")
-    return grid([*(key.removeprefix("method.") for key in keys), *COLUMNS, "seeds"], lines, markdown=markdown)
+    head = [*(key.removeprefix("method.") for key in keys), *COLUMNS, "seeds"]
+    titles = [" ".join(f"{key}={value}" for key, value in zip(keys, line)) for line in lines]
+    return fitted(head, lines, titles, len(keys), markdown=markdown)

@@ -90,7 +90,9 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     ):
         return f"{found[1]}={found[2]} is not known; {nearest(found[2], re.split('[ ,]+', found[3].strip()))}"
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"there is no setting {found[1]}; {nearest(found[1], keys())}"
+        if found[1] in (known := [*keys()]):  # of the first option of each group in a sweep
+            return f"{found[1]} is not a setting of all runs of this sweep; sweep those that have it alone"
+        return f"there is no setting {found[1]}; {nearest(found[1], known)}"
     if found := re.search(r"Missing mandatory value: .*?full_key: ([^ ]+)", text):
         return f"{found[1]} has no value; type {found[1]}=…"
     if found := re.search(r"Error parsing override '([^']+)'", text):

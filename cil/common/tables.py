@@ -1,20 +1,67 @@
 """Tables for a terminal of 80 columns and for Markdown."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from cil.common.files import write_text
 from cil.metrics import AccuracyMatrix
 
+WIDTH = 80  # of a terminal
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
+
+def fitted(
+    head: Sequence[str], rows: Sequence[Sequence[str]], titles: Sequence[str], named: int, *, markdown: bool = False
+) -> str:
+    """Return a table as text that fits a terminal, or as Markdown.
+
+    If it is too wide, gaps are narrower. If that is not enough, the title of each row stands above its numbers, in place of
+    its first `named` cells, and columns that still do not fit are a further table.
+    """
+    if markdown:
+        return grid(head, rows, markdown=True)
+    short = [[cell.replace(" ± ", "±") for cell in row] for row in rows]
+    for lines, gap in ((rows, "  "), (short, "  "), (short, " ")):
+        if _width(text := grid(head, lines, gap=gap)) <= WIDTH:
+            return text
+    columns = [grid(["", name], [["", row[number]] for row in short], gap=" ") for number, name in enumerate(head)]
+    parts, first = [], named
+    while first < len(head):
+        last, width = first, 0
+        while last < len(head) and (width := width + _width(columns[last])) <= WIDTH:
+            last += 1
+        last = max(last, first + 1)
+        cells = [["", *row[first:last]] for row in short]
+        wide = grid(["", *head[first:last]], cells)
+        text = wide if _width(wide) <= WIDTH else grid(["", *head[first:last]], cells, gap=" ")
+        head_line, dashes, *lines = text.splitlines()
+        parts.append("\n".join([head_line, dashes, *(f"{_wrapped(title)}\n{line}" for title, line in zip(titles, lines))]))
+        first = last
+    return "\n\n".join(parts)
+
+
+def _wrapped(title: str) -> str:
+    return textwrap.fill(title, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def shortened(text: str, width: int) -> str:
+    """The text without its middle if it is longer than `width`."""
+    left = (width - 1) // 2
+    return text if len(text) <= width else f"{text[:left]}…{text[len(text) - (width - 1 - left) :]}"
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False, gap: str = "  ") -> str:
     """Return a table as text. The first column is aligned left, the others right."""
     widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         padded = [str(c).ljust(w) if n == 0 else str(c).rjust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        return f"| {' | '.join(padded)} |" if markdown else "  ".join(padded).rstrip()
+        return f"| {' | '.join(padded)} |" if markdown else gap.join(padded).rstrip()
 
     dashes = (
         ["-" * w if n == 0 else "-" * (w - 1) + ":" for n, w in enumerate(widths)] if markdown else ["─" * w for w in widths]

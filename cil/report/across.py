@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cil.common.errors import UserError
-from cil.common.tables import grid, mean_and_spread
+from cil.common.tables import fitted, mean_and_spread
 from cil.metrics import AccuracyMatrix, transfer_between_runs
 from cil.report.collect import titled
 from cil.runs.run_folder import address, read_matrices
@@ -98,7 +98,8 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
     columns = ["second alone", "second", "FT", "first alone", "first", "BT"]
     more = ["both", "forgetting", "BT of tasks"]
     heads = [[*head, *columns, "seeds"], [*head, *columns, *more, "seeds"]]
-    parts = [grid(one, lines, markdown=markdown) for one, lines in zip(heads, (own, full))]
+    named = ["  ".join(filter(None, line[: len(head)])) for line in own]
+    parts = [fitted(one, lines, named, len(head), markdown=markdown) for one, lines in zip(heads, (own, full))]
     texts = ["Among the classes of the image's own dataset:", parts[0], "Among the classes of both datasets:", parts[1]]
     return "\n\n".join([*texts, *(f"left out: {line}" for line in left_out)])
 

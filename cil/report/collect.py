@@ -1,11 +1,13 @@
 """Collects finished runs and makes tables of their results."""
 
+import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError
-from cil.common.tables import grid, mean_and_spread
+from cil.common.tables import fitted, mean_and_spread
 from cil.metrics import impossible
 from cil.runs.objective import chosen_on_test
 from cil.runs.run_folder import RunDir
@@ -18,9 +20,9 @@ COLUMNS = {
     "task-IL": ("task_il", "acc"),
 }
 INPUTS = {"data_digest": "images", "split_digest": "split", "order_digest": "class order"}
+SHOWN_ELSEWHERE = {"scenario", "method", "modifier"}  # options that the name of a row or the heading of its table says
 NO_SETTING = {"seed", "reading", "outputs", "data", "log", "machine", "save", "objective"}  # not part of the configuration
 NEEDED = ("scenario", "method", "digest", "seed", "config", "trained_parameters", "seconds")
-LONGEST = 45  # characters of settings in a table; longer ones are replaced by the digest
 MEANING = (
     "ACC: mean over tasks of the accuracy after the last one, among all classes; forgetting: mean over old tasks of best "
     "earlier accuracy minus last; BT: last accuracy minus that right after learning; avg inc: mean of ACC over the tasks; "
@@ -82,6 +84,19 @@ def by_seed(summary: dict) -> bool:
     return summary["config"].get("scenario", {}).get("order") == "seed"
 
 
+def by_scenario(summaries: Iterable[dict], *, markdown: bool = False) -> str:
+    """The table of each scenario, and of each set of images if a scenario was run on several, below a heading if needed."""
+    found: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for summary in summaries:
+        found[summary["scenario"], inputs(summary)[0]].append(summary)
+    names = Counter(scenario for scenario, _ in found)
+    shown = []
+    for (scenario, images), runs in sorted(found.items()):
+        heading = f"{scenario}{f', images {images}' if names[scenario] > 1 else ''}\n" if len(found) > 1 else ""
+        shown.append(f"{heading}{table(rows(runs), markdown=markdown)}")
+    return "\n\n".join(shown)
+
+
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
     """A table with one line per configuration: mean ± standard deviation over seeds.
 
@@ -95,7 +110,8 @@ def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
         seconds = f"{sum(s['seconds'] for s in group) / len(group):.0f}"
         runs = f"{len(group)} orders" if by_seed(group[0]) else str(len(group))
         lines.append([*title, *numbers, trained, seconds, runs])
-    return grid([*head, *COLUMNS, "trained", "seconds", "seeds"], lines, markdown=markdown)
+    names = ["  ".join(filter(None, title)) for title in titles]
+    return fitted([*head, *COLUMNS, "trained", "seconds", "seeds"], lines, names, len(head), markdown=markdown)
 
 
 def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
@@ -111,29 +127,35 @@ def titled(groups: Sequence[list[dict]]) -> tuple[list[str], list[list[str]]]:
 
 
 def told_apart(groups: Sequence[list[dict]]) -> list[str]:
-    """For each configuration, the settings in which it differs from most runs of the same method and reading.
+    """For each configuration, what was typed for it, without the words that all others of its method and reading share.
 
-    If these are too long, the words typed for it alone; if those are too long or not unique, its digest.
+    Where the same was typed for several, for example since a file has changed in between, also the settings in which they
+    differ from most of their runs.
     """
-    settings = [_settings(group[0]["config"]) for group in groups]
-    same_kind: dict[tuple, list[dict]] = defaultdict(list)
-    words_of: dict[tuple, list[list[str]]] = defaultdict(list)
-    for group, own in zip(groups, settings):
-        same_kind[_kind(group)] += [own] * len(group)
-        words_of[_kind(group)].append(typed(group))
-    names = []
-    for group, own in zip(groups, settings):
-        others = same_kind[_kind(group)]
-        usual = {key: _most([str(other.get(key)) for other in others]) for key in {*own}.union(*others)}
-        words = " ".join(f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key])
-        if len(words) > LONGEST:
-            words = " ".join(word for word in typed(group) if not all(word in other for other in words_of[_kind(group)]))
-        names.append(words if len(words) <= LONGEST else group[0]["digest"])
-    digests = defaultdict(set)
-    for group, words in zip(groups, names):
-        digests[_kind(group), chosen(group[0]), words].add(group[0]["digest"])
-    apart = [len(digests[_kind(group), chosen(group[0]), words]) == 1 for group, words in zip(groups, names)]
-    return [words if alone else group[0]["digest"] for group, words, alone in zip(groups, names, apart)]
+    words = [typed(group) for group in groups]
+    same_kind = defaultdict(list)
+    for group, own in zip(groups, words):
+        same_kind[_kind(group)].append(own)
+    names = [" ".join(w for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)]
+    same_words: dict[tuple, list[list[dict]]] = defaultdict(list)
+    for group, name in zip(groups, names):
+        same_words[(*_kind(group), chosen(group[0]), name)].append(group)
+    return [
+        " ".join(filter(None, [name, _differences(group, same_words[(*_kind(group), chosen(group[0]), name)])]))
+        for group, name in zip(groups, names)
+    ]
+
+
+def _differences(group: list[dict], others: Sequence[list[dict]]) -> str:
+    """The settings in which a configuration differs from most runs of several."""
+    if len({other[0]["digest"] for other in others}) == 1:
+        return ""
+    settings, own = [_settings(other[0]["config"]) for other in others for _ in other], _settings(group[0]["config"])
+    usual = {key: _most([str(other.get(key)) for other in settings]) for key in {*own}.union(*settings)}
+    differing = [f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key]]
+    if not differing and len({str(other) for other in settings}) == 1:
+        return f"folder {group[0]['digest']}"  # an earlier version named the folder by more than the settings
+    return " ".join(differing)
 
 
 def other_inputs(groups: Sequence[list[dict]]) -> list[str]:
@@ -164,17 +186,21 @@ def _kind(group: list[dict]) -> tuple[str, str, str]:
 
 
 def typed(group: list[dict]) -> list[str]:
-    """The arguments of its command that may change the configuration."""
-    words = [word for word in group[0].get("command", "").split() if "=" in word.lstrip("-")]
-    return [
-        word
-        for word in words
-        if not word.startswith("--") and word.lstrip("+~").partition("=")[0].split(".")[0] not in NO_SETTING
-    ]
+    """The arguments of its command that may change the configuration, but for those that a table shows anyway."""
+    command, settings, words = shlex.split(group[0].get("command", "")), _flat(group[0].get("config", {})), []
+    for word in (word for word in command if "=" in word and not word.startswith("-")):
+        key = word.lstrip("+~").partition("=")[0]
+        if key in SHOWN_ELSEWHERE or key.startswith("hydra") or key.split(".")[0] in NO_SETTING:
+            continue
+        if "-m" in command and re.search(r",(?![^\[({]*[\])}])", word) and key in settings:  # earlier versions kept the sweep's
+            word = f"{key}={settings[key]}"
+        words.append(word)
+    return words
 
 
 def _settings(config: dict) -> dict[str, object]:
-    return {key: value for key, value in _flat(config, "").items() if key.split(".")[0] not in NO_SETTING}
+    counts = {f"machine.{key}": value for key, value in config.get("machine", {}).items() if key in ("precision", "tf32")}
+    return {key: value for key, value in _flat(config).items() if key.split(".")[0] not in NO_SETTING} | counts
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:

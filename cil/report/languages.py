@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
-from cil.common.tables import grid
+from cil.common.tables import fitted, grid
 from cil.report.published import Number, Table
 from cil.report.reproduced import APART, OURS, Line
 
@@ -37,7 +37,7 @@ def _once(rows: Sequence[list[str]]) -> list[list[str]]:
 
 def text(table: Table, parts: Parts, *, markdown: bool = False) -> str:
     """The table as text or Markdown. Text is split into several tables below each other if it is wider than 80 columns."""
-    parts_of_text = [heading(table)]
+    parts_of_text = [heading(table) if markdown else fill(heading(table), 80)]
     for key, lines in parts.items():
         names, rows = [*table.columns[key].quantities.values()], _once([_cells(line) for line in lines])
         step = len(names) if markdown else SIDE_BY_SIDE
@@ -45,7 +45,8 @@ def text(table: Table, parts: Parts, *, markdown: bool = False) -> str:
         for first in range(0, len(names), step):
             chosen = [0, 1, *range(2 + first, 2 + min(first + step, len(names))), 2 + len(names)]
             head = ["row", "", *names, "seeds"]
-            parts_of_text.append(grid([head[n] for n in chosen], [[row[n] for n in chosen] for row in rows], markdown=markdown))
+            cells, titles = [[row[n] for n in chosen] for row in rows], ["  ".join(filter(None, row[:2])) for row in rows]
+            parts_of_text.append(fitted([head[n] for n in chosen], cells, titles, 2, markdown=markdown))
     listed = [f"- {note}" if markdown else fill(note, 80, subsequent_indent="  ") for note in notes(table)]
     return "\n\n".join([*parts_of_text, "\n".join(listed)]).rstrip()
 

@@ -42,6 +42,11 @@ def refuse(words: Sequence[str], conf: Path) -> None:
                 check_exists(group, option, folders)
 
 
+def options_first(words: Sequence[str]) -> list[str]:
+    """Put options, such as -m, before the settings, since Hydra accepts none between two settings."""
+    return sorted(words, key=lambda word: word.startswith("~") or ("=" in word and not word.startswith("-")))
+
+
 def is_literal(option: str) -> bool:
     """Whether Hydra reads the option as a number, a boolean or a mapping instead of a name."""
     text = option.strip().lower()

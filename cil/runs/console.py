@@ -6,7 +6,8 @@ in conf/log.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, TextIO
 
@@ -19,11 +20,23 @@ SHORT = 12  # the longest list that is printed in full
 class Console:
     """Prints the progress of tasks, phases and epochs; `live: false` prints plain lines in a terminal too."""
 
+    prints = True  # whether plain lines are printed; `run.log` gets them in any case
+
     def __init__(self, *, live: bool) -> None:
         self.live = live and sys.stdout.isatty()
         self._file: TextIO | None = None
         self._bar: Progress | None = None
         self._shown = 0.0  # when the bar was last updated
+
+    @staticmethod
+    @contextmanager
+    def silenced() -> Iterator[None]:
+        """All consoles print nothing but the progress bar while the block runs, as in a sweep."""
+        Console.prints = False
+        try:
+            yield
+        finally:
+            Console.prints = True
 
     def open(self, folder: Path) -> None:
         self._file = (folder / "run.log").open("a")
@@ -37,6 +50,8 @@ class Console:
         """Print one plain line, above the progress bar if there is one, and write it to `run.log`."""
         if self._file:
             print(line, file=self._file, flush=True)
+        if not self.prints:
+            return
         if self._bar:
             self._bar.console.print(line, highlight=False, markup=False)
         else:

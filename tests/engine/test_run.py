@@ -14,6 +14,7 @@ import torch
 from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.common.signals import EXIT_CODE
+from cil.runs.run_folder import RunDir
 from tests import harness
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=5", "train.epochs=2", "optim.lr=0.01",
@@ -123,15 +124,24 @@ def shell(*words: str, code: int = 0) -> str:
 
 
 def test_a_sweep_runs_once_and_is_skipped_when_repeated(data_root, outputs):
-    words = ["-m", "method=finetune,class_mean,joint", "backbone=resnet_tiny", "seed=0,1", "train.epochs=1"]
+    methods = ("finetune", "class_mean", "joint")
+    words = ["-m", f"method={','.join(methods)}", "backbone=resnet_tiny", "seed=0,1", "train.epochs=1"]
     words += ["scenario.tasks=2", "dataset.train_per_class=9", "dataset.test_per_class=3"]
     words += [f"outputs={outputs}", f"data.root={data_root}"]
     first = shell(*words)
     assert len(list(outputs.glob("glyphs_10tasks/*/*/seed*/DONE"))) == 6
-    assert "done already" not in first and len(re.findall(r"^ACC ", first, re.M)) == 6
+    assert "done already" not in first and "6 runs: 6 finished" in first and "percent correct on" not in first
+    lines = re.findall(r"^(\w+) seed=(\d) +[\d.]+ +[\d.–]+ +\d+  (\w{10})$", first, re.M)
+    assert [line[:2] for line in lines] == [(method, str(seed)) for method in methods for seed in (0, 1)]
+    assert all(list(outputs.glob(f"*/{method}/{folder}/seed{seed}/DONE")) for method, seed, folder in lines)
+    assert len(re.findall("^method  ", first, re.M)) == 1, "one table"
+    summary = RunDir(next(outputs.glob("*/joint/*/seed1"))).summary()
+    assert {"method=joint", "seed=1"} <= {*summary["command"].split()} and "-m" not in summary["command"].split(), (
+        "its own, not the sweep's"
+    )
     stamps = {file: file.stat().st_mtime_ns for file in outputs.rglob("*.*") if file.name != "multirun.yaml" and file.is_file()}
-    second = shell(*words)
-    assert second.count("done already") == 6
+    second = shell(*words[1:], "-m")
+    assert "6 runs: 6 done already" in second and len(re.findall(r" done  \w{10}$", second, re.M)) == 6
     assert stamps == {file: file.stat().st_mtime_ns for file in stamps}
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_text_keeps_within_a_terminal_and_says_what_was_not_run(table, runs, out
     assert "| L2P " in page and "- L2P: misprint" in page
 
 
+@pytest.mark.parametrize("name", published.tables())
+def test_every_table_keeps_within_a_terminal(name, tmp_path):
+    table = published.load(name)
+    parts = {key: lines(table, key, defaultdict(list), Numbers(tmp_path, [])) for key in table.columns}
+    told = languages.text(table, parts)
+    assert max(map(len, told.splitlines())) <= 80
+    for row in table.rows:
+        assert row.name in " ".join(told.split())
+
+
 def test_latex_is_booktabs_with_its_signs_escaped(table, runs, outputs):
     told = languages.latex(table, {"one": lines(table, "one", runs, Numbers(outputs, []))})
     assert told.count(r"\toprule") == told.count(r"\bottomrule") == 1 and r"F\_t" in told and r"77.50 $\pm$ 3.54" in told
@@ -186,3 +197,27 @@ def test_a_row_is_run_and_then_known(data_root, monkeypatch, capsys, tmp_path):
     told = capsys.readouterr()
     assert "error: " in told.err and "not run" in told.out
     assert json.loads(next(outputs.glob("*/class_mean/*/seed0/summary.json")).read_text())["seed"] == 0
+
+
+def test_a_plan_is_made_quickly_and_without_torch():
+    """Each choice of files is composed once and each file is read once; the result is what `compose` returns."""
+    code = """
+import sys
+from unittest.mock import patch
+from cil.commands import compose as module
+from cil.commands.reproduce import planned
+from cil.report.published import load
+from hydra._internal.config_repository import ConfigRepository
+
+with patch.object(module, "hydra_compose", side_effect=module.hydra_compose) as composed, \\
+     patch.object(ConfigRepository, "load_config", autospec=True, side_effect=ConfigRepository.load_config) as read:
+    entries = list(planned(load("pgp_table9"), [0, 1, 2], []))
+assert "torch" not in sys.modules
+paths = [call.args[1] if len(call.args) > 1 else call.kwargs["config_path"] for call in read.call_args_list]
+assert len(paths) == len(set(paths)), "a file was read twice"
+assert len(entries) == 40 and composed.call_count == 20, (len(entries), composed.call_count)
+for entry in entries[::13]:
+    assert entry.config == module.compose(*entry.words, "seed=0")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=harness.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

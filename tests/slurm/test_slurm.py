@@ -107,6 +107,9 @@ def test_an_array_of_the_launcher_ends_in_the_numbers_of_one_process(cluster, ro
             launcher.kill()
             cluster.asked("scancel", "--user=root")
 
+    said = (room / "launcher.log").read_text()
+    assert f"job 1_0: method=l2p train.epochs={LONG}\n" in said and f"\nlogs: {outputs}/.submitit/JOB/\n" in said
+    assert "\n8 runs: 8 finished\n" in said
     runs = runs_below(outputs)
     assert runs.keys() == straight.keys()
     for address, run in runs.items():
