@@ -153,6 +153,18 @@ class TakesAdapters(Protocol):
 
 
 @runtime_checkable
+class TakesLoRA(Protocol):
+    """takes changes of its attention weights (backbone=vit_b16_augreg_in21k, another vit_b16_… or vit_tiny)"""
+
+    width: int
+    depth: int
+
+    def attention_inputs(self, x: Tensor, changes: Sequence) -> list[Tensor]: ...
+
+    def __call__(self, images: Tensor, *, changes: Sequence | None = None) -> Tensor: ...
+
+
+@runtime_checkable
 class KnowsImages(Protocol):
     """caches what it computes for each image and predicts from that; later tasks add parts
 

@@ -18,6 +18,7 @@ from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
 from cil.data.transforms.views import ImageSpec
+from cil.modules.adapters.lora import LINEARS, Change, Changes, linear
 from cil.modules.joined import joined
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
@@ -48,17 +49,18 @@ class ViT(nn.Module):
 
     def forward(
         self, images: Tensor, *, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
-        adapters: Sequence[Adapter] | None = None, read: str = "class",
+        adapters: Sequence[Adapter] | None = None, changes: Sequence[Changes] | None = None, read: str = "class",
     ) -> Tensor:  # fmt: skip
         """Return the features, (batch, width), of images or of the output of `tokens`.
 
         `prompts` (batch or 1, length, width) are inserted before the patches, with the position of the class token. `prefixes`
-        add keys and values to the given blocks. `adapters`, one for each block, run in parallel to the MLPs.
+        add keys and values to the given blocks. `adapters`, one for each block, run in parallel to the MLPs. `changes`, one
+        mapping for each block, change the weights of its attention.
         `read`: "class" returns the class token, anything else the mean over the `prompts`.
         """
         x = self.tokens(images) if images.dim() == 4 else images
-        if adapters is not None:
-            return through(self, x, prompts, prefixes, adapters, read)
+        if adapters is not None or changes is not None:
+            return through(self, x, prompts, prefixes, adapters, changes, read)
 
         def run(x: Tensor, prompts: Tensor | None, prefixes: Mapping[int, Prefix] | None) -> Tensor:
             return self.passes(through, self, x, prompts=prompts, prefixes=prefixes, read=read)
@@ -83,6 +85,14 @@ class ViT(nn.Module):
                 x = walk(block, x, prefixes.get(number))
         return queries
 
+    def attention_inputs(self, x: Tensor, changes: Sequence[Changes]) -> list[Tensor]:
+        """Return what the attention of each block is given, (batch, tokens, width), as the tokens `x` pass the blocks."""
+        inputs = []
+        for block, change in zip(self.trunk.blocks, changes, strict=True):
+            inputs.append(block.norm1(x))
+            x = walk(block, x, None, changes=change)
+        return inputs
+
     def bare(self, images: Tensor) -> Tensor:
         """timm's own forward pass over all tokens, the baseline that `make bench` compares with."""
         return self.trunk.forward_features(images)[:, 0]
@@ -93,7 +103,7 @@ class ViT(nn.Module):
 
 def through(
     backbone: ViT, x: Tensor, prompts: Tensor | None = None, prefixes: Mapping[int, Prefix] | None = None,
-    adapters: Sequence[Adapter] | None = None, read: str = "class",
+    adapters: Sequence[Adapter] | None = None, changes: Sequence[Changes] | None = None, read: str = "class",
 ) -> Tensor:  # fmt: skip
     """Run all blocks, from tokens to features; the other arguments are those of `ViT.forward`."""
     trunk = backbone.trunk
@@ -105,30 +115,43 @@ def through(
     places = slice(0, backbone.read) if read == "class" else slice(first, first + prompts.shape[1])  # type: ignore[union-attr]
     prefixes, last = prefixes or {}, len(trunk.blocks) - 1
     for number, block in enumerate(trunk.blocks):
-        adapter = None if adapters is None else adapters[number]
-        x = walk(block, x, prefixes.get(number), places if number == last else None, adapter)
+        adapter, own = None if adapters is None else adapters[number], None if changes is None else changes[number]
+        x = walk(block, x, prefixes.get(number), places if number == last else None, adapter, own)
     return trunk.norm(x).mean(1)
 
 
 def walk(
-    block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None = None, beside: Adapter | None = None
-) -> Tensor:
+    block: nn.Module, x: Tensor, prefix: Prefix | None, read: slice | None = None, beside: Adapter | None = None,
+    changes: Changes | None = None,
+) -> Tensor:  # fmt: skip
     """Run one block: (batch, tokens, width) → (batch, tokens or those in `read`, width). `beside` is the parallel adapter."""
-    query, key, value = attended(block.attn, block.norm1(x), read)
+    query, key, value = attended(block.attn, block.norm1(x), read, changes)
     if prefix is not None:
         key, value = (torch.cat([p.to(t.dtype).expand(len(t), -1, -1, -1), t], 2) for p, t in zip(prefix, (key, value)))
     drop = block.attn.attn_drop.p if block.training else 0.0
     mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop).transpose(1, 2).flatten(2)
     x = x if read is None else x[:, read]
-    x = x + block.drop_path1(block.ls1(block.attn.proj_drop(block.attn.proj(mixed))))
+    proj = block.attn.proj
+    joined = linear(mixed, proj.weight, proj.bias, (changes or {}).get("projection", Change()))
+    x = x + block.drop_path1(block.ls1(block.attn.proj_drop(joined)))
     more = block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return x + (more if beside is None else more + beside(x))
 
 
-def attended(attention: nn.Module, x: Tensor, read: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def attended(
+    attention: nn.Module, x: Tensor, read: slice | None = None, changes: Changes | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries (of the tokens in `read`), keys and values, each (batch, heads, tokens, width of a head)."""
     heads = (attention.num_heads, attention.head_dim)
-    if read is None:
+    if changes:
+        weights, bias = attention.qkv.weight.chunk(3), attention.qkv.bias
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        given = (x if read is None else x[:, read], x, x)
+        query, key, value = (
+            linear(own, weight, shift, changes.get(name, Change())).unflatten(2, heads).transpose(1, 2)
+            for own, weight, shift, name in zip(given, weights, biases, LINEARS)
+        )
+    elif read is None:
         query, key, value = attention.qkv(x).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
     else:
         width, (weight, bias) = x.shape[2], (attention.qkv.weight, attention.qkv.bias)

@@ -211,24 +211,6 @@ def tell(error: BaseException, name: str = "") -> bool:
     return line is not None
 
 
-def check_sweep(words: list[str]) -> bool:
-    """Tell what the runs of a sweep lack, all together; returns whether none of them can run."""
-    if any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
-        return False
-    from cil.commands.sweep_check import lacking
-
-    try:
-        lines, lack, runs = lacking(words)
-    except Exception:  # of the words themselves, which Hydra tells
-        return False
-    if lines:
-        tell(UserError("\n".join(lines)))
-        TOLD.extend(lines)
-        rest = "" if lack == runs else "; the others are run"
-        print(f"this concerns {lack} of {runs} runs{rest}", file=sys.stderr, flush=True)
-    return bool(lines) and lack == runs
-
-
 def settings() -> list[str]:
     """All keys of the configuration that the options on the command line select, to suggest one for a wrong key."""
     groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
@@ -297,10 +279,12 @@ def front_door() -> int:
         refuse(sys.argv[1:], Path(CONF))
         if not asked.multirun:
             main()
-        elif not check_sweep(sys.argv[1:]):
+        else:
             from cil.commands.sweep import many
+            from cil.commands.sweep_check import check_sweep
 
-            many(asked, main)
+            if asked.cfg or not check_sweep(sys.argv[1:]):
+                many(asked, main)
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:

@@ -1,15 +1,32 @@
 """Tells what the runs of a sweep lack, together and each once, before the first of them starts."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cil.commands import run as front_door
 from cil.commands.compose import compose
 from cil.commands.runs import lines
+from cil.common.errors import UserError
 from cil.engine.missing import missing
 from cil.runs.run_folder import address, run_at
 from cil.runs.settings import checked
 
 NO_MATTER = ("seed", "optim", "train", "schedule", "modifier", "save", "objective", "hydra")  # settings that need nothing
+
+
+def check_sweep(words: list[str]) -> bool:
+    """Tell what the runs of a sweep lack, all together; returns whether none of them can run."""
+    try:
+        found, lack, runs = lacking(words)
+    except Exception:  # of the words themselves, which Hydra tells
+        return False
+    if found:
+        front_door.tell(UserError("\n".join(found)))
+        front_door.TOLD.extend(found)
+        rest = "" if lack == runs else "; the others are run"
+        print(f"this concerns {lack} of {runs} runs{rest}", file=sys.stderr, flush=True)
+    return bool(found) and lack == runs
 
 
 def lacking(words: Sequence[str]) -> tuple[list[str], int, int]:

@@ -56,12 +56,12 @@ def statistics(features: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     return mean, apart.T @ apart / max(1, len(features) - 1) + ridge * identity(features)
 
 
-def shrunk(covariance: Tensor) -> Tensor:
-    """Add the mean variance to the diagonal, and to all other entries the mean of the non-zero ones."""
+def shrunk(covariance: Tensor, diagonal: float = 1.0, others: float = 1.0) -> Tensor:
+    """Add `diagonal` times the mean variance to the diagonal, and to all other entries `others` times their non-zero mean."""
     rest = covariance - torch.diag(covariance.diagonal())
     shift = rest.sum() / rest.count_nonzero().clamp_min(1)
     one = identity(covariance)
-    return covariance + covariance.diagonal().mean() * one + shift * (1 - one)
+    return covariance + diagonal * covariance.diagonal().mean() * one + others * shift * (1 - one)
 
 
 def cholesky(covariance: Tensor, ridge: float = RIDGE) -> tuple[Tensor, float]:

@@ -72,3 +72,26 @@ def extend_by_scores(basis: Tensor | None, scores: Tensor, energy: float) -> Ten
     shares = values.square() / total
     new = int((1 - shares.sum() + shares.cumsum(0) - shares < energy).sum())
     return torch.cat([basis, outer @ left[:, :new]], 1)[:, : len(scores)]
+
+
+def free(projector: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues, largest first, and eigenvectors of (1 − P) · gram · (1 − P), for a projector P or a stack."""
+    left = gram - projector @ gram
+    left = left - left @ projector
+    values, vectors = torch.linalg.eigh((left + left.mT) / 2)
+    return values.flip(-1).clamp_min(0), vectors.flip(-1)
+
+
+def widened(projector: Tensor, gram: Tensor, energy: float, *, short: bool = False) -> Tensor:
+    """As `extend`, with projectors F·Fᵀ in place of bases: (…, width, width), (…, width, width) → (…, width, width).
+
+    `short`: leave out the direction with which the share is reached, but take at least one.
+    """
+    values, vectors = free(projector, gram)
+    whole = gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+    reached = values.cumsum(-1) + whole - values.sum(-1, keepdim=True)
+    new = (reached if short else reached - values) < energy * whole
+    if short:
+        new = new | (torch.arange(len(values[0]), device=values.device) == 0)
+    kept = vectors * new[..., None, :]
+    return projector + kept @ kept.mT
