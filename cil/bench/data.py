@@ -84,7 +84,7 @@ def archive(config: dict, backbone: nn.Module) -> Iterator[dict]:
         for entry in Path(config["data"]["root"]).iterdir():
             if entry.name != "decoded" and not entry.name.startswith("."):
                 (Path(folder) / entry.name).symlink_to(entry.resolve())
-        own = {**config, "data": {**config["data"], "root": folder}}
+        own = {**config, "data": {**config["data"], "root": folder, "decoded": f"{folder}/decoded"}}
         for state in ("cold: decoded", "warm: mapped"):
             before = anonymous_mib()
             _, seconds = clock(lambda: first_batch(next(iter(build_scenario(own, backbone))).train), CPU)

@@ -8,6 +8,8 @@ sbatch $(python scripts/expand.py --options sweep.txt) \\
     scripts/array.sbatch sweep.txt
 
 The words are those of python run.py -m. --missing leaves out finished runs.
+--stacked prints one line for each group of runs that hydra/launcher=stacked
+trains together, so that a group is one task of the array.
 --draws N prints N runs with random values instead of all combinations;
 --draw-seed 1 prints others. Ranges are interval(a,b),
 tag(log,interval(a,b)) for values whose logarithm is drawn, and
@@ -58,10 +60,28 @@ def print_commands(words: list[str]) -> None:
     missing, words = "--missing" in words, [word for word in words if word != "--missing"]
     if seed is not None and draws is None:
         raise UserError("--draw-seed chooses random values; type --draws 20 too")
+    stacked = "--stacked" in words
+    words = [word for word in words if word != "--stacked"]
     found = lines(words) if draws is None else drawn(words, draws, seed or 0)
     wanted = [line for line in found if not (missing and finished(line))]  # a list, so that an error prints none
-    for line in wanted:
+    for line in groups(wanted) if stacked else wanted:
         print(shlex.join([*places.entry(), *line]))
+
+
+def groups(runs: list[list[str]]) -> Iterator[list[str]]:
+    """Yield a sweep for each group of runs that hydra/launcher=stacked trains together, and each other run alone."""
+    from cil.commands.stacked import group_of
+
+    together: dict[str, list[list[str]]] = {}
+    for line in runs:
+        together.setdefault(group_of(checked(compose(*line))), []).append(line)
+    for group in together.values():
+        columns = [list(dict.fromkeys(column)) for column in zip(*group)]
+        if len(group) == 1 or math.prod(map(len, columns)) != len(group):
+            yield from group
+        else:
+            joined = [",".join([words[0], *(word.partition("=")[2] for word in words[1:])]) for words in columns]
+            yield ["-m", *joined, "hydra/launcher=stacked"]
 
 
 def number(words: list[str], option: str, least: int) -> int | None:

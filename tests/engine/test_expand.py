@@ -42,6 +42,16 @@ def test_finished_runs_are_left_out(capsys, monkeypatch, data_root, outputs):
     assert [line.split()[-1] for line in left] == ["seed=0", "seed=2"]
 
 
+def test_a_group_of_runs_that_are_trained_together_is_one_command(capsys, monkeypatch):
+    found = told(capsys, monkeypatch, "--stacked", "method=l2p", "method.length=4,5", "modifier=none,pgp", "seed=0,1")
+    assert found == [
+        f"python run.py -m method=l2p method.length={length} modifier=none,pgp seed=0,1 hydra/launcher=stacked"
+        for length in (4, 5)
+    ]
+    (single,) = told(capsys, monkeypatch, "--stacked", "method=l2p", "seed=0")
+    assert single == "python run.py method=l2p seed=0"
+
+
 def test_the_one_yaml_serves_sbatch(capsys, monkeypatch, tmp_path):
     file = tmp_path / "sweep.txt"
     file.write_text("python run.py seed=0\npython run.py seed=1\n")
