@@ -2,6 +2,8 @@
 
 import math
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +216,15 @@ def test_a_signal_at_the_end_stops_what_would_come_next(jobs, monkeypatch):
     with pytest.raises(SystemExit):
         together(made)
     assert [job.run.is_done for job in made] == [True, True, False, False]
+
+
+def test_the_launcher_on_the_command_line(data_root, tmp_path):
+    words = [*BASE, "method=l2p", "seed=0,1", "scenario.tasks=2", "save.predictions=true", f"data.root={data_root}"]
+    command = [sys.executable, harness.ROOT / "run.py", "-m", *words, "hydra/launcher=stacked", f"outputs={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs of l2p on glyphs_10tasks are trained together" in done.stdout
+    runs = sorted(tmp_path.glob("*/l2p/*/seed*"))
+    assert [run.name for run in runs] == ["seed0", "seed1"] and all(
+        (run / "predictions" / "task_01.npz").exists() for run in runs
+    )
