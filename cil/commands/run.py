@@ -49,6 +49,7 @@ OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searche
 CONF = str(places.CONF)
 WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
 TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
+TRIED: set[Path] = set()  # folders of runs with debug=true that were just trained together
 FAILED: list[str] = []  # errors that were printed
 
 
@@ -76,7 +77,7 @@ def main(config: DictConfig) -> float | None:
         wanted = checked(plain(config))
         metric = searched(config) if in_search() else None
         run = run_at(Path(wanted["outputs"]) / address(wanted))
-        if wanted.get("debug") and run.writes:
+        if wanted.get("debug") and run.writes and run.path not in TRIED:
             run.discard()  # it tries everything again
         if run.is_done:
             from cil.common.tables import one_line
@@ -137,8 +138,8 @@ def verified(run: RunDir, config: dict) -> dict:
             print(f"the images of this run were not compared with those on the disk: {error}", flush=True)
             same = True
         if not same:
-            raise UserError(f"the images have changed since {run.path} was made; type outputs=DIR to keep both results, or "
-                            "delete that folder")  # fmt: skip
+            raise UserError(f"the images have changed since {run.path} was made, or the words of dataset.names; type outputs=DIR "
+                            "to keep both results, or delete that folder")  # fmt: skip
     predicted(run, config)
     return summary
 

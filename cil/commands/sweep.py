@@ -133,10 +133,15 @@ class Watched(Launcher):
 def ended(launcher: Any, jobs: Lines, first: int, sweep: Sweep) -> Jobs:
     """Yield each job's place in the list and what it returned, when it has ended."""
     kind = type(launcher).__name__
-    if kind == "BasicLauncher":
+    if kind in ("BasicLauncher", "StackedLauncher"):
+        if kind == "StackedLauncher":
+            launcher.train_together(jobs)
         for place, words in enumerate(jobs):
-            with Console.silenced():
-                job = launcher.launch([words], first + place)[0]
+            try:
+                with Console.silenced():
+                    job = launcher.launch([words], first + place)[0]
+            except Exception as error:  # of settings from which Hydra cannot make the run's folder
+                job = JobReturn(status=JobStatus.FAILED, _return_value=error)
             yield place, job
     elif kind == "JoblibLauncher":
         yield from in_processes(launcher, jobs, first, sweep)
@@ -163,7 +168,10 @@ def in_process(name: str, place: int, first: int, words: Sequence[str], *given: 
     from hydra_plugins.hydra_joblib_launcher._core import execute_job
 
     with redirect_stdout(Named(sys.stdout, name)), Console.silenced():
-        job = execute_job(first + place, words, *given)
+        try:
+            job = execute_job(first + place, words, *given)
+        except Exception as error:
+            job = JobReturn(status=JobStatus.FAILED, _return_value=error)
     if job.status == JobStatus.FAILED:
         job._return_value.add_note("".join(traceback.format_exception(job._return_value)))  # which pickling leaves out
     return place, job

@@ -228,3 +228,13 @@ def test_the_launcher_on_the_command_line(data_root, tmp_path):
     assert [run.name for run in runs] == ["seed0", "seed1"] and all(
         (run / "predictions" / "task_01.npz").exists() for run in runs
     )
+
+
+def test_a_wrong_value_fails_its_own_runs_and_debug_runs_are_trained_once(data_root, tmp_path):
+    words = [*BASE, "method=l2p", "seed=0,1", "train.clip=1,banana", "debug=true", f"data.root={data_root}"]
+    command = [sys.executable, harness.ROOT / "run.py", "-m", *words, "hydra/launcher=stacked", f"outputs={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "4 runs: 2 finished, 2 failed" in done.stdout
+    assert "2 runs of l2p" in done.stdout and "percent correct" not in done.stdout  # no run prints its matrix
+    assert done.stderr.count("train.clip=banana is not a number") == 2
+    assert all("task 1/2" in log.read_text() for log in tmp_path.rglob("run.log"))

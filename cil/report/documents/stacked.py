@@ -51,7 +51,7 @@ def stacked(at: Project, settings: list[str]) -> str:
 def kernels(at: Project, settings: list[str]) -> str:
     lines = []
     for name, words in STEPS.items():
-        own = [sys.executable, at.root / "scripts" / "bench.py", "stack", "--rounds", "1", *words, *VIT_B, *settings]
+        own = [sys.executable, str(at.root / "scripts" / "bench.py"), "stack", "--rounds", "1", *words, *VIT_B, *settings]
         done = subprocess.run(own, capture_output=True, text=True, check=True)
         rows = [json.loads(line) for line in done.stdout.splitlines()]
         lines.append([name, str(rows[0]["kernels"]), *(f"{row['kernels_ratio']:.2f}" for row in rows[1:])])
@@ -72,7 +72,7 @@ def timed(at: Project, *words: str) -> tuple[float, float]:
     """The CPU seconds of a sweep in a folder of its own, and the mean accuracy of its runs."""
     with TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, at.root / "run.py", "-m", *words, f"seed={listed(SEEDS)}", f"outputs={folder}"]
+        command = [sys.executable, str(at.root / "run.py"), "-m", *words, f"seed={listed(SEEDS)}", f"outputs={folder}"]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         runs = [RunDir(done.parent).summary() for done in Path(folder).rglob("DONE")]
