@@ -138,8 +138,8 @@ def verified(run: RunDir, config: dict) -> dict:
             print(f"the images of this run were not compared with those on the disk: {error}", flush=True)
             same = True
         if not same:
-            raise UserError(f"the images have changed since {run.path} was made, or the words of dataset.names; type outputs=DIR "
-                            "to keep both results, or delete that folder")  # fmt: skip
+            raise UserError(f"the images have changed since {run.path} was made, or the words of dataset.names; type "
+                            "outputs=DIR to keep both results, or delete that folder")  # fmt: skip
     predicted(run, config)
     return summary
 
