@@ -206,8 +206,9 @@ def tell(error: BaseException, name: str = "") -> bool:
         line = f"{sentence(error)}; {SHOW}"
     if line is not None:
         for part in line.split("\n"):
-            if part not in TOLD:
-                print(f"error: {name}: {part}" if name else f"error: {part}", file=sys.stderr, flush=True)
+            if name or part not in TOLD:
+                what = "as told above" if part in TOLD else part
+                print(f"error: {name}: {what}" if name else f"error: {what}", file=sys.stderr, flush=True)
         FAILED.append(line)
     return line is not None
 

@@ -31,8 +31,9 @@ def settled(config: dict) -> dict:
             machine["precision"] = "bf16" if faster else "fp32"
         if machine.get("tf32") == "auto":
             machine["tf32"] = "on" if capability is not None and capability >= TENSOR_CORES else "off"
-    for node, key, nothing in ((machine, "tf32", "off"), (machine, "compile", "off"), (train, "accumulate", 1)):
-        if node.get(key) == nothing:
+    without_effect = ((machine, "tf32", "off"), (machine, "compile", "off"), (machine, "stack", None), (train, "accumulate", 1))
+    for node, key, nothing in without_effect:
+        if key in node and node[key] == nothing:
             del node[key]
     return {**config, "machine": machine, "train": train}
 

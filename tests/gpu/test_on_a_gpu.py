@@ -40,7 +40,7 @@ CASES = cases()
 def on_gpu(compose, scenario, monkeypatch):
     """The configuration of a method on two tasks."""
 
-    def two_tasks(config: dict, backbone: torch.nn.Module):
+    def two_tasks(config: dict, backbone: torch.nn.Module, images=None):
         """With the images four times over where the released PGP wants as many of them as a token is wide."""
         images, times = scenario.images, 4 if config["modifier"] else 1
         images = replace(images, train=images.train.repeat(times, 1, 1, 1), train_labels=images.train_labels.repeat(times))

@@ -84,7 +84,7 @@ def test_texts_of_a_test_are_encoded_once_for_each_prompt_set_and_name(small, tm
     monkeypatch.setattr(
         type(trainer.method),
         "texts",
-        lambda self, sets, names: encoded.append((len(sets), len(names))) or texts(self, sets, names),
+        lambda self, prompts, sets, names: encoded.append((len(sets), len(names))) or texts(self, prompts, sets, names),
     )
     trainer.evaluation(scenario[:])
     assert encoded == []  # met by the evaluation after the last task

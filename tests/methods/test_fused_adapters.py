@@ -68,7 +68,7 @@ def test_losses_and_their_gradient(scale):
     made = toy(scale)
     features = torch.cat([fill((3, 4), 2, 0.31, 0.4), fill((2, 4), 2, 0.43, 1.0)])
     drawn = Drawn(features[None], torch.tensor([[2, 2, 0, 0, 1]]), fill((2, 4), 2, 0.61, 0.3)[None, :, None])
-    losses = made.losses_of(made.adapter[None], drawn)
+    losses = made.losses_of([made], {"adapter": made.adapter[None]}, {}, drawn, None)
     wanted, gradient = GRADIENTS[scale]
     close(losses["ce"][0], wanted, 1e-6 if scale == 10 else 2e-6)
     close(losses["hinge"][0], 0.628171, 1e-6)

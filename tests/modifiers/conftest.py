@@ -13,7 +13,7 @@ NARROW = (
 @pytest.fixture
 def small(compose, scenario, monkeypatch):
     """Three tasks of 36 images; the backbone is 32 wide, so that the released code's mix-up of spaces can be made."""
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     clip = ("backbone.changes.vision_cfg.width=32", "optim.lr=0.5", "method.first=null", "method.text_length=2")
     own = {"l2p": ("method.pool=5", "method.length=2", "method.top_k=2"), "clip_prompt": clip}
 

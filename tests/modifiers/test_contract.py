@@ -59,7 +59,7 @@ class Watch(Modifier):
 
 @pytest.fixture
 def trainer(compose, scenario, monkeypatch, tmp_path):
-    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone: scenario)
+    monkeypatch.setattr("cil.engine.build.build_scenario", lambda config, backbone, images=None: scenario)
     words = [
         "method=finetune",
         "backbone=resnet_tiny",

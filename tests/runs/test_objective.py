@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
-from cil.report.every_run import every_run
 
 from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.report.collect import collect, rows, table
+from cil.report.finished import rows as every_run
 from cil.runs.objective import METRICS, direction, require_images, value_of
 from cil.runs.record import Record, Reported
 from cil.runs.run_folder import digest, read_matrices
