@@ -60,7 +60,8 @@ def tested(words: list[str]) -> str:
     from cil.commands.run import execute
 
     GlobalHydra.instance().clear()  # the search has ended, and Hydra composes one configuration at a time
-    words = [word for word in words if not word.startswith("scenario.validation=")] + ["scenario.validation=0"]
+    last = {word.partition("=")[0]: word for word in words}  # a value that the search chose replaces one that was typed
+    words = list((last | {"scenario.validation": "scenario.validation=0"}).values())
     sys.argv = ["run.py", *words]  # the command in summary.json
     config = checked(compose(*words))
     run = RunDir(Path(config["outputs"]) / address(config))

@@ -22,7 +22,7 @@ from cil.common.errors import UserError, sentence
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", metavar="PLUGIN.METHOD", help="a plugin and the name of its method (conf/method); or METHOD")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="settings (key=value)")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="settings (key=value)")
     asked = parser.parse_args(words)
     return guarded(lambda: judged(asked.method, asked.words))
 

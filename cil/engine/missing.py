@@ -33,7 +33,8 @@ def missing(config: dict, *, files: bool = True) -> list[str]:
     quick = [*package(config["log"]), *((*of_weights(config), *of_names(config["dataset"])) if files else ())]
     absent = list(places.absent(known, Path(config["data"]["root"]).expanduser())) if known and files else []
     planned = list(of_scenario(config["scenario"], known or []))
-    if files and not absent and (quick or planned):  # the images are there, and may be others than those known
+    unnamed = files and any(of_names(config["dataset"]))  # then the images cannot be listed with their names
+    if files and not absent and not unnamed and (quick or planned):  # the images are there, and may be others than those known
         planned = listed(config)
     return list(dict.fromkeys([*quick, *absent, *planned]))
 
