@@ -20,10 +20,8 @@ from cil.data.archives import members
 from cil.data.image_parts import PART, TAIL, write_part
 from cil.data.image_store import Photos, Size, Store
 from cil.data.transforms.views import ImageSpec, View
-from cil.engine.build import build_scenario, checked_images, make
-from cil.runs.run_folder import digest
 from tests.data.datasets import miniature
-from tests.harness import ROOT, compose
+from tests.harness import ROOT
 
 SIZES = ((90, 60), (60, 90), (300, 200), (48, 48), (200, 40), (31, 57))
 PLAIN = ImageSpec(32, (0.0,) * 3, (1.0,) * 3)
@@ -308,61 +306,3 @@ def test_the_store_is_what_is_in_memory(files, tmp_path):
     assert isinstance(store, Store) and not store.uniform
     with pytest.raises(UserError, match="crop=padded keeps the scale, but images are of many sizes"):
         View(PLAIN, "padded", padding=2).geometry([store.photo(0)], random())
-
-
-def test_a_photograph_that_was_replaced_is_decoded_again(tmp_path):
-    """Also by one of as many bytes."""
-    import os
-
-    from PIL import Image
-
-    from tests.data.datasets.miniature import read
-
-    for side in ("train", "test"):
-        (tmp_path / "birds" / side / "crow").mkdir(parents=True)
-        for grey in (10, 200):
-            file = tmp_path / "birds" / side / "crow" / f"{grey}.png"
-            Image.new("RGB", (8, 8), (grey,) * 3).save(file, compress_level=0)
-    before = read("folder", tmp_path, "dataset.path=birds")
-    Image.new("RGB", (8, 8), (77,) * 3).save(file, compress_level=0)
-    os.utime(file, ns=(1, 1))
-    after = read("folder", tmp_path, "dataset.path=birds")
-    assert before.digest != after.digest and int(after.test[torch.tensor([1])][0, 0, 0, 0]) == 77
-
-
-def read_only(folder) -> bool:
-    """Whether `folder` could be made a file system that nobody can write to, as root could write in spite of permissions."""
-    commands = (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder])
-    return all(subprocess.run(command, capture_output=True).returncode == 0 for command in commands)
-
-
-def test_a_read_only_data_folder_works_with_another_folder_for_decoded_photographs(tmp_path):
-    root, kept = tmp_path / "data", tmp_path / "kept"
-    miniature.lay({f"birds/{name}/{n}.jpg": miniature.jpeg(n) for name in ("crow", "gull") for n in range(5)}, root)
-    miniature.zipped(
-        {f"fish/{name}/{n}.jpg": miniature.jpeg(n) for name in ("cod", "ray") for n in range(5)}, root / "fish.zip"
-    )
-    if not read_only(root):
-        pytest.skip("only root may mount a read-only file system here")
-    try:
-        for path in ("birds", "fish"):
-            words = ("scenario=folder", f"dataset.path={path}", f"data.root={root}", "method=class_mean", "backbone=vit_tiny",
-                     "scenario.tasks=2")  # fmt: skip
-            sentence = (
-                f"decoded photographs cannot be kept in {root}/decoded/folder_{path}, which is read-only; type data.decoded="
-            )
-            with pytest.raises(UserError, match=sentence):
-                checked_images(compose(*words))
-            config = compose(*words, f"data.decoded={kept}")
-            backbone = make(config["backbone"], "backbone", root=None)
-            assert len(build_scenario(config, backbone)[0].train_plain.batch(torch.arange(2)).images) == 2
-            assert list((kept / f"folder_{path}").glob("*/*.part"))
-            with pytest.raises(UserError, match=r"which is read-only; type data\.decoded=DIR"):
-                checked_images(config).train.decoded(Size())
-    finally:
-        subprocess.run(["umount", "-l", root], check=False)
-
-
-def test_the_folder_of_decoded_photographs_changes_no_address():
-    assert digest(compose("data.decoded=elsewhere")) == digest(compose())
-    assert compose("data.root=disk")["data"]["decoded"] == "disk/decoded"
