@@ -22,13 +22,14 @@ def prompts(at: Project, settings: list[str]) -> None:
     """Run the experiments and fill the blocks on PGP, on prompts for CLIP and on the shipped weights."""
     five, three = f"seed={listed(SEEDS)}", f"seed={listed(FEWER)}"
     both = f"reading={listed(READINGS)}"
-    at.run(f"method={listed(HOSTS)}", "modifier=none,pgp", both, SCENARIO, five, *settings)
     at.run("method=continual_clip", SCENARIO, five, *settings)
-    at.run("method=coop", SCENARIO, three, *settings)
-    at.run("method=attriclip", both, SCENARIO, three, *settings)
-    at.run("method=clip_prompt", "modifier=none,pgp", both, SCENARIO, three, *settings)
+    more = [SCENARIO, *settings, "hydra/launcher=stacked"]
+    at.run(f"method={listed(HOSTS)}", "modifier=none,pgp", both, five, *more)
+    at.run("method=coop", three, *more)
+    at.run("method=attriclip", both, three, *more)
+    at.run("method=clip_prompt", "modifier=none,pgp", both, three, *more)
     for energy in ENERGIES:
-        at.run(f"method={listed(HOSTS)}", "modifier=pgp", SCENARIO, three, *of_energy(energy))
+        at.run(f"method={listed(HOSTS)}", "modifier=pgp", three, *of_energy(energy), *more)
     at.fill("projection", projection(at))
     at.fill("clip", clip(at))
     pictures(at)
