@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from omegaconf import DictConfig
 
 
 class StackedLauncher(BasicLauncher):
@@ -12,5 +13,11 @@ class StackedLauncher(BasicLauncher):
         from cil.commands.stacked import train_together
 
         assert self.hydra_context is not None and self.config is not None
-        load, base = self.hydra_context.config_loader.load_sweep_config, self.config
-        train_together(jobs, lambda words: load(base, words))
+        loader, base = self.hydra_context.config_loader, self.config
+        load, composed = loader.load_sweep_config, dict[tuple[str, ...], DictConfig]()
+
+        def compose(words: list[str]) -> DictConfig:
+            return composed.setdefault(tuple(words), load(base, words))
+
+        train_together(jobs, compose)
+        loader.load_sweep_config = lambda base, words: composed.pop(tuple(words), None) or load(base, words)  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=…)
   optuna       the search of docs/search.md (needs hydra-optuna-sweeper)
   rates        learning rates on held-out images; only finished runs
+  stacked      kernels and CPU time of several runs in one pass
   fuzz         the records of `make fuzz`
 
 `make reproduce TABLE=glyphs` fills the table of all methods, and
@@ -46,6 +47,7 @@ from cil.report.documents import (
     recovered,
     reliability,
     searched,
+    stacked,
     start,
 )
 from cil.report.documents.project import Project
@@ -65,6 +67,7 @@ BLOCKS = {
     "recovered": recovered.recovered,
     "optuna": searched.optuna,
     "rates": searched.rates,
+    "stacked": lambda at, settings: at.fill("stacked", stacked.stacked(at, settings)),
     "fuzz": reliability.fill_fuzz,
 }
 

@@ -45,7 +45,7 @@ FUSIONS = {
 def adapters(at: Project, settings: list[str]) -> str:
     """The table of all methods on the same CLIP features."""
     for words in ROWS.values():
-        at.run(*words, SCENARIO, f"seed={listed(SEEDS)}", *settings)
+        together(at, *words, SCENARIO, f"seed={listed(SEEDS)}", *settings)
     lines = []
     for name, words in ROWS.items():
         runs = at.found(*words, SCENARIO, seeds=SEEDS)

@@ -1,0 +1,98 @@
+"""Documentation block on runs that are trained in one pass: kernels of a step, and the CPU time of whole sweeps."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from cil.common.errors import UserError
+from cil.common.tables import grid
+from cil.report.documents.project import Project, listed
+from cil.runs.run_folder import RunDir
+
+STEPS = {
+    "l2p": ["method=l2p"],
+    "dualprompt": ["method=dualprompt"],
+    "dualprompt, half with pgp": ["method=dualprompt", "modifier=pgp"],
+    "coda_prompt": ["method=coda_prompt"],
+}
+VIT_B = ["backbone=vit_b16_in21k", "backbone.weights=null", "backbone.sha256=null", "backbone.image.size=64",
+         "scenario=glyphs_10tasks", "augment=random_resized_crop", "dataset.train_per_class=2", "train.batch_size=4",
+         "machine=cpu"]  # fmt: skip
+SWEEPS = {
+    "l2p": ["method=l2p"],
+    "dualprompt": ["method=dualprompt"],
+    "coda_prompt": ["method=coda_prompt"],
+    "finetune, head only": ["method=finetune", "method.learn=head"],
+    "clip_prompt": ["method=clip_prompt"],
+    "coop": ["method=coop"],
+    "attriclip": ["method=attriclip"],
+    "rapf": ["method=rapf"],
+    "awpf": ["method=awpf"],
+}
+SMALL = ["scenario=glyphs_10tasks", "dataset.train_per_class=20", "dataset.test_per_class=5", "train.epochs=1",
+         "data.features=null", "machine=cpu", "log.live=false"]  # fmt: skip
+RUNS = (2, 5)
+
+
+def stacked(at: Project, settings: list[str]) -> str:
+    """Tables of kernels and of CPU time; both are measured now."""
+    return (
+        f"{kernels(at, settings)}\n\nKernels of a step at the depth of ViT-B/16 (64 px), relative to those of one run: "
+        f"`python scripts/bench.py stack method=… {' '.join(VIT_B)}`.\n\n{sweeps(at, settings)}\n\n"
+        f"CPU time of a whole sweep, from the command to its end, with one thread: `python run.py -m method=… "
+        f"seed={listed(range(max(RUNS)))} {' '.join(SMALL)}` with `hydra/launcher=stacked`, relative to the same without it. "
+        "ACC is the mean over the seeds. `python scripts/fill_docs.py stacked` measures both tables."
+    )
+
+
+def kernels(at: Project, settings: list[str]) -> str:
+    lines = []
+    for name, words in STEPS.items():
+        own = [sys.executable, str(at.root / "scripts" / "bench.py"), "stack", "--rounds", "1", *words, *VIT_B, *settings]
+        done = subprocess.run(own, capture_output=True, text=True, check=True)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        lines.append([name, str(rows[0]["kernels"]), *(f"{row['kernels_ratio']:.2f}" for row in rows[1:])])
+    return grid(["a step of", "one run", "2 runs", "5 runs", "10 runs"], lines, markdown=True)
+
+
+def sweeps(at: Project, settings: list[str]) -> str:
+    lines = []
+    for name, words in SWEEPS.items():
+        cells: list[str] = []
+        for runs in RUNS:
+            alone, together = (
+                measured(at, runs, *words, *SMALL, *settings, *more) for more in ([], ["hydra/launcher=stacked"])
+            )
+            cells += [f"{together.cpu / alone.cpu:.2f}"]
+        cells += [f"{alone.cpu:.0f}", f"{together.cpu:.0f}", f"{alone.acc:.2f}", f"{together.acc:.2f}"]
+        lines.append([name, *cells])
+    most = max(RUNS)
+    head = ["method", *(f"{runs} runs, ratio" for runs in RUNS), f"CPU s of {most}, one by one", "in one pass",
+            "ACC, one by one", "in one pass"]  # fmt: skip
+    return grid(head, lines, markdown=True)
+
+
+class Measured(NamedTuple):
+    """A sweep: the CPU seconds of its process, and the mean accuracy of its runs."""
+
+    cpu: float
+    acc: float
+
+
+def measured(at: Project, runs: int, *words: str) -> Measured:
+    with TemporaryDirectory() as folder:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, str(at.root / "run.py"), "-m", *words, f"seed={listed(range(runs))}", f"outputs={folder}"]
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = [RunDir(done.parent).summary() for done in Path(folder).rglob("DONE")]
+        if len(found) != runs:
+            raise UserError(f"{len(found)} of {runs} runs are finished; type {' '.join(command[1:])} to see why")
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Measured(cpu, fmean(run["class_il"]["acc"] for run in found))
