@@ -47,7 +47,11 @@ OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(pla
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
 CONF = str(places.CONF)
-WITHOUT_EFFECT = (("sizes", None), ("validation", 0.0))  # left out of the configuration, so that older addresses stay valid
+WITHOUT_EFFECT: dict[str, dict] = {  # values that are left out of the configuration, so that older addresses stay valid
+    "scenario": {"sizes": None, "validation": 0.0},
+    "cil.methods.rapf.RAPF": {"start": "random"},
+    "cil.methods.awpf.AWPF": {"start": "random", "scale": "fixed", "factor": "matrix"},
+}
 TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
 TRIED: set[Path] = set()  # folders of runs with debug=true that were just trained together
 FAILED: list[str] = []  # errors that were printed
@@ -61,10 +65,13 @@ def plain(config: DictConfig) -> dict:
         container.pop("plugins", None)
     if isinstance(node := container.get("dataset"), dict) and node.get("names") is None:
         node.pop("names", None)
-    if isinstance(node := container.get("scenario"), dict):
-        container["scenario"] = {key: value for key, value in node.items() if (key, value) not in WITHOUT_EFFECT}
-        if checked_objective(container.pop("objective"), container["scenario"])["on"] == "test":
-            container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run
+    for group in ("scenario", "method"):
+        if isinstance(node := container.get(group), dict):
+            usual = WITHOUT_EFFECT.get(group) or WITHOUT_EFFECT.get(str(node.get("_target_")), {})
+            container[group] = {key: value for key, value in node.items() if (key, value) not in usual.items()}
+    node = container.get("scenario")
+    if isinstance(node, dict) and checked_objective(container.pop("objective"), node)["on"] == "test":
+        container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run
     return of_debug(container)
 
 

@@ -8,7 +8,7 @@ from cil.capabilities import HasText, require
 from cil.common.ranges import Share
 from cil.data.scenario import Task
 from cil.method import Method, Phase
-from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses
+from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses, Start
 from cil.modules.adapters.fusion import decomposed
 
 
@@ -16,14 +16,15 @@ class RAPF(FusedAdapter, Method):
     """Trains a linear adapter on frozen CLIP features. After each task each coordinate of the adapter keeps at least the share
     `bias` of its change, and the coordinate that changed most keeps all of it."""
 
-    may_differ = ("bias",)
+    may_differ = ("bias", "start")
 
     def __init__(
         self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses, bias: Share,
+        start: Start = "random",
     ) -> None:  # fmt: skip
         """`bias`: least share of its change that a coordinate keeps. Other settings: see FusedAdapter."""
         require(backbone, HasText, "rapf")
-        super().__init__(backbone, templates=templates, underscores=underscores, old_classes=old_classes)
+        super().__init__(backbone, templates=templates, underscores=underscores, old_classes=old_classes, start=start)
         self.bias = bias
 
     def phases(self, task: Task) -> list[Phase]:

@@ -11,6 +11,7 @@ from cil.common.errors import UserError
 from cil.common.switches import grouped
 from cil.methods.rapf import RAPF
 from cil.modules.adapters import fused_adapter
+from cil.modules.adapters.balance import discrepancy, separability, shift, trust
 from cil.modules.adapters.fused_adapter import Drawn, near_pairs
 from cil.modules.adapters.fusion import decomposed
 from cil.modules.statistics.gaussians import cholesky, statistics
@@ -158,6 +159,8 @@ def test_only_the_towers_are_in_half_precision(small, tmp_path, monkeypatch):  #
     (("method.fusion=stacked", "method.balance=half", "method.energy=1.0"), ("method.fusion=average",)),
     (("method.fusion=stacked", "method.least=1.0", "method.energy=1.0"), ("method.fusion=new",)),
     (("method.fusion=stacked", "method.mmd_weight=0.0", "method.energy=1.0"), ("method.fusion=old",)),
+    (("method.factor=direction", "method.balance=half"), ("method.fusion=average",)),
+    (("method.factor=direction", "method.least=1.0"), ("method.fusion=new",)),
 ])  # fmt: skip
 def test_the_plain_merges_are_ends_of_the_stacked_one(small, tmp_path, words, same):  # noqa: F811
     one, two = (fitted(small("awpf", *own), tmp_path / str(n)) for n, own in enumerate((words, same)))
@@ -175,6 +178,50 @@ def test_awpf_tells_what_it_measured(small, tmp_path):  # noqa: F811
     told = [event for event in harness.losses(trainer.run) if event.get("method") == "AWPF"]
     assert "weight of new" not in told[0] and {"MMD", "LDA", "weight of new", "ranks", "ridge"} <= set(told[1])
     assert all(0 < event["weight of new"] < 1 and len(event["ranks"]) == 2 for event in told[1:])
+
+
+def test_measures_relative_to_their_largest(small, tmp_path):  # noqa: F811
+    method = trainer_of(small("awpf", "method.scale=largest", "method.mmd_weight=0.3"), tmp_path).method
+    method.tasks, labels = [range(2), range(2, 4)], torch.arange(4).repeat_interleave(method.samples)
+    own = torch.eye(4)[labels]
+    near, far = own + torch.randn(own.shape), own + 0.1 * torch.randn(own.shape)
+    both = [(shift(discrepancy(x[labels < 2], x[labels >= 2])), separability(x, labels)) for x in (far, near)]
+    assert method.weights(far[None], labels) == [1.0]  # nothing to compare with
+    moved, parted = (now / largest for largest, now in zip(*both, strict=True))
+    weight = 0.3 * moved / (0.3 * moved + 0.7 * (1 - parted))
+    assert 0 < weight < 1 and method.weights(near[None], labels) == [pytest.approx(weight, abs=1e-6)]
+    assert method.state_dict()["largest"].tolist() == [pytest.approx(both[0], abs=1e-6)]
+
+
+def test_one_weight_for_each_direction(small, tmp_path):  # noqa: F811
+    """Against a loop over the left singular vectors."""
+    method = fitted(small("awpf", "method.factor=direction", "method.samples=5"), tmp_path).method
+    old, new = fill((128, 128), 0.1, 0.37, 0.2).double(), fill((128, 128), 0.1, 0.29, 0.1).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        features, labels = method.pseudo_features()
+    older = labels < method.tasks[-1].start
+    expected = torch.zeros(128, 128, dtype=torch.double)
+    for vector in torch.linalg.svd(new)[0].T:
+        values = (features.double() @ vector)[:, None].float()
+        weight = trust(shift(discrepancy(values[older], values[~older])), separability(values, labels), 0.5)
+        row = (1 - weight) * (vector @ old) + weight * (vector @ new)
+        expected += torch.outer(vector, row)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        merged = method.merged(old, new)
+    torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_that_starts_at_the_identity_answers_as_continual_clip(small, tmp_path, scenario):  # noqa: F811
+    method, plain = (trainer_of(small(*words), tmp_path / words[0]).method.eval()
+                     for words in (("rapf", "method.start=identity"), ("continual_clip",)))  # fmt: skip
+    plain.backbone, plain.templates = method.backbone, method.templates
+    for one in (method, plain):
+        one.begin_task(scenario[0])
+    plain.end_task(scenario[0])
+    images = scenario[0].test.batch(torch.arange(5), torch.device("cpu")).images
+    torch.testing.assert_close(method.predict(images), plain.predict(images))
 
 
 def test_a_task_of_one_class(compose, tmp_path):

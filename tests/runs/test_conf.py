@@ -5,6 +5,7 @@ import inspect
 import pytest
 import yaml
 
+from cil.commands.run import WITHOUT_EFFECT
 from cil.common.errors import UserError
 from cil.common.switches import settings_of
 from cil.engine.build import find
@@ -45,7 +46,9 @@ def targets():
 def test_keys_and_signatures_agree_both_ways(group, node):
     signature = settings_of(find(node["_target_"], group))
     keys = {key for key in node if key not in ("_target_", "_partial_")}
-    own = signature.keys() - FROM_THE_RUNNER[group] - ({"sizes", "validation"} if group == "scenario" else set())
+    usual = WITHOUT_EFFECT.get(group) or WITHOUT_EFFECT.get(node["_target_"], {})
+    own = signature.keys() - FROM_THE_RUNNER[group] - usual.keys()
+    assert all(signature[key].default == value for key, value in usual.items() if key in signature)
     assert keys <= own, f"no such argument: {keys - own}"
     if group != "optim":  # torch's optimizers have many arguments with good defaults
         assert own <= keys, f"not in the file: {own - keys}"

@@ -4,7 +4,7 @@ RAPF (Huang et al., ECCV 2024) and AWPF train it in the same way. They differ in
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from cil.modules.text.templates import templates as named
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, to be multiplied by beta
 AHEAD = 16384  # pseudo-features that are drawn at a time, for several steps
 Cosine = Annotated[float, Range(0, 2, example=0.5)]  # a difference of cosines
+Start = Literal["random", "identity"]
 
 
 class Drawn(NamedTuple):
@@ -62,9 +63,10 @@ class FusedAdapter(FrozenImages, nn.Module):
     texts: Tensor  # (classes seen, width), normalised
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses,
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses, start: Start,
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip."""
+        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `start`: the adapter before the first
+        task, `random` or the `identity`, which answers as continual_clip."""
         super().__init__()
         classes_drawn, beta, shrinkage = old_classes.classes_drawn, old_classes.beta, old_classes.shrinkage
         if int(PER_CLASS * beta) < 1:
@@ -73,6 +75,7 @@ class FusedAdapter(FrozenImages, nn.Module):
         self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
         self.classes_drawn, self.per_class, self.per_pair = classes_drawn, int(PER_CLASS * beta), int(PER_PAIR * beta)
         self.hinge, self.margin, self.threshold = old_classes.hinge, old_classes.margin, old_classes.threshold
+        self.start = start
         width = backbone.width
         self.adapter = nn.Parameter(torch.zeros(width, width))
         self.register_buffer("old", torch.empty(width, width))
@@ -94,7 +97,10 @@ class FusedAdapter(FrozenImages, nn.Module):
         self.tasks.append(task.classes)
         if task.index == 0:  # as torch's linear layers; drawn here, so that runs trained together get equal values
             bound = len(self.adapter) ** -0.5
-            self.adapter.copy_(torch.empty(self.adapter.shape).uniform_(-bound, bound))
+            if self.start == "random":
+                self.adapter.copy_(torch.empty(self.adapter.shape).uniform_(-bound, bound))
+            else:
+                self.adapter.copy_(torch.eye(len(self.adapter)))
         self.old.copy_(self.adapter)
         self.gaussians.grow(len(task.seen))
         texts = [template.format(name) for name in written(task.names, self.underscores) for template in self.templates]
