@@ -48,6 +48,7 @@ class Sweep:
         self.began, self.outputs = time.time(), ""
         self.summaries: dict[str, dict] = {}  # by address
         self.counts: Counter[str] = Counter()
+        self.evaluated = 0  # finished runs that were evaluated again for their predictions
         self.warnings: defaultdict[str, list[str]] = defaultdict(list)
 
     @contextmanager
@@ -85,6 +86,7 @@ class Sweep:
         before = (run.path / "DONE").stat().st_mtime < self.began
         self.counts["done already" if before else "finished"] += 1
         self.summaries[summary["address"]] = summary
+        self.evaluated += before and any(file.stat().st_mtime >= self.began for file in run.path.glob("predictions/*.npz"))
         got, seconds = summary["class_il"], "done" if before else f"{summary['seconds']:.0f}"
         say(f"{brief(name):<{NAME}}{number(got['acc']):>7}{number(got['forgetting']):>12}{seconds:>9}"
             f"  {summary['digest']}")  # fmt: skip
@@ -104,6 +106,8 @@ class Sweep:
         if self.counts:
             parts = ", ".join(f"{count} {how}" for how, count in self.counts.items())
             say(f"\n{plural(self.counts.total(), 'run')}: {parts}")
+        if self.evaluated:
+            say(f"predictions: added to {plural(self.evaluated, 'finished run')}; tasks without a kept checkpoint have none")
         if self.summaries:
             say(f"\n{by_scenario(self.summaries.values())}")
         for warning, runs in self.warnings.items():
