@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from cil.commands.run import find_plugins, plain
-from cil.common.errors import ELSEWHERE, UserError, explain, nearest
+from cil.common.errors import ELSEWHERE, explain
 from cil.common.places import CONF
-from cil.runs.command_line import refuse
+from cil.runs.command_line import check_exists, refuse
 
 
 def compose(*words: str) -> dict:
@@ -79,11 +79,8 @@ def options(group: str) -> list[str]:
 def swept(experiment: str) -> dict[str, list[str]]:
     """The settings that an experiment sweeps over, each with its values."""
     folder = CONF / "experiment"
-    file = folder / f"{experiment}.yaml"
-    if not file.is_file():
-        known = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]
-        raise UserError(f"experiment={experiment} is not known; {nearest(experiment, known)}")
-    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {}
+    check_exists("experiment", experiment, [folder])
+    params = OmegaConf.select(OmegaConf.load(folder / f"{experiment}.yaml"), "hydra.sweeper.params") or {}
     return {key: str(values).split(",") for key, values in params.items()}
 
 

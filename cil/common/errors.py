@@ -3,7 +3,10 @@
 import difflib
 import errno
 import re
+import shlex
 from collections.abc import Callable, Iterable
+
+from cil.common.places import entry
 
 ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
 SHOW = "TRACE=1 before the command shows where"
@@ -13,15 +16,17 @@ class UserError(Exception):
     """An error that the user can correct. `run.py` prints its message without a traceback."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint: "did you mean …" with the most similar known word, or the list of known words if none is similar."""
+def nearest(word: str, known: Iterable[str], where: str = "") -> str:
+    """Return a hint: "did you mean …" with the most similar known word, or the list of known words if none is similar.
+
+    `where`: a command that lists them, named if they are too many to list here.
+    """
     known = sorted(known)
-    if len(known) > 40:  # settings: too many to list
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.45)
-        return f"did you mean {near[0]}?" if near else "see python run.py --cfg job"
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
+    many = len(known) > 40
+    if near := difflib.get_close_matches(word, known, n=1, cutoff=0.45 if many else 0.5):
         return f"did you mean {near[0]}?"
+    if many:
+        return f"see {where}" if where else f"choose one of {len(known)}, such as {', '.join(known[:3])}"
     return f"choose from {', '.join(known)}" if known else "there is none"
 
 
@@ -92,7 +97,7 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in (known := [*keys()]):  # of the first option of each group in a sweep
             return f"{found[1]} is not a setting of all runs of this sweep; sweep those that have it alone"
-        return f"there is no setting {found[1]}; {nearest(found[1], known)}"
+        return f"there is no setting {found[1]}; {nearest(found[1], known, f'{shlex.join(entry())} --cfg job')}"
     if found := re.search(r"Missing mandatory value: .*?full_key: ([^ ]+)", text):
         return f"{found[1]} has no value; type {found[1]}=…"
     if found := re.search(r"Error parsing override '([^']+)'", text):

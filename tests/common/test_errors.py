@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cil.commands import run as front_door
+from cil.commands import tables
 from cil.common.errors import explain, nearest
 
 SMALL = ["scenario=glyphs_10tasks", "machine=cpu", "log.live=false"]  # what comes later on the command line wins
@@ -222,3 +223,20 @@ def test_nearest():
     assert nearest("finetun", ["finetune", "joint"]) == "did you mean finetune?"
     assert nearest("zzz", ["b", "a"]) == "choose from a, b"
     assert nearest("zzz", []) == "there is none"
+    many = [f"class {number}" for number in range(100)]
+    assert nearest("clas 7", many) == "did you mean class 7?"
+    assert nearest("zzz", many) == "choose one of 100, such as class 0, class 1, class 10"
+    assert nearest("zzz", many, "cil options") == "see cil options"
+
+
+def test_an_unknown_setting_is_told_the_command_that_lists_them(told):
+    assert told("qqqq.zzzz=3").endswith("there is no setting qqqq.zzzz; see python run.py --cfg job")
+
+
+def test_a_misspelt_experiment_of_a_table_is_told_the_known_ones(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["tables", "--outputs", str(tmp_path), "--experiment", "misspelt"])
+    assert tables.main() == 2
+    assert "experiment=misspelt is not known; choose from attriclip_table6, " in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["tables", "--outputs", str(tmp_path), "--experiment", "pgp_table5"])
+    assert tables.main() == 2
+    assert "experiment=pgp_table5 is a folder; type experiment=pgp_table5/ and one of " in capsys.readouterr().err

@@ -75,6 +75,8 @@ def test_results_are_rows(made, capsys):
     assert results.latex(["a"], [{"a": "{x: 50% of $y}\\~"}]).splitlines()[3] == (r"\{x: 50\% of \$y\}\textbackslash{}\~{} \\")
     assert results.main(["--outputs", str(outputs), "--columns", "AC"]) == 2
     assert capsys.readouterr().err.startswith("error: --columns AC is not a column; did you mean ACC")
+    assert results.main(["--outputs", str(outputs), "--columns", "misspelt"]) == 2
+    assert capsys.readouterr().err == "error: --columns misspelt is not a column; see the first line of cil results\n"
 
 
 def test_results_are_a_data_frame_where_pandas_is_installed(made, monkeypatch):
