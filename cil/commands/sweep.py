@@ -65,9 +65,11 @@ class Sweep:
 
     def add(self, words: Sequence[str], job: JobReturn, *, search: bool) -> None:
         """Print the line of a run that has ended. `search`: whether the sweeper wants to know which runs failed."""
+        config = configuration(job)
         if not self.counts:
-            say(f"results: {self.outputs}/*/*/FOLDER/seed*\n\n{'run':<{NAME}}{HEAD}")
-        name = self.name(words, configuration(job))
+            below = f"{self.outputs}/debug" if (config or {}).get("debug") else self.outputs
+            say(f"results: {below}/*/*/FOLDER/seed*\n\n{'run':<{NAME}}{HEAD}")
+        name = self.name(words, config)
         try:
             if job.status == JobStatus.FAILED:
                 raise job._return_value
