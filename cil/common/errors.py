@@ -4,11 +4,12 @@ import difflib
 import errno
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cil.common.places import entry
 
 ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
+OF_PLUGINS = ("method", "modifier", "backbone", "dataset", "scenario")  # groups of which users have options of their own
 SHOW = "TRACE=1 before the command shows where"
 
 
@@ -82,6 +83,16 @@ def _explain_launcher(text: str) -> str | None:
     return None
 
 
+def _option(group: str, option: str, known: Sequence[str]) -> str:
+    """A hint for an unknown option of a group, which a plugin may have that was not named."""
+    from cil.common import plugins  # which raises the errors of this file
+
+    if there := plugins.hint(group, option):
+        return there
+    own = group in OF_PLUGINS and not plugins.active() and not difflib.get_close_matches(option, known, 1, 0.8)
+    return nearest(option, known) + (" (or add plugins=[PACKAGE], if a package of yours has it)" if own else "")
+
+
 def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     """Rewrite an error of Hydra in one line. Its message is parsed, since Hydra raises few classes of error."""
     if found := re.search(r"UserError raised while resolving interpolation: (.*?)(?: full_key: |$)", text):
@@ -93,7 +104,7 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     if found := re.search(
         r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?)(?: Config search path|$)", text
     ):
-        return f"{found[1]}={found[2]} is not known; {nearest(found[2], re.split('[ ,]+', found[3].strip()))}"
+        return f"{found[1]}={found[2]} is not known; {_option(found[1], found[2], re.split('[ ,]+', found[3].strip()))}"
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in (known := [*keys()]):  # of the first option of each group in a sweep
             return f"{found[1]} is not a setting of all runs of this sweep; sweep those that have it alone"
