@@ -27,7 +27,7 @@ from cil.commands import run as front_door
 from cil.commands.runs import lines
 from cil.common import places
 from cil.common.errors import UserError
-from cil.common.tables import WIDTH, number, shortened
+from cil.common.tables import WIDTH, number, rounded, shortened
 from cil.report.collect import by_scenario
 from cil.runs.console import Console
 from cil.runs.run_folder import RunDir, follows, names
@@ -46,6 +46,7 @@ class Sweep:
         overrides = OverridesParser.create().parse_overrides([*words])
         self.words = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in overrides if not o.is_sweep_override()}
         self.began, self.outputs = time.time(), ""
+        self.short: dict[str, str] = {}  # what is shown of each word of the runs
         self.summaries: dict[str, dict] = {}  # by address
         self.counts: Counter[str] = Counter()
         self.evaluated = 0  # finished runs that were evaluated again for their predictions
@@ -99,8 +100,8 @@ class Sweep:
         """The method, what this run does not share with the others, and the seed."""
         own = [word for word in words if word not in self.words]
         if config is None:
-            return " ".join(own or words)
-        own = [word for word in own if word.lstrip("+~").partition("=")[0] not in NAMED_ALREADY]
+            return " ".join(self.short.get(word, word) for word in own or words)
+        own = [self.short.get(word, word) for word in own if word.lstrip("+~").partition("=")[0] not in NAMED_ALREADY]
         return " ".join([names(config)[1], *own, f"seed={config['seed']}"])
 
     def end(self) -> None:
@@ -130,6 +131,7 @@ class Watched(Launcher):
         config, returned = self.launcher.config.hydra, {}
         search = not config.sweeper._target_.endswith(".BasicSweeper")
         self.sweep.outputs = config.sweep.dir
+        self.sweep.short = rounded([*self.sweep.short, *(word for words in job_overrides for word in words)])
         for place, job in ended(self.launcher, job_overrides, initial_job_idx, self.sweep):
             self.sweep.add(job_overrides[place], job, search=search)
             returned[place] = job

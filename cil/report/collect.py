@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError
-from cil.common.tables import fitted, mean_and_spread
+from cil.common.tables import fitted, mean_and_spread, rounded
 from cil.metrics import impossible
 from cil.runs.objective import chosen_on_test
 from cil.runs.run_folder import RunDir
@@ -133,10 +133,13 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
     differ from most of their runs.
     """
     words = [typed(group) for group in groups]
+    short = rounded(word for own in words for word in own)
     same_kind = defaultdict(list)
     for group, own in zip(groups, words):
         same_kind[_kind(group)].append(own)
-    names = [" ".join(w for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)]
+    names = [
+        " ".join(short[w] for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)
+    ]
     same_words: dict[tuple, list[list[dict]]] = defaultdict(list)
     for group, name in zip(groups, names):
         same_words[(*_kind(group), chosen(group[0]), name)].append(group)

@@ -159,6 +159,17 @@ def test_a_launcher_that_is_not_known_is_told_of_when_it_has_ended(capsys, tmp_p
     assert [one.status for one in returned] == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], "a search is told which failed"
 
 
+def test_a_rate_that_a_search_drew_is_shown_with_four_digits(capsys):
+    config = SimpleNamespace(
+        hydra=SimpleNamespace(sweep=SimpleNamespace(dir="o"), sweeper=SimpleNamespace(_target_="a.Search"))
+    )
+    launcher = SimpleNamespace(config=config, launch=lambda overrides, first: [job(UserError("no weights"))])
+    watched = Watched(launcher, Sweep(["method=finetune"]))
+    for place, rate in enumerate(("0.0030951149738991926", "0.5")):
+        watched.launch([["method=finetune", f"optim.lr={rate}"]], place)
+    assert capsys.readouterr().err == "error: optim.lr=0.003095: no weights\nerror: optim.lr=0.5: no weights\n"
+
+
 def test_a_name_fits_its_column():
     assert brief("l2p optim.lr=0.01 seed=0") == "l2p optim.lr=0.01 seed=0"
     assert brief("clip_prompt+pgp method.pull=0.123456 seed=0") == "clip_prompt+pgp pull=0.123456 seed=0"
