@@ -129,11 +129,11 @@ def verified(run: RunDir, config: dict) -> dict:
 
         if order_digest(config) != summary["identity"]["order_digest"]:
             raise UserError(f"{order} has changed since {run.path} was made; give the new class order another file name")
-    if listing := summary.get("data_listing"):
-        from cil.engine.build import data_digest, listing_of
+    if summary.get("data_listing"):
+        from cil.engine.build import same_images
 
         try:
-            same = listing_of(config) == listing or data_digest(config) == summary["identity"]["data_digest"]
+            same = same_images(config, summary)
         except UserError as error:  # for example, they are no longer there
             print(f"the images of this run were not compared with those on the disk: {error}", flush=True)
             same = True

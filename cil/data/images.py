@@ -108,6 +108,7 @@ class Images:
     class_names: tuple[str, ...]
     parts: tuple[tuple[str, int], ...] = ()  # names and numbers of classes of datasets that are learned in turn
     listing: str = ""  # digest of the names, sizes, times and labels of its files; "": it does not consist of files
+    sizes: str = ""  # digest of the sizes and labels alone, which a copy of the files shares; "": not known
 
     def decoded(self, needed: Size, folder: str | None = None) -> "Images":
         """Return the dataset with decoded photographs. `needed` is the size at which the transform is exact.

@@ -151,13 +151,13 @@ def test_a_checkpoint_that_torch_cannot_write_is_a_full_disk(tmp_path, monkeypat
 # --- other images under the same name ---------------------------------------------------------------------------------
 
 
-def draw(folder: Path, seed: int) -> None:
+def draw(folder: Path, seed: int, side: int = 32) -> None:
     """Two classes of photographs below `folder`/birds."""
     random = np.random.RandomState(seed)
     for row in range(8):
         file = folder / "birds" / ("train" if row < 6 else "test") / f"class{row % 2}" / f"{row}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.randint(0, 255, (32, 32, 3), np.uint8)).save(file)
+        Image.fromarray(random.randint(0, 255, (side, side, 3), np.uint8)).save(file)
 
 
 @pytest.fixture
@@ -180,6 +180,19 @@ def test_a_finished_run_does_not_answer_for_other_images(photographs, tmp_path):
         verified(run, photographs("two"))
     shutil.rmtree(tmp_path / "one" / "birds" / "train" / "class0")
     draw(tmp_path / "one", 3)
+    with pytest.raises(UserError, match=r"the images have changed"):
+        verified(run, photographs("one"))
+
+
+def test_other_images_are_refused_before_any_is_decoded(photographs, tmp_path, monkeypatch):
+    draw(tmp_path / "one", 1)
+    run = harness.execute(photographs("one"))
+    draw(tmp_path / "one", 2, side=48)
+
+    def decoded(config: dict) -> str:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("cil.engine.build.data_digest", decoded)
     with pytest.raises(UserError, match=r"the images have changed"):
         verified(run, photographs("one"))
 
