@@ -38,12 +38,12 @@ def fitted(
         wide = grid(["", *head[first:last]], cells)
         text = wide if _width(wide) <= WIDTH else grid(["", *head[first:last]], cells, gap=" ")
         head_line, dashes, *lines = text.splitlines()
-        parts.append("\n".join([head_line, dashes, *(f"{_wrapped(title)}\n{line}" for title, line in zip(titles, lines))]))
+        parts.append("\n".join([head_line, dashes, *(f"{wrapped(title)}\n{line}" for title, line in zip(titles, lines))]))
         first = last
     return "\n\n".join(parts)
 
 
-def _wrapped(title: str) -> str:
+def wrapped(title: str) -> str:
     return textwrap.fill(title, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 

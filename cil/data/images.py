@@ -128,6 +128,10 @@ class Images:
         """Return the dataset with copies of small splits of one image size on the device, if it is a GPU."""
         return replace(self, train=resident(self.train, device), test=resident(self.test, device))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"classes": len(self.class_names), "training": len(self.train_labels), "test": len(self.test_labels)}
+
     @cached_property
     def digest(self) -> str:
         """Hash of all pixels, labels and class names, as 16 hex digits."""

@@ -98,5 +98,6 @@ def test_tables_show_every_scenario(made, monkeypatch, capsys):
     capsys.readouterr()
     assert tables.main() == 0
     digest = made.identity["data_digest"]
-    assert f"glyphs_10tasks, images {digest}\n" in capsys.readouterr().out, "other images are another table"
+    heading = f"glyphs_10tasks: 100 classes, 900 training and 300 test images ({digest})\n"
+    assert heading in capsys.readouterr().out, "other images are another table"
     assert told.startswith("glyphs_10tasks\n") and "\n\nglyphs_20tasks\n" in told and told.count("finetune") == 2

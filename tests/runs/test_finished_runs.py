@@ -14,7 +14,7 @@ from PIL import Image
 from cil.commands.move_runs import moved
 from cil.commands.run import verified
 from cil.common.errors import UserError, explain
-from cil.report.collect import collect, rows, table
+from cil.report.collect import by_scenario, collect, rows, table
 from cil.report.same_images import apart
 from cil.report.why_many import sweeps
 from cil.runs.run_folder import RunDir
@@ -216,6 +216,19 @@ def test_tables_never_average_over_other_images(photographs, tmp_path):
     wanted = {f"images {run.summary()['identity']['data_digest'][:6]}" for run in (first, second)}
     lines = table(groups).splitlines()[2:]
     assert all(any(words in line for line in lines) for words in wanted)
+
+
+def test_a_table_of_a_folder_says_which_one(photographs, tmp_path):
+    draw(tmp_path / "one", 1)
+    run = harness.execute(photographs("one")).summary()
+    other = json.loads(json.dumps(run)) | {"identity": {"data_digest": "0" * 16}}
+    other["config"]["dataset"]["path"] = "pets/all"
+    del other["data_counts"]  # as in summaries of earlier versions
+    first, second = by_scenario([run, other]).split("\n\n")
+    assert first.startswith("folder pets/all: images (0000000000000000)\nmethod ")
+    digest = run["identity"]["data_digest"]
+    assert second.startswith(f"folder birds: 2 classes, 6 training and 2 test images ({digest})\nmethod ")
+    assert by_scenario([run, other | {"scenario": "z"}]).startswith("folder birds\nmethod ")
 
 
 def test_why_and_sweeps_never_average_over_other_images(photographs, tmp_path):
