@@ -13,7 +13,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -201,7 +201,7 @@ def tell(error: BaseException, name: str = "") -> bool:
     """
     if os.environ.get("TRACE"):  # TRACE=1 python run.py …: the traceback
         return False
-    line = explain(error, settings)
+    line = explain(error, lambda: settings(sys.argv[1:]))
     if line is None and not getattr(error, "in_run", False):
         line = f"{sentence(error)}; {SHOW}"
     if line is not None:
@@ -213,13 +213,13 @@ def tell(error: BaseException, name: str = "") -> bool:
     return line is not None
 
 
-def settings() -> list[str]:
-    """All keys of the configuration that the options on the command line select, to suggest one for a wrong key."""
+def settings(words: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the options among these words select, to suggest one for a wrong key."""
     groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
-    pairs = (word.split("=") for word in sys.argv[1:] if word.count("=") == 1)
-    words = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
+    pairs = (word.split("=") for word in words if word.count("=") == 1)
+    options = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        config: Any = OmegaConf.to_container(hydra.compose("config", words), resolve=False)
+        config: Any = OmegaConf.to_container(hydra.compose("config", options), resolve=False)
 
     def flat(node: object, prefix: str) -> list[str]:
         inner = node.items() if isinstance(node, dict) else ()

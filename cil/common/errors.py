@@ -113,6 +113,6 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
         return f"{found[1]} has no value; type {found[1]}=…"
     if found := re.search(r"Error parsing override '([^']+)'", text):
         return f"{found[1]!r} cannot be read; type key=value, in quotes where the value has brackets or spaces"
-    if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
+    if any(words in text for words in ("mismatched input", "no viable alternative", "token recognition", "LexerNoViableAlt")):
         return f"the command line cannot be read ({text.split(' See https')[0]}); quote values with brackets or spaces"
     return text

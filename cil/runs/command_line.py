@@ -36,7 +36,7 @@ def refuse(words: Sequence[str], conf: Path) -> None:
             continue
         folders = [folder / group for folder in (conf, *conf_folders())]
         for option in value.split(","):
-            if is_literal(option):
+            if is_literal(option.strip("[]")) or (option == "null" and group not in OPTIONAL):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
             if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
                 check_exists(group, option, folders)

@@ -53,8 +53,20 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 
 def test_a_wrong_setting_is_refused_as_on_the_command_line(place):
-    with pytest.raises(Exception, match=r"train\.epoch"):
-        cil.run(*WORDS, *place, "train.epoch=3")
+    for words, sentence in {
+        ("train.epoch=3",): "there is no setting train.epoch; did you mean train.epochs?",
+        ("optim.lrr=3",): "there is no setting optim.lrr; did you mean optim.lr?",
+        ("method=finetun",): "method=finetun is not known; did you mean finetune?",
+        ("optim.lr=???",): "optim.lr has no value; type optim.lr=…",
+        ("method",): "'method' cannot be read; type key=value, in quotes where the value has brackets or spaces",
+        ("scenario.tasks=[[",): r"the command line cannot be read \(.*\); quote values with brackets or spaces",
+        ("a b=3",): r"the command line cannot be read \(.*\); quote values with brackets or spaces",
+        ("optim=null",): "optim=null is not the name of an option; choose from .*",
+        ("method=[1,2]",): r"method=\[1,2\] is not the name of an option; choose from .*",
+        ("reading=papers",): "reading=papers is not known; did you mean paper?",
+    }.items():
+        with pytest.raises(UserError, match=f"^{sentence.replace('?', '.')}$"):
+            cil.run(*WORDS, *place, *words)
 
 
 def test_results_are_rows(made, capsys):
