@@ -35,7 +35,7 @@ from cil.metrics import AccuracyMatrix
 from cil.runs.command_line import options_first, refuse
 from cil.runs.console import Console
 from cil.runs.debug import of_debug
-from cil.runs.objective import checked_objective, direction, require_images, value_of
+from cil.runs.objective import checked_objective, direction, require_defined, require_images, value_of
 from cil.runs.precision import settled
 from cil.runs.record import Reported
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
@@ -101,9 +101,10 @@ def main(config: DictConfig) -> float | None:
 
 
 def searched(config: DictConfig) -> str:
-    """The metric that a search optimises; raises a `UserError` if there are no images to choose on."""
+    """The metric that a search optimises; raises a `UserError` if it is undefined, or if there are no images to choose on."""
     parts: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["objective", "scenario"]), resolve=True)
     require_images(checked_objective(**parts), parts["scenario"])
+    require_defined(parts["objective"]["metric"], parts["scenario"], OmegaConf.select(config, "method.curve"))
     return parts["objective"]["metric"]
 
 

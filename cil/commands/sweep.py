@@ -25,6 +25,7 @@ from hydra.plugins.launcher import Launcher
 
 from cil.commands import run as front_door
 from cil.commands.runs import lines
+from cil.commands.search import Told
 from cil.common import places
 from cil.common.errors import UserError
 from cil.common.tables import WIDTH, number, rounded, shortened
@@ -134,7 +135,7 @@ class Watched(Launcher):
         self.sweep.short = rounded([*self.sweep.short, *(word for words in job_overrides for word in words)])
         for place, job in ended(self.launcher, job_overrides, initial_job_idx, self.sweep):
             self.sweep.add(job_overrides[place], job, search=search)
-            returned[place] = job
+            returned[place] = Told(**vars(job)) if search and getattr(job._return_value, "told", False) else job
         return [returned[place] for place in sorted(returned)]
 
 

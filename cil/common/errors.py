@@ -54,6 +54,8 @@ def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, els
         return _explain_file(error, elsewhere)
     if "PytorchStreamWriter failed" in text or "No space left on device" in text:
         return _explain_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
+    if "No trials are completed yet" in text:  # Optuna
+        return "every trial of the search failed, so there is no best one; mend what is told above and type it again"
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return _explain_hydra(text, keys)
     if type(error).__module__.startswith("submitit.") or 'detect "srun"' in text:

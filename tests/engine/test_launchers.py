@@ -156,6 +156,9 @@ def test_a_launcher_that_is_not_known_is_told_of_when_it_has_ended(capsys, tmp_p
     out, err = capsys.readouterr()
     assert err == "error: seed=0: no weights\nerror: seed=1: no data\n"
     assert out.splitlines()[-1].split() == ["seed=2", "75.0", "20.0", "done", elsewhere["digest"]]
+    with pytest.raises(UserError, match="no data"):
+        returned[1].return_value  # noqa: B018
+    assert not capsys.readouterr().err, "Hydra says nothing more"
     assert [one.status for one in returned] == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], "a search is told which failed"
 
 
