@@ -8,6 +8,7 @@ import torch
 
 from cil.commands import run as front_door
 from cil.commands import tables
+from cil.commands.compose import compose
 from cil.common.errors import explain, nearest
 
 SMALL = ["scenario=glyphs_10tasks", "machine=cpu", "log.live=false"]  # what comes later on the command line wins
@@ -217,6 +218,23 @@ def test_other_weights_under_the_same_name_do_not_get_the_old_number(told, tmp_p
     told(*words, code=0)  # done already
     torch.save({key: value * 2 for key, value in backbone.state_dict().items()}, tmp_path / "w.pt")
     assert "is no longer the file that" in told(*words)
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["scenario.sizes=[0,100]"], "scenario.sizes=[0, 100] is not a list of the numbers of classes of the tasks, each 1 or"),
+    (["scenario.sizes=[true,99]"], "scenario.sizes=[True, 99] is not a list of the numbers of classes of the tasks"),
+    (["scenario.sizes=3"], "scenario.sizes=3 is not a list of the numbers of classes of the tasks, each 1 or more; type"),
+    (["scenario.sizes=[]"], "scenario.sizes=[] is not a list of the numbers"),
+    (["scenario.sizes=[50,50]", "scenario.tasks=5"], "scenario.sizes=[50,50] is used in place of scenario.tasks=5;"),
+    (["scenario.sizes=[50,50]", "scenario.first=5"], "scenario.sizes=[50,50] is used in place of scenario.first=5;"),
+])  # fmt: skip
+def test_sizes_of_tasks_that_cannot_be_used(told, words, line):
+    assert told(*words).startswith(f"error: {line}")
+
+
+def test_sizes_may_stand_beside_the_same_number_of_tasks():
+    compose("scenario.sizes=[50,20,30]", "scenario.tasks=3", "scenario.first=50")
+    compose("scenario.sizes=null", "scenario.tasks=5")
 
 
 def test_nearest():
