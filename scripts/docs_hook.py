@@ -1,7 +1,7 @@
 """A hook of mkdocs that fills in what is written elsewhere.
 
-`<!-- api MODULE -->` on a page becomes the docstrings and signatures of the module, `<!-- notebook FILE -->` the cells of a
-notebook in docs/, all but the first, which is its title.
+`<!-- api MODULE -->` on a page becomes the docstrings and signatures of the module. A line `[All cells of the notebook](FILE)`
+becomes the cells of a notebook in docs/, all but the first, which is its title; where the page is read as a file, it is a link.
 """
 
 import json
@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from cil.report.documents.source import api  # noqa: E402
 
 PLACE = re.compile(r"<!-- api ([\w.]+) -->")
-NOTEBOOK = re.compile(r"<!-- notebook ([\w.]+) -->")
+NOTEBOOK = re.compile(r"^\[All cells of the notebook\]\(([\w.]+)\)$", re.M)
 
 
 def cells(file: Path) -> str:

@@ -3,7 +3,8 @@
 import copy
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -11,20 +12,32 @@ from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from cil.commands.run import find_plugins, plain
-from cil.common.errors import ELSEWHERE, UserError, explain, nearest
+from cil.commands.run import find_plugins, plain, settings
+from cil.common.errors import ELSEWHERE, UserError, explain
 from cil.common.places import CONF
-from cil.runs.command_line import refuse
+from cil.runs.command_line import check_exists, refuse
 
 
 def compose(*words: str) -> dict:
     """The configuration that `python run.py` with these words uses, as nested dictionaries."""
+    with composing(words):
+        return plain(hydra_compose("config", overrides=list(words)))
+
+
+@contextmanager
+def composing(words: Sequence[str]) -> Iterator[None]:
+    """Hydra composes in this block. Wrong words are a `UserError` of one sentence, as on the command line."""
     find_plugins(list(words))
     refuse(words, CONF)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plain(hydra_compose("config", overrides=list(words)))
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, lambda: settings(words)) or str(error)) from None
 
 
 class Composer:
@@ -38,9 +51,7 @@ class Composer:
         self._bases: dict[tuple[str, ...], DictConfig] = {}  # by the words that choose files
 
     def __call__(self, *words: str) -> dict:
-        find_plugins(list(words))
-        refuse(words, CONF)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with composing(words):
             loader: Any = GlobalHydra.instance().config_loader()
             self._files = loader.repository = self._files or _Files(loader.repository)
             overrides = OverridesParser.create().parse_overrides(list(words))
@@ -79,11 +90,8 @@ def options(group: str) -> list[str]:
 def swept(experiment: str) -> dict[str, list[str]]:
     """The settings that an experiment sweeps over, each with its values."""
     folder = CONF / "experiment"
-    file = folder / f"{experiment}.yaml"
-    if not file.is_file():
-        known = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]
-        raise UserError(f"experiment={experiment} is not known; {nearest(experiment, known)}")
-    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {}
+    check_exists("experiment", experiment, [folder])
+    params = OmegaConf.select(OmegaConf.load(folder / f"{experiment}.yaml"), "hydra.sweeper.params") or {}
     return {key: str(values).split(",") for key, values in params.items()}
 
 

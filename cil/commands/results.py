@@ -37,7 +37,7 @@ def write(outputs: Path, form: str, columns: list[str] | None) -> None:
     known = list(dict.fromkeys(key for row in found for key in row))
     for column in columns or ():
         if column not in known:
-            raise UserError(f"--columns {column} is not a column; {nearest(column, known)}")
+            raise UserError(f"--columns {column} is not a column; {nearest(column, known, 'the first line of cil results')}")
     chosen = columns or (list(SHORT) if form == "latex" else known)
     table = [{key: row.get(key) for key in chosen} for row in found]
     if form == "json":

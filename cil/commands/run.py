@@ -13,7 +13,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +35,7 @@ from cil.metrics import AccuracyMatrix
 from cil.runs.command_line import options_first, refuse
 from cil.runs.console import Console
 from cil.runs.debug import of_debug
-from cil.runs.objective import checked_objective, direction, require_images, value_of
+from cil.runs.objective import checked_objective, direction, require_defined, require_images, value_of
 from cil.runs.precision import settled
 from cil.runs.record import Reported
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
@@ -108,9 +108,10 @@ def main(config: DictConfig) -> float | None:
 
 
 def searched(config: DictConfig) -> str:
-    """The metric that a search optimises; raises a `UserError` if there are no images to choose on."""
+    """The metric that a search optimises; raises a `UserError` if it is undefined, or if there are no images to choose on."""
     parts: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["objective", "scenario"]), resolve=True)
     require_images(checked_objective(**parts), parts["scenario"])
+    require_defined(parts["objective"]["metric"], parts["scenario"], OmegaConf.select(config, "method.curve"))
     return parts["objective"]["metric"]
 
 
@@ -136,11 +137,11 @@ def verified(run: RunDir, config: dict) -> dict:
 
         if order_digest(config) != summary["identity"]["order_digest"]:
             raise UserError(f"{order} has changed since {run.path} was made; give the new class order another file name")
-    if listing := summary.get("data_listing"):
-        from cil.engine.build import data_digest, listing_of
+    if summary.get("data_listing"):
+        from cil.engine.build import same_images
 
         try:
-            same = listing_of(config) == listing or data_digest(config) == summary["identity"]["data_digest"]
+            same = same_images(config, summary)
         except UserError as error:  # for example, they are no longer there
             print(f"the images of this run were not compared with those on the disk: {error}", flush=True)
             same = True
@@ -208,7 +209,7 @@ def tell(error: BaseException, name: str = "") -> bool:
     """
     if os.environ.get("TRACE"):  # TRACE=1 python run.py …: the traceback
         return False
-    line = explain(error, settings)
+    line = explain(error, lambda: settings(sys.argv[1:]))
     if line is None and not getattr(error, "in_run", False):
         line = f"{sentence(error)}; {SHOW}"
     if line is not None:
@@ -220,13 +221,13 @@ def tell(error: BaseException, name: str = "") -> bool:
     return line is not None
 
 
-def settings() -> list[str]:
-    """All keys of the configuration that the options on the command line select, to suggest one for a wrong key."""
+def settings(words: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the options among these words select, to suggest one for a wrong key."""
     groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
-    pairs = (word.split("=") for word in sys.argv[1:] if word.count("=") == 1)
-    words = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
+    pairs = (word.split("=") for word in words if word.count("=") == 1)
+    options = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
     with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        config: Any = OmegaConf.to_container(hydra.compose("config", words), resolve=False)
+        config: Any = OmegaConf.to_container(hydra.compose("config", options), resolve=False)
 
     def flat(node: object, prefix: str) -> list[str]:
         inner = node.items() if isinstance(node, dict) else ()

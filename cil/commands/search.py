@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -46,6 +47,14 @@ class AfterSearch(Callback):
             if not tell(error):
                 raise
         return None
+
+
+class Told(JobReturn):
+    """A failed trial whose error was printed. A sweeper that asks for its value gets the error; Hydra would print it again."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        raise self._return_value
 
 
 def without_ranges(words: list[str], best: dict[str, Any]) -> list[str]:

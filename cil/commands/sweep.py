@@ -25,9 +25,10 @@ from hydra.plugins.launcher import Launcher
 
 from cil.commands import run as front_door
 from cil.commands.runs import lines
+from cil.commands.search import Told
 from cil.common import places
 from cil.common.errors import UserError
-from cil.common.tables import WIDTH, number, shortened
+from cil.common.tables import WIDTH, number, rounded, shortened
 from cil.report.collect import by_scenario
 from cil.runs.console import Console
 from cil.runs.run_folder import RunDir, follows, names
@@ -46,8 +47,10 @@ class Sweep:
         overrides = OverridesParser.create().parse_overrides([*words])
         self.words = {f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in overrides if not o.is_sweep_override()}
         self.began, self.outputs = time.time(), ""
+        self.short: dict[str, str] = {}  # what is shown of each word of the runs
         self.summaries: dict[str, dict] = {}  # by address
         self.counts: Counter[str] = Counter()
+        self.evaluated = 0  # finished runs that were evaluated again for their predictions
         self.warnings: defaultdict[str, list[str]] = defaultdict(list)
 
     @contextmanager
@@ -64,9 +67,11 @@ class Sweep:
 
     def add(self, words: Sequence[str], job: JobReturn, *, search: bool) -> None:
         """Print the line of a run that has ended. `search`: whether the sweeper wants to know which runs failed."""
+        config = configuration(job)
         if not self.counts:
-            say(f"results: {self.outputs}/*/*/FOLDER/seed*\n\n{'run':<{NAME}}{HEAD}")
-        name = self.name(words, configuration(job))
+            below = f"{self.outputs}/debug" if (config or {}).get("debug") else self.outputs
+            say(f"results: {below}/*/*/FOLDER/seed*\n\n{'run':<{NAME}}{HEAD}")
+        name = self.name(words, config)
         try:
             if job.status == JobStatus.FAILED:
                 raise job._return_value
@@ -85,6 +90,7 @@ class Sweep:
         before = (run.path / "DONE").stat().st_mtime < self.began
         self.counts["done already" if before else "finished"] += 1
         self.summaries[summary["address"]] = summary
+        self.evaluated += before and any(file.stat().st_mtime >= self.began for file in run.path.glob("predictions/*.npz"))
         got, seconds = summary["class_il"], "done" if before else f"{summary['seconds']:.0f}"
         say(f"{brief(name):<{NAME}}{number(got['acc']):>7}{number(got['forgetting']):>12}{seconds:>9}"
             f"  {summary['digest']}")  # fmt: skip
@@ -95,8 +101,8 @@ class Sweep:
         """The method, what this run does not share with the others, and the seed."""
         own = [word for word in words if word not in self.words]
         if config is None:
-            return " ".join(own or words)
-        own = [word for word in own if word.lstrip("+~").partition("=")[0] not in NAMED_ALREADY]
+            return " ".join(self.short.get(word, word) for word in own or words)
+        own = [self.short.get(word, word) for word in own if word.lstrip("+~").partition("=")[0] not in NAMED_ALREADY]
         return " ".join([names(config)[1], *own, f"seed={config['seed']}"])
 
     def end(self) -> None:
@@ -104,6 +110,8 @@ class Sweep:
         if self.counts:
             parts = ", ".join(f"{count} {how}" for how, count in self.counts.items())
             say(f"\n{plural(self.counts.total(), 'run')}: {parts}")
+        if self.evaluated:
+            say(f"predictions: added to {plural(self.evaluated, 'finished run')}; tasks without a kept checkpoint have none")
         if self.summaries:
             say(f"\n{by_scenario(self.summaries.values())}")
         for warning, runs in self.warnings.items():
@@ -124,9 +132,10 @@ class Watched(Launcher):
         config, returned = self.launcher.config.hydra, {}
         search = not config.sweeper._target_.endswith(".BasicSweeper")
         self.sweep.outputs = config.sweep.dir
+        self.sweep.short = rounded([*self.sweep.short, *(word for words in job_overrides for word in words)])
         for place, job in ended(self.launcher, job_overrides, initial_job_idx, self.sweep):
             self.sweep.add(job_overrides[place], job, search=search)
-            returned[place] = job
+            returned[place] = Told(**vars(job)) if search and getattr(job._return_value, "told", False) else job
         return [returned[place] for place in sorted(returned)]
 
 

@@ -3,9 +3,13 @@
 import difflib
 import errno
 import re
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+
+from cil.common.places import entry
 
 ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
+OF_PLUGINS = ("method", "modifier", "backbone", "dataset", "scenario")  # groups of which users have options of their own
 SHOW = "TRACE=1 before the command shows where"
 
 
@@ -13,15 +17,17 @@ class UserError(Exception):
     """An error that the user can correct. `run.py` prints its message without a traceback."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint: "did you mean …" with the most similar known word, or the list of known words if none is similar."""
+def nearest(word: str, known: Iterable[str], where: str = "") -> str:
+    """Return a hint: "did you mean …" with the most similar known word, or the list of known words if none is similar.
+
+    `where`: a command that lists them, named if they are too many to list here.
+    """
     known = sorted(known)
-    if len(known) > 40:  # settings: too many to list
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.45)
-        return f"did you mean {near[0]}?" if near else "see python run.py --cfg job"
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
+    many = len(known) > 40
+    if near := difflib.get_close_matches(word, known, n=1, cutoff=0.45 if many else 0.5):
         return f"did you mean {near[0]}?"
+    if many:
+        return f"see {where}" if where else f"choose one of {len(known)}, such as {', '.join(known[:3])}"
     return f"choose from {', '.join(known)}" if known else "there is none"
 
 
@@ -48,6 +54,8 @@ def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, els
         return _explain_file(error, elsewhere)
     if "PytorchStreamWriter failed" in text or "No space left on device" in text:
         return _explain_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
+    if "No trials are completed yet" in text:  # Optuna
+        return "every trial of the search failed, so there is no best one; mend what is told above and type it again"
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return _explain_hydra(text, keys)
     if type(error).__module__.startswith("submitit.") or 'detect "srun"' in text:
@@ -77,6 +85,16 @@ def _explain_launcher(text: str) -> str | None:
     return None
 
 
+def _option(group: str, option: str, known: Sequence[str]) -> str:
+    """A hint for an unknown option of a group, which a plugin may have that was not named."""
+    from cil.common import plugins  # which raises the errors of this file
+
+    if there := plugins.hint(group, option):
+        return there
+    own = group in OF_PLUGINS and not plugins.active() and not difflib.get_close_matches(option, known, 1, 0.8)
+    return nearest(option, known) + (" (or add plugins=[PACKAGE], if a package of yours has it)" if own else "")
+
+
 def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     """Rewrite an error of Hydra in one line. Its message is parsed, since Hydra raises few classes of error."""
     if found := re.search(r"UserError raised while resolving interpolation: (.*?)(?: full_key: |$)", text):
@@ -88,15 +106,15 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     if found := re.search(
         r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.*?)(?: Config search path|$)", text
     ):
-        return f"{found[1]}={found[2]} is not known; {nearest(found[2], re.split('[ ,]+', found[3].strip()))}"
+        return f"{found[1]}={found[2]} is not known; {_option(found[1], found[2], re.split('[ ,]+', found[3].strip()))}"
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in (known := [*keys()]):  # of the first option of each group in a sweep
             return f"{found[1]} is not a setting of all runs of this sweep; sweep those that have it alone"
-        return f"there is no setting {found[1]}; {nearest(found[1], known)}"
+        return f"there is no setting {found[1]}; {nearest(found[1], known, f'{shlex.join(entry())} --cfg job')}"
     if found := re.search(r"Missing mandatory value: .*?full_key: ([^ ]+)", text):
         return f"{found[1]} has no value; type {found[1]}=…"
     if found := re.search(r"Error parsing override '([^']+)'", text):
         return f"{found[1]!r} cannot be read; type key=value, in quotes where the value has brackets or spaces"
-    if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
+    if any(words in text for words in ("mismatched input", "no viable alternative", "token recognition", "LexerNoViableAlt")):
         return f"the command line cannot be read ({text.split(' See https')[0]}); quote values with brackets or spaces"
     return text

@@ -56,6 +56,16 @@ def conf_folders() -> list[Path]:
     return [path for name in active() if (path := folder(name) / "conf").is_dir()]
 
 
+def hint(group: str, option: str) -> str:
+    """The package that has an unknown option of a group and only has to be named, as far as Python's path tells; or ""."""
+    for place in dict.fromkeys((Path.cwd(), *map(Path, sys.path))):
+        for conf in place.glob("*/conf"):
+            name = conf.parent.name
+            if (conf / group / f"{option}.yaml").is_file() and (conf.parent / "__init__.py").is_file() and name not in active():
+                return f"the package {name} has it: add plugins=[{name}]"
+    return ""
+
+
 def identities() -> dict[str, str]:
     """Each active plugin with its version and a digest of its source files."""
     told = {}

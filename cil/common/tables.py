@@ -1,8 +1,10 @@
 """Tables for a terminal of 80 columns and for Markdown."""
 
 import math
+import re
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cil.common.files import write_text
@@ -36,17 +38,31 @@ def fitted(
         wide = grid(["", *head[first:last]], cells)
         text = wide if _width(wide) <= WIDTH else grid(["", *head[first:last]], cells, gap=" ")
         head_line, dashes, *lines = text.splitlines()
-        parts.append("\n".join([head_line, dashes, *(f"{_wrapped(title)}\n{line}" for title, line in zip(titles, lines))]))
+        parts.append("\n".join([head_line, dashes, *(f"{wrapped(title)}\n{line}" for title, line in zip(titles, lines))]))
         first = last
     return "\n\n".join(parts)
 
 
-def _wrapped(title: str) -> str:
+def wrapped(title: str) -> str:
     return textwrap.fill(title, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
+
+
+def rounded(words: Iterable[str]) -> dict[str, str]:
+    """For each word `key=value`, what is shown of it: a long float, as a search draws it, has four significant digits.
+
+    Words that would then be equal to another are shown as they are.
+    """
+    short = {}
+    for word in words:
+        key, _, value = word.rpartition("=")
+        brief = f"{key}={float(value):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", value) else word
+        short[word] = min(brief, word, key=len)
+    uses = Counter(short.values())
+    return {word: brief if uses[brief] == 1 else word for word, brief in short.items()}
 
 
 def shortened(text: str, width: int) -> str:

@@ -108,6 +108,7 @@ class Images:
     class_names: tuple[str, ...]
     parts: tuple[tuple[str, int], ...] = ()  # names and numbers of classes of datasets that are learned in turn
     listing: str = ""  # digest of the names, sizes, times and labels of its files; "": it does not consist of files
+    sizes: str = ""  # digest of the sizes and labels alone, which a copy of the files shares; "": not known
 
     def decoded(self, needed: Size, folder: str | None = None) -> "Images":
         """Return the dataset with decoded photographs. `needed` is the size at which the transform is exact.
@@ -126,6 +127,10 @@ class Images:
     def on(self, device: torch.device) -> "Images":
         """Return the dataset with copies of small splits of one image size on the device, if it is a GPU."""
         return replace(self, train=resident(self.train, device), test=resident(self.test, device))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"classes": len(self.class_names), "training": len(self.train_labels), "test": len(self.test_labels)}
 
     @cached_property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from cil.common.errors import UserError
 from cil.engine.build import reopened
 from cil.runs import predictions
+from cil.runs.console import Console
 from cil.runs.run_folder import RunDir, read_matrices
 
 
@@ -26,9 +27,11 @@ def add_predictions(run: RunDir, config: dict) -> None:
         with run.open(config):
             for task in able:
                 predictions.write(run, task, again(run, config, task, correct[task, : task + 1].tolist()))
-    if able and run.writes:
+    if not run.writes or not Console.prints:  # a sweep says it of all its runs together
+        return
+    if able:
         print(f"made the predictions of {len(able)} task{'s' * (len(able) != 1)} from kept checkpoints", flush=True)
-    if (left := len(missing) - len(able)) and run.writes:
+    if left := len(missing) - len(able):
         print(f"no predictions after {left} earlier task{'s' * (left != 1)}, since their checkpoints were not kept; for all,\n"
               "type outputs=DIR save.predictions=true to run it again", flush=True)  # fmt: skip
 

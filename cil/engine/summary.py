@@ -38,6 +38,8 @@ def finish(trainer: Trainer, config: dict) -> None:
         "warnings": warnings,
         "identity": {**trainer.identity, **trainer.processes[-1], **({"feature_blocks": blocks} if blocks else {})},
         "data_listing": trainer.scenario.images.listing,
+        "data_sizes": trainer.scenario.images.sizes,
+        "data_counts": trainer.scenario.images.counts,
         "earlier_processes": trainer.processes[:-1],  # earlier processes of this run, if their software or hardware differed
         "trained_parameters": trainer.trained_parameters,
         "image_encodes": trainer.encodes.total,

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError
-from cil.common.tables import fitted, mean_and_spread
+from cil.common.tables import fitted, mean_and_spread, rounded, wrapped
 from cil.metrics import impossible
 from cil.runs.objective import chosen_on_test
 from cil.runs.run_folder import RunDir
@@ -92,9 +92,20 @@ def by_scenario(summaries: Iterable[dict], *, markdown: bool = False) -> str:
     names = Counter(scenario for scenario, _ in found)
     shown = []
     for (scenario, images), runs in sorted(found.items()):
-        heading = f"{scenario}{f', images {images}' if names[scenario] > 1 else ''}\n" if len(found) > 1 else ""
-        shown.append(f"{heading}{table(rows(runs), markdown=markdown)}")
+        lines = [heading(scenario, images if names[scenario] > 1 else "", runs)] if len(found) > 1 else []
+        shown.append("\n".join([*lines, table(rows(runs), markdown=markdown)]))
     return "\n\n".join(shown)
+
+
+def heading(scenario: str, images: str, runs: Sequence[dict]) -> str:
+    """The scenario, its folder of images if it is one, and, where `images` is the digest of one of several sets, that set."""
+    path = next((run["config"].get("dataset", {}).get("path") for run in runs), None)
+    counts = next((run["data_counts"] for run in runs if "data_counts" in run), None)
+    name = " ".join(filter(None, [scenario, path]))
+    if not images:
+        return name
+    told = "{classes} classes, {training} training and {test} test images".format(**counts) if counts else "images"
+    return wrapped(f"{name}: {told} ({images})")
 
 
 def table(groups: Sequence[list[dict]], *, markdown: bool = False) -> str:
@@ -133,10 +144,13 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
     differ from most of their runs.
     """
     words = [typed(group) for group in groups]
+    short = rounded(word for own in words for word in own)
     same_kind = defaultdict(list)
     for group, own in zip(groups, words):
         same_kind[_kind(group)].append(own)
-    names = [" ".join(w for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)]
+    names = [
+        " ".join(short[w] for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)
+    ]
     same_words: dict[tuple, list[list[dict]]] = defaultdict(list)
     for group, name in zip(groups, names):
         same_words[(*_kind(group), chosen(group[0]), name)].append(group)

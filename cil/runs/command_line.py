@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError, nearest
@@ -19,6 +19,7 @@ def refuse(words: Sequence[str], conf: Path) -> None:
     for word in words:
         if word in NEEDS_CFG and not prints_config:
             raise UserError(f"{NEEDS_CFG[word]} says how a configuration is printed; type --cfg job too, or leave it out")
+    refuse_two_splits({key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)})
     several = any(word in ("-m", "--multirun") for word in words)
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
@@ -36,10 +37,19 @@ def refuse(words: Sequence[str], conf: Path) -> None:
             continue
         folders = [folder / group for folder in (conf, *conf_folders())]
         for option in value.split(","):
-            if is_literal(option):
+            if is_literal(option.strip("[]")) or (option == "null" and group not in OPTIONAL):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
             if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
                 check_exists(group, option, folders)
+
+
+def refuse_two_splits(typed: Mapping[str, str]) -> None:
+    """Raise a `UserError` if `scenario.sizes` is typed beside a number of tasks or a first size that contradicts it."""
+    sizes = typed.get("scenario.sizes", "")
+    own = {"scenario.tasks": str(sizes.count(",") + 1), "scenario.first": sizes.strip("[]").partition(",")[0].strip()}
+    for key, value in own.items() if sizes.startswith("[") else ():
+        if typed.get(key, "null") not in ("null", value):
+            raise UserError(f"scenario.sizes={sizes} is used in place of {key}={typed[key]}; leave one of the two out")
 
 
 def options_first(words: Sequence[str]) -> list[str]:

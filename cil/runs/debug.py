@@ -2,7 +2,9 @@
 
 from cil.common.ranges import fits
 
-MEANINGLESS = "debug=true: two tasks of a few images, two batches each; the numbers mean nothing, and no table shows them"
+MEANINGLESS = (
+    "debug=true: two tasks of a few images, two batches each; the numbers mean nothing, and cil tables leaves them out"
+)
 
 
 def of_debug(config: dict) -> dict:

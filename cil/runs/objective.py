@@ -36,6 +36,18 @@ def require_images(objective: dict, scenario: dict) -> None:
                         "test accuracy, which tables then say")  # fmt: skip
 
 
+def require_defined(metric: str, scenario: dict, curve: object) -> None:
+    """Raise a `UserError` if the objective is undefined whatever a run gives. `curve`: the setting of `joint`."""
+    if METRICS[metric][1] in ("forgetting", "incremental_average") and curve is False:
+        other = "objective.metric=last, or method.curve=true" if metric == "average" else "objective.metric=last"
+        raise UserError(f"objective.metric={metric} is not defined for a method that is only evaluated after the last task, as "
+                        f"joint with method.curve=false; type {other}")  # fmt: skip
+    tasks = len(scenario["sizes"]) if isinstance(scenario.get("sizes"), list) else scenario.get("tasks")
+    if metric == "forgetting" and tasks == 1 and not str(scenario.get("_target_")).endswith(".InTurn"):
+        raise UserError("objective.metric=forgetting is not defined with one task; type objective.metric=last, or "
+                        "scenario.tasks=2 or more")  # fmt: skip
+
+
 def direction(metric: str) -> str:
     """Whether a search should "maximize" or "minimize" this metric."""
     return "minimize" if metric in SMALLER_IS_BETTER else "maximize"

@@ -64,6 +64,10 @@ def checked(config: dict) -> dict:
             fits(key, value, annotation)
         if value == "":
             raise UserError(f"{key} is empty; leave it as it was or type another")
+    sizes = config["scenario"].get("sizes")
+    if sizes is not None and not (isinstance(sizes, list) and sizes and all(type(size) is int and size > 0 for size in sizes)):
+        raise UserError(f"scenario.sizes={sizes} is not a list of the numbers of classes of the tasks, each 1 or more; type "
+                        "scenario.sizes=[50,10,10,30]")  # fmt: skip
     name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))
     if not re.fullmatch(r"[\w.-]*[\w-][\w.-]*", name):
         raise UserError(

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from cil.commands import run as front_door
+from cil.commands import tables
+from cil.commands.compose import compose
 from cil.common.errors import explain, nearest
 
 SMALL = ["scenario=glyphs_10tasks", "machine=cpu", "log.live=false"]  # what comes later on the command line wins
@@ -218,7 +220,41 @@ def test_other_weights_under_the_same_name_do_not_get_the_old_number(told, tmp_p
     assert "is no longer the file that" in told(*words)
 
 
+@pytest.mark.parametrize(("words", "line"), [
+    (["scenario.sizes=[0,100]"], "scenario.sizes=[0, 100] is not a list of the numbers of classes of the tasks, each 1 or"),
+    (["scenario.sizes=[true,99]"], "scenario.sizes=[True, 99] is not a list of the numbers of classes of the tasks"),
+    (["scenario.sizes=3"], "scenario.sizes=3 is not a list of the numbers of classes of the tasks, each 1 or more; type"),
+    (["scenario.sizes=[]"], "scenario.sizes=[] is not a list of the numbers"),
+    (["scenario.sizes=[50,50]", "scenario.tasks=5"], "scenario.sizes=[50,50] is used in place of scenario.tasks=5;"),
+    (["scenario.sizes=[50,50]", "scenario.first=5"], "scenario.sizes=[50,50] is used in place of scenario.first=5;"),
+])  # fmt: skip
+def test_sizes_of_tasks_that_cannot_be_used(told, words, line):
+    assert told(*words).startswith(f"error: {line}")
+
+
+def test_sizes_may_stand_beside_the_same_number_of_tasks():
+    compose("scenario.sizes=[50,20,30]", "scenario.tasks=3", "scenario.first=50")
+    compose("scenario.sizes=null", "scenario.tasks=5")
+
+
 def test_nearest():
     assert nearest("finetun", ["finetune", "joint"]) == "did you mean finetune?"
     assert nearest("zzz", ["b", "a"]) == "choose from a, b"
     assert nearest("zzz", []) == "there is none"
+    many = [f"class {number}" for number in range(100)]
+    assert nearest("clas 7", many) == "did you mean class 7?"
+    assert nearest("zzz", many) == "choose one of 100, such as class 0, class 1, class 10"
+    assert nearest("zzz", many, "cil options") == "see cil options"
+
+
+def test_an_unknown_setting_is_told_the_command_that_lists_them(told):
+    assert told("qqqq.zzzz=3").endswith("there is no setting qqqq.zzzz; see python run.py --cfg job")
+
+
+def test_a_misspelt_experiment_of_a_table_is_told_the_known_ones(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["tables", "--outputs", str(tmp_path), "--experiment", "misspelt"])
+    assert tables.main() == 2
+    assert "experiment=misspelt is not known; choose from attriclip_table6, " in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["tables", "--outputs", str(tmp_path), "--experiment", "pgp_table5"])
+    assert tables.main() == 2
+    assert "experiment=pgp_table5 is a folder; type experiment=pgp_table5/ and one of " in capsys.readouterr().err

@@ -61,6 +61,13 @@ def test_a_wrong_file_is_one_line(images, file, text, line):
         named(images, "nowhere.txt")
 
 
+def test_a_class_unlike_any_of_many_is_told_some_of_them(images, file):
+    own = tuple(f"bird {number}" for number in range(50))
+    many = Images("birds", torch.zeros(50, 2, 3, 2), torch.arange(50), images.test, torch.arange(50), own)
+    with pytest.raises(UserError, match="names a class xyz that there is not; choose one of 50, such as bird 0, bird 1, "):
+        named(many, file("xyz: a word"))
+
+
 def test_a_text_method_reads_them_and_a_finished_run_knows_them(compose, file):
     words = [f"word {number}" for number in range(100)]
     plain = compose("method=continual_clip", "scenario.tasks=2")

@@ -42,6 +42,8 @@ def test_it_runs(tmp_path):
 
 
 def test_the_page_shows_its_cells():
-    page = on_page_markdown((ROOT / "docs" / "notebook.md").read_text())
-    assert all(f"```python\n{code}\n```" in page for code in CODE) and "<!-- notebook" not in page
+    file = (ROOT / "docs" / "notebook.md").read_text()
+    page = on_page_markdown(file)
+    assert all(f"```python\n{code}\n```" in page for code in CODE) and "All cells" not in page
+    assert "\n[All cells of the notebook](python.ipynb)\n" in file and "<!--" not in file, "where it is read as a file"
     assert page.count("\n# ") == 0, "one title"

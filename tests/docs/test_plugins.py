@@ -121,7 +121,11 @@ def test_a_modifier_a_backbone_and_a_dataset(lab):
 
 def test_without_its_name_it_is_unknown(lab):
     done = cil(lab, "method=scaled")
-    assert done.returncode == 2 and done.stderr.startswith("error: method=scaled is not known")
+    assert done.returncode == 2
+    assert done.stderr == "error: method=scaled is not known; the package mylab has it: add plugins=[mylab]\n"
+    elsewhere = cil(lab / "mylab", "method=scaled").stderr
+    assert elsewhere.endswith("did you mean slca? (or add plugins=[PACKAGE], if a package of yours has it)\n")
+    assert cil(lab, "method=scaled", "method=finetun").stderr.endswith("did you mean finetune?\n")
     other = cil(lab, "plugins=[theirlab]", "method=scaled")
     assert other.stderr == (
         "error: plugins=theirlab is not a package that Python finds; install it, or start from its parent folder\n"

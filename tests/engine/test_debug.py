@@ -43,6 +43,16 @@ def test_it_runs_again_and_leaves_the_real_run_alone(data_root, outputs, monkeyp
     assert [place.name for place in outputs.iterdir()] == ["debug"]
 
 
+def test_a_sweep_says_where_its_runs_are_and_that_tables_leave_them_out(data_root, outputs, monkeypatch, capsys):
+    words = ["-m", "debug=true", "method=class_mean", *harness.SMALL, *LARGE, f"outputs={outputs}", f"data.root={data_root}"]
+    monkeypatch.setattr("sys.argv", ["run.py", *words])
+    assert harness.front_door.front_door() == 0
+    told = capsys.readouterr().out
+    place = told.partition("results: ")[2].partition("FOLDER")[0]
+    assert len(list(outputs.parent.glob(f"{place.removeprefix(f'{outputs.parent}/')}*/seed0/DONE"))) == 1
+    assert "no table" not in told and "numbers mean nothing, and cil tables leaves them out" in " ".join(told.split())
+
+
 def test_it_changes_no_address_of_other_runs():
     off, on = composed("method=finetune", "debug=false"), composed("method=finetune", "debug=true")
     assert "debug" not in off and digest(off) == digest(composed("method=finetune")) != digest(on)

@@ -156,7 +156,21 @@ def test_a_launcher_that_is_not_known_is_told_of_when_it_has_ended(capsys, tmp_p
     out, err = capsys.readouterr()
     assert err == "error: seed=0: no weights\nerror: seed=1: no data\n"
     assert out.splitlines()[-1].split() == ["seed=2", "75.0", "20.0", "done", elsewhere["digest"]]
+    with pytest.raises(UserError, match="no data"):
+        returned[1].return_value  # noqa: B018
+    assert not capsys.readouterr().err, "Hydra says nothing more"
     assert [one.status for one in returned] == [JobStatus.FAILED] * 2 + [JobStatus.COMPLETED], "a search is told which failed"
+
+
+def test_a_rate_that_a_search_drew_is_shown_with_four_digits(capsys):
+    config = SimpleNamespace(
+        hydra=SimpleNamespace(sweep=SimpleNamespace(dir="o"), sweeper=SimpleNamespace(_target_="a.Search"))
+    )
+    launcher = SimpleNamespace(config=config, launch=lambda overrides, first: [job(UserError("no weights"))])
+    watched = Watched(launcher, Sweep(["method=finetune"]))
+    for place, rate in enumerate(("0.0030951149738991926", "0.5")):
+        watched.launch([["method=finetune", f"optim.lr={rate}"]], place)
+    assert capsys.readouterr().err == "error: optim.lr=0.003095: no weights\nerror: optim.lr=0.5: no weights\n"
 
 
 def test_a_name_fits_its_column():

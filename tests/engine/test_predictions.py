@@ -140,6 +140,18 @@ def test_a_finished_run_without_them_is_evaluated_again(small, tmp_path, capsys)
         assert sorted(counted(run)) == tasks, "a damaged file is made again, and the others stay"
 
 
+def test_a_sweep_says_once_that_it_made_predictions(data_root, outputs, monkeypatch, capsys):
+    words = ["-m", "method=class_mean", "scenario.tasks=2,4", *harness.SMALL, f"outputs={outputs}", f"data.root={data_root}"]
+    printed = []
+    for more in ([], [KEEP], [KEEP]):
+        monkeypatch.setattr("sys.argv", ["run.py", *words, *more])
+        assert harness.front_door.front_door() == 0
+        printed.append(capsys.readouterr().out.partition("2 runs:")[::2])
+    assert len(list(outputs.glob("*/*/*/seed0/predictions/*.npz"))) == 2
+    assert printed[1][0] == printed[2][0] and printed[0][0].count("\n") == printed[1][0].count("\n"), "one line a run"
+    assert [end.count("predictions: added to 2 finished runs; tasks without a kept") for _, end in printed] == [0, 1, 0]
+
+
 def test_a_finished_run_without_checkpoint_says_what_to_type(small):  # noqa: F811
     run = harness.execute(small("class_mean"))
     run.newest.unlink()

@@ -48,6 +48,43 @@ def test_a_search_without_images_to_choose_on_is_one_sentence(outputs, tmp_path)
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def search(monkeypatch, capsys, outputs):
+    """Words of a search → what it prints."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    def searched(*words: str) -> tuple[str, str]:
+        Plugins.instance()
+        monkeypatch.setitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml", object())  # a run before took it
+        every = ["-m", "hydra/sweeper=optuna", *FAST[2:], "scenario.validation=0.25", *words, f"outputs={outputs}"]
+        monkeypatch.setattr("sys.argv", ["run.py", *every])
+        assert harness.front_door.front_door() == 2
+        return capsys.readouterr()
+
+    return searched
+
+
+def test_an_objective_that_is_undefined_is_told_before_the_first_trial(search, outputs):
+    for words, line in (
+        (("method=joint", "objective.metric=forgetting"), "is only evaluated after the last task, as joint with method.curve="),
+        (("method=joint",), "objective.metric=average is not defined for a method that is only evaluated after the last task"),
+        (("scenario.tasks=1", "objective.metric=forgetting"), "objective.metric=forgetting is not defined with one task; type"),
+    ):
+        out, err = search(*words, RANGE)
+        assert not out and not outputs.exists() and err.count("\n") == 1 and line in err
+
+
+@pytest.mark.parametrize("rate", [0.5, 1])
+def test_a_search_in_which_every_trial_fails_says_so(search, rate):
+    words = ("hydra.sweeper.n_trials=2", f"hydra.sweeper.max_failure_rate={rate}", "optim.lr=interval(-3,-1)")
+    lines = search("method=finetune", *words)[1].splitlines()
+    assert all(line.startswith("error: ") for line in lines) and lines[0].count("is not a number above 0 to 1000; type") == 1
+    assert len(lines) == (1 if rate == 0.5 else 3)
+    assert rate == 0.5 or lines[-1].startswith("error: every trial of the search failed, so there is no best one; ")
+
+
 def test_without_optuna_the_sweeper_says_what_to_install(monkeypatch, capsys, outputs):
     from hydra.core.config_store import ConfigStore
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from cil.common.errors import UserError
-from cil.common.tables import fitted, grid, matrix_text, mean_and_spread, shortened
+from cil.common.tables import fitted, grid, matrix_text, mean_and_spread, rounded, shortened
 from cil.metrics import AccuracyMatrix
 from cil.report.collect import collect, count, doubts, rows, table, told_apart
 from cil.report.documents.projection import differing
@@ -61,9 +61,18 @@ def test_many_settings_are_told_by_what_was_typed():
     assert told_apart([*few, once]) == ["", "family=resnet32", "optim.lr=0.1"]
     earlier = group("d5", "-m method=m backbone.path=first/,second/", path="second/")  # earlier versions kept a sweep's words
     assert told_apart([few[0], earlier]) == ["", "backbone.path=second/"]
+    drawn = [group(f"r{rate}", f"method=m optim.lr={rate}") for rate in (0.0030951149738991926, 0.12)]
+    assert told_apart(drawn) == ["optim.lr=0.003095", "optim.lr=0.12"]
     precise = json.loads(json.dumps(few[0]))
     precise[0].update(digest="d6", config={**few[0][0]["config"], "machine": {"precision": "bf16"}})
     assert told_apart([few[0], precise]) == ["machine.precision=None", "machine.precision=bf16"]
+
+
+def test_a_drawn_float_is_rounded_where_it_stays_apart():
+    words = ["lr=0.0030951149738991926", "lr=0.0012345678", "lr=0.001234567", "x.y=3.0951149738991926e-05", "n=12345678"]
+    assert list(rounded(words).values()) == ["lr=0.003095", *words[1:3], "x.y=3.095e-05", "n=12345678"]
+    kept = ["lr=0.001235", "lr=0.0012346", "seed=0", "p=a=0.12345678x", "~drop", "sizes=[0.123456,2]"]
+    assert rounded(kept) == {word: word for word in kept}
 
 
 @pytest.mark.parametrize(

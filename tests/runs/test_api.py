@@ -53,8 +53,20 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 
 def test_a_wrong_setting_is_refused_as_on_the_command_line(place):
-    with pytest.raises(Exception, match=r"train\.epoch"):
-        cil.run(*WORDS, *place, "train.epoch=3")
+    for words, sentence in {
+        ("train.epoch=3",): "there is no setting train.epoch; did you mean train.epochs?",
+        ("optim.lrr=3",): "there is no setting optim.lrr; did you mean optim.lr?",
+        ("method=finetun",): "method=finetun is not known; did you mean finetune?",
+        ("optim.lr=???",): "optim.lr has no value; type optim.lr=…",
+        ("method",): "'method' cannot be read; type key=value, in quotes where the value has brackets or spaces",
+        ("scenario.tasks=[[",): r"the command line cannot be read \(.*\); quote values with brackets or spaces",
+        ("a b=3",): r"the command line cannot be read \(.*\); quote values with brackets or spaces",
+        ("optim=null",): "optim=null is not the name of an option; choose from .*",
+        ("method=[1,2]",): r"method=\[1,2\] is not the name of an option; choose from .*",
+        ("reading=papers",): "reading=papers is not known; did you mean paper?",
+    }.items():
+        with pytest.raises(UserError, match=f"^{sentence.replace('?', '.')}$"):
+            cil.run(*WORDS, *place, *words)
 
 
 def test_results_are_rows(made, capsys):
@@ -75,6 +87,8 @@ def test_results_are_rows(made, capsys):
     assert results.latex(["a"], [{"a": "{x: 50% of $y}\\~"}]).splitlines()[3] == (r"\{x: 50\% of \$y\}\textbackslash{}\~{} \\")
     assert results.main(["--outputs", str(outputs), "--columns", "AC"]) == 2
     assert capsys.readouterr().err.startswith("error: --columns AC is not a column; did you mean ACC")
+    assert results.main(["--outputs", str(outputs), "--columns", "misspelt"]) == 2
+    assert capsys.readouterr().err == "error: --columns misspelt is not a column; see the first line of cil results\n"
 
 
 def test_results_are_a_data_frame_where_pandas_is_installed(made, monkeypatch):
@@ -96,5 +110,6 @@ def test_tables_show_every_scenario(made, monkeypatch, capsys):
     capsys.readouterr()
     assert tables.main() == 0
     digest = made.identity["data_digest"]
-    assert f"glyphs_10tasks, images {digest}\n" in capsys.readouterr().out, "other images are another table"
+    heading = f"glyphs_10tasks: 100 classes, 900 training and 300 test images ({digest})\n"
+    assert heading in capsys.readouterr().out, "other images are another table"
     assert told.startswith("glyphs_10tasks\n") and "\n\nglyphs_20tasks\n" in told and told.count("finetune") == 2

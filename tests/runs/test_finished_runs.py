@@ -14,7 +14,7 @@ from PIL import Image
 from cil.commands.move_runs import moved
 from cil.commands.run import verified
 from cil.common.errors import UserError, explain
-from cil.report.collect import collect, rows, table
+from cil.report.collect import by_scenario, collect, rows, table
 from cil.report.same_images import apart
 from cil.report.why_many import sweeps
 from cil.runs.run_folder import RunDir
@@ -151,13 +151,13 @@ def test_a_checkpoint_that_torch_cannot_write_is_a_full_disk(tmp_path, monkeypat
 # --- other images under the same name ---------------------------------------------------------------------------------
 
 
-def draw(folder: Path, seed: int) -> None:
+def draw(folder: Path, seed: int, side: int = 32) -> None:
     """Two classes of photographs below `folder`/birds."""
     random = np.random.RandomState(seed)
     for row in range(8):
         file = folder / "birds" / ("train" if row < 6 else "test") / f"class{row % 2}" / f"{row}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.randint(0, 255, (32, 32, 3), np.uint8)).save(file)
+        Image.fromarray(random.randint(0, 255, (side, side, 3), np.uint8)).save(file)
 
 
 @pytest.fixture
@@ -184,6 +184,19 @@ def test_a_finished_run_does_not_answer_for_other_images(photographs, tmp_path):
         verified(run, photographs("one"))
 
 
+def test_other_images_are_refused_before_any_is_decoded(photographs, tmp_path, monkeypatch):
+    draw(tmp_path / "one", 1)
+    run = harness.execute(photographs("one"))
+    draw(tmp_path / "one", 2, side=48)
+
+    def decoded(config: dict) -> str:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("cil.engine.build.data_digest", decoded)
+    with pytest.raises(UserError, match=r"the images have changed"):
+        verified(run, photographs("one"))
+
+
 def test_images_that_were_copied_or_removed_are_no_others(photographs, tmp_path, capsys):
     draw(tmp_path / "one", 1)
     run = harness.execute(photographs("one"))
@@ -203,6 +216,19 @@ def test_tables_never_average_over_other_images(photographs, tmp_path):
     wanted = {f"images {run.summary()['identity']['data_digest'][:6]}" for run in (first, second)}
     lines = table(groups).splitlines()[2:]
     assert all(any(words in line for line in lines) for words in wanted)
+
+
+def test_a_table_of_a_folder_says_which_one(photographs, tmp_path):
+    draw(tmp_path / "one", 1)
+    run = harness.execute(photographs("one")).summary()
+    other = json.loads(json.dumps(run)) | {"identity": {"data_digest": "0" * 16}}
+    other["config"]["dataset"]["path"] = "pets/all"
+    del other["data_counts"]  # as in summaries of earlier versions
+    first, second = by_scenario([run, other]).split("\n\n")
+    assert first.startswith("folder pets/all: images (0000000000000000)\nmethod ")
+    digest = run["identity"]["data_digest"]
+    assert second.startswith(f"folder birds: 2 classes, 6 training and 2 test images ({digest})\nmethod ")
+    assert by_scenario([run, other | {"scenario": "z"}]).startswith("folder birds\nmethod ")
 
 
 def test_why_and_sweeps_never_average_over_other_images(photographs, tmp_path):

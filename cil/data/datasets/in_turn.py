@@ -23,5 +23,5 @@ def in_turn(root: str, *, first: Callable[[], Images], second: Callable[[], Imag
         torch.cat([part.test_labels + offset for part, offset in zip(made, offsets)]),
         tuple(name for part in made for name in part.class_names),
         tuple((part.name, len(part.class_names)) for part in made),
-        "+".join(part.listing for part in made) if all(part.listing for part in made) else "",
+        *("+".join(digests) if all(digests) else "" for digests in zip(*((part.listing, part.sizes) for part in made))),
     )

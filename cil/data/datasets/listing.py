@@ -30,7 +30,8 @@ def listed(
     every = torch.as_tensor(labels, dtype=torch.long)
     split = [torch.as_tensor(rows, dtype=torch.long) for rows in (train, test)]
     images = Images(name, photos.take(split[0]), every[split[0]], photos.take(split[1]), every[split[1]], tuple(class_names),
-                    listing=_listing(paths, members, labels, train, test, class_names))  # fmt: skip
+                    listing=_listing(paths, members, labels, train, test, class_names),
+                    sizes=_sizes(members, labels, train, test))  # fmt: skip
     return complete(images)
 
 
@@ -40,6 +41,13 @@ def _listing(paths: Sequence[str], members: Sequence[Member], labels: Sequence[i
     for path, member, label in zip(paths, members, labels, strict=True):
         sha.update(f"{path} {member.size} {times[member.file]} {label}\n".encode())
     return sha.hexdigest()[:16]
+
+
+def _sizes(members: Sequence[Member], *others: Sequence[int]) -> str:
+    if any(member.packing == "deflated" for member in members):  # their sizes are not those of the unpacked files
+        return ""
+    facts = [[member.size for member in members], *map(list, others)]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def complete(images: Images, *, train: int | None = None, test: int | None = None, remedy: str = "") -> Images:
