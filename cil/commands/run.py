@@ -39,7 +39,7 @@ from cil.runs.objective import checked_objective, direction, require_defined, re
 from cil.runs.precision import settled
 from cil.runs.record import Reported
 from cil.runs.run_folder import RunDir, address, follows, names, run_at
-from cil.runs.settings import checked, of_reading
+from cil.runs.settings import checked, leave_out_usual, of_reading
 
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/launcher overrides the plugin's on purpose
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
@@ -47,11 +47,6 @@ OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(pla
 OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
 OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
 CONF = str(places.CONF)
-WITHOUT_EFFECT: dict[str, dict] = {  # values that are left out of the configuration, so that older addresses stay valid
-    "scenario": {"sizes": None, "validation": 0.0},
-    "cil.methods.rapf.RAPF": {"start": "random"},
-    "cil.methods.awpf.AWPF": {"start": "random", "scale": "fixed", "factor": "matrix"},
-}
 TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
 TRIED: set[Path] = set()  # folders of runs with debug=true that were just trained together
 FAILED: list[str] = []  # errors that were printed
@@ -65,10 +60,7 @@ def plain(config: DictConfig) -> dict:
         container.pop("plugins", None)
     if isinstance(node := container.get("dataset"), dict) and node.get("names") is None:
         node.pop("names", None)
-    for group in ("scenario", "method"):
-        if isinstance(node := container.get(group), dict):
-            usual = WITHOUT_EFFECT.get(group) or WITHOUT_EFFECT.get(str(node.get("_target_")), {})
-            container[group] = {key: value for key, value in node.items() if (key, value) not in usual.items()}
+    leave_out_usual(container)
     node = container.get("scenario")
     if isinstance(node, dict) and checked_objective(container.pop("objective"), node)["on"] == "test":
         container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run

@@ -47,6 +47,25 @@ LEFT_OUT = (  # absent where they have no effect
     "machine.tf32", "machine.compile", "machine.stack", "train.first.epochs", "train.accumulate", "dataset.names",
 )  # fmt: skip
 
+USUAL: dict[str, dict] = {  # settings of later versions, with values that are left out so that older addresses stay valid
+    "scenario": {"sizes": None, "validation": 0.0},
+    "cil.methods.rapf.RAPF": {"start": "random"},
+    "cil.methods.awpf.AWPF": {"start": "random", "scale": "fixed", "factor": "matrix"},
+}
+
+
+def leave_out_usual(config: dict) -> None:
+    """Remove the settings that have their value in `USUAL`; their constructors have it as the default."""
+    for group in ("scenario", "method"):
+        if isinstance(node := config.get(group), dict):
+            usual = usual_values(group, node).items()
+            config[group] = {key: value for key, value in node.items() if (key, value) not in usual}
+
+
+def usual_values(group: str, node: dict) -> dict:
+    """The settings of `USUAL` that a group of the configuration may have."""
+    return USUAL.get(group) or USUAL.get(str(node.get("_target_")), {})
+
 
 def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""

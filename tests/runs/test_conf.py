@@ -5,10 +5,10 @@ import inspect
 import pytest
 import yaml
 
-from cil.commands.run import WITHOUT_EFFECT
 from cil.common.errors import UserError
 from cil.common.switches import settings_of
 from cil.engine.build import find
+from cil.runs.settings import usual_values
 from tests.harness import CONF, ROOT, compose, options
 
 GROUPS = ("scenario", "dataset", "augment", "backbone", "method", "modifier", "optim", "schedule", "machine", "log")
@@ -46,7 +46,7 @@ def targets():
 def test_keys_and_signatures_agree_both_ways(group, node):
     signature = settings_of(find(node["_target_"], group))
     keys = {key for key in node if key not in ("_target_", "_partial_")}
-    usual = WITHOUT_EFFECT.get(group) or WITHOUT_EFFECT.get(node["_target_"], {})
+    usual = usual_values(group, node)
     own = signature.keys() - FROM_THE_RUNNER[group] - usual.keys()
     assert all(signature[key].default == value for key, value in usual.items() if key in signature)
     assert keys <= own, f"no such argument: {keys - own}"
