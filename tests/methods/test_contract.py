@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cil.common.signals import StopRequest
+from cil.common.signals import Stopped, StopRequest
 from cil.contract.method import FEW as SHORT
-from cil.contract.method import STOPS, Contract, StopsAt  # noqa: F401
+from cil.contract.method import STOPS, Contract, StopsAt
 from cil.engine.build import device_of, experiment
 from cil.runs.run_folder import RunDir
 from tests import harness
@@ -72,6 +72,13 @@ def test_resume_equals_straight_run(contract, method):
     for when in STOPS:
         made.resumes(when, encodes=method not in GROWING)
     made.resumes_after_a_task()
+
+
+def test_a_stop_reaches_the_loop(contract):
+    """The request that a check makes is false when it is made, and is not to be replaced for that."""
+    made = contract("finetune")
+    with pytest.raises(Stopped):
+        made.fitted(made.few, "stopped", StopsAt(STOPS[-1]))
 
 
 def trainer_of(config: dict, folder: Path, stop: StopRequest | None = None):
