@@ -83,7 +83,7 @@ class Contract:
     def trainer(self, config: dict, name: str, stop: StopRequest | None = None, scenario: Callable = three_tasks) -> Trainer:
         run = RunDir(self.folder / name).open(config)
         made = lambda image: scenario(self.images, image)  # noqa: E731
-        return experiment(config, run, device_of("cpu"), stop or StopRequest(), scenario=made)
+        return experiment(config, run, device_of("cpu"), StopRequest() if stop is None else stop, scenario=made)
 
     def fitted(self, config: dict, name: str, stop: StopRequest | None = None) -> Trainer:
         trainer = self.trainer(config, name, stop)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cil.common.signals import StopRequest
+from cil.common.signals import Stopped, StopRequest
 from cil.contract.method import FEW as SHORT
-from cil.contract.method import STOPS, Contract, StopsAt  # noqa: F401
+from cil.contract.method import STOPS, Contract, StopsAt
 from cil.engine.build import device_of, experiment
 from cil.runs.run_folder import RunDir
 from tests import harness
@@ -17,8 +17,9 @@ FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
 GROWING = (
     "ease",
     "der_mcg",
+    "tuna",
 )  # their frozen stages grow with the tasks, and what an earlier process encoded is encoded once more
-SMALLER = {"ranpac": ("method.features=200",)}
+SMALLER = {"ranpac": ("method.features=200",), "tuna": ("method.align_epochs=2",)}
 SCRATCH = {  # methods of which no weights are shipped: how they are made small, and what learns best
     "ari": (("method.memory=12", "train.first=null"), ("train.first=null", "train.epochs=12", "schedule.at=[8]")),
     "dytox": (FEWER, ("backbone=convit_tiny_lpa",)),
@@ -71,6 +72,13 @@ def test_resume_equals_straight_run(contract, method):
     for when in STOPS:
         made.resumes(when, encodes=method not in GROWING)
     made.resumes_after_a_task()
+
+
+def test_a_stop_reaches_the_loop(contract):
+    """The request that a check makes is false when it is made, and is not to be replaced for that."""
+    made = contract("finetune")
+    with pytest.raises(Stopped):
+        made.fitted(made.few, "stopped", StopsAt(STOPS[-1]))
 
 
 def trainer_of(config: dict, folder: Path, stop: StopRequest | None = None):

@@ -37,3 +37,12 @@ def stacked(old: Tensor, new: Tensor, weight: float, energy: float) -> tuple[Ten
     (tall_old, wide_old), (tall_new, wide_new) = low_rank(old, energy), low_rank(new, energy)
     tall, wide = torch.cat([(1 - weight) * tall_old, weight * tall_new], 1), torch.cat([wide_old, wide_new])
     return tall @ wide, (len(wide_old), len(wide_new))
+
+
+def unified(versions: Tensor) -> Tensor:
+    """TUNA: merge versions of a parameter, (tasks, …), entry by entry: the sign of their mean, the largest magnitude with it.
+
+    Where the mean is 0, the sign is negative.
+    """
+    sign = torch.where(versions.mean(0) > 0, 1.0, -1.0)
+    return sign * (versions * sign).amax(0).clamp_min(0)

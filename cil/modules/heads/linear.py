@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.modules.heads.cosine import scores
+from cil.modules.heads.cosine import exact, scores
 
 
 class GrowingLinear(nn.Module):
@@ -25,6 +25,24 @@ class GrowingLinear(nn.Module):
     def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
         """(batch, width) → logits, (batch, classes), of the given `classes` only; the others get no gradient."""
         return F.linear(features, self.weight[classes], self.bias[classes])
+
+
+class GrowingCosine(nn.Module):
+    """Cosines between features and the rows of the classes seen. New rows are drawn from N(0, 0.02²)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, width))
+
+    def grow(self, classes: int) -> None:
+        """Grow to `classes` rows. Existing rows keep their values."""
+        rows = torch.randn(classes - len(self.weight), self.weight.shape[1]).mul_(0.02).to(self.weight.device)
+        self.weight = nn.Parameter(torch.cat([self.weight.data, rows]))
+
+    def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
+        """(…, width) → (…, classes), of the given `classes` only; the others get no gradient."""
+        with exact(features):
+            return F.normalize(features.float(), dim=-1) @ F.normalize(self.weight[classes].float(), dim=1).T
 
 
 class CosineHead(nn.Module):

@@ -1,0 +1,117 @@
+"""TUNA: one set of adapters per task, chosen by entropy, and a universal set merged of all (Wang et al., ICCV 2025)."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import TakesAdapters, require
+from cil.common.ranges import Count, Fraction, NonNegative, Positive, Rate, Weight, Whole
+from cil.data.images import Batch
+from cil.data.scenario import Task
+from cil.method import Losses, Method, Phase
+from cil.modules.adapters.fusion import unified
+from cil.modules.adapters.parallel import Adapters
+from cil.modules.adapters.task_sets import Start, TaskSets
+from cil.modules.heads.alignment import drifted
+from cil.modules.heads.cosine import exact
+from cil.modules.heads.linear import GrowingCosine
+
+
+class TUNA(TaskSets, Method):
+    """Adds the probabilities of two sets of adapters: the task's set that is surest of the image, and the universal set.
+
+    The universal set is merged of all sets after each task. The surest set is the one whose prediction has the least entropy.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction, start: Start, sharpness: Positive,
+        margin: NonNegative, orthogonality: Weight, overlap: Literal["sum", "mean"], old: Literal["fixed", "moving"],
+        shrink: Literal["none", "older", "newer"], align_epochs: Whole, align_lr: NonNegative, align_fall: Count | None,
+        samples: Count,
+    ) -> None:  # fmt: skip
+        """`start`: initial values of a set, drawn anew or those of the previous task. `sharpness`: factor of the cosines.
+        `margin`: subtracted from the cosine of the right class in training.
+
+        `orthogonality`: weight of the overlap between the up-projections of the new set and of old ones, divided by e in each
+        task. `overlap`: `sum` of the absolute products over the bottleneck; or the absolute `mean` of the products of unit
+        rows. `old`: whether old sets are fixed, or that loss and weight decay move their up-projections.
+
+        `align_…`: training of the alignment phase, from the second task on; `align_fall`: epochs in which its rate falls to 0
+        as a cosine, before it rises again in as many; null: all. `samples`: pseudo-features per class and epoch, and the size
+        of their batches. `shrink`: scale the means at which they are drawn, the more the older or the newer the task.
+        """
+        require(backbone, TakesAdapters, "tuna")
+        super().__init__(
+            backbone, bottleneck=bottleneck, scale=scale, dropout=dropout, start=start, align_epochs=align_epochs,
+            align_lr=align_lr, align_fall=align_fall, samples=samples,
+        )  # fmt: skip
+        self.divisible = not dropout
+        self.sharpness, self.margin, self.orthogonality, self.shrink = sharpness, margin, orthogonality, shrink
+        self.means, self.moving = overlap == "mean", old == "moving" and orthogonality > 0
+        self.head = GrowingCosine(backbone.width)
+        self.universal = self.new()
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.results = {} if self.moving else {number: kept for number, kept in self.results.items() if number}
+
+    def spaces(self) -> list[Adapters]:
+        return [self.universal, *self.sets]
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.sharpness * self.head(features)
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task) -> list[Phase]:
+        old = [adapter.up.weight for own in self.sets[:-1] for adapter in own] if self.moving else []
+        learned = [*self.sets[-1].parameters(), *self.head.parameters(), *old]
+        return [Phase("train", task, task.train, learned), *self.aligning(task)]
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        classes = phase.task.classes
+        labels = batch.labels - classes.start
+        cosines = self.head(self.backbone(batch.images, adapters=self.sets[-1]), slice(classes.start, classes.stop))
+        given = self.sharpness * (cosines - self.margin * F.one_hot(labels, len(classes)))
+        losses = {"ce": F.cross_entropy(given, labels)}
+        if self.orthogonality and len(self.sets) > 1:
+            losses["overlap"] = self.orthogonality * math.exp(-len(self.sets)) * self.overlap()
+        return losses
+
+    def overlap(self) -> Tensor:
+        """Returns the overlap between the up-projections of the newest set and of each old one."""
+        *old, new = (torch.stack([adapter.up.weight for adapter in own]) for own in self.sets)  # (depth, width, bottleneck)
+        if self.means:
+            mean = F.normalize(new, dim=2).mean(1)
+            return torch.stack([(mean * F.normalize(each, dim=2).mean(1)).sum(1).abs().mean() for each in old]).sum()
+        return torch.stack([(new.mT @ each).abs().sum() for each in old]).sum()
+
+    def shift(self, task: Task) -> Tensor | float:
+        if self.shrink == "none":
+            return 0.0
+        size, means = len(task.classes), self.gaussians.means
+        learned = [label // size + 1 if self.shrink == "older" else 1 - math.ceil(label / size) for label in task.seen]
+        moved = [drifted(mean, own, len(self.sets)) - mean for mean, own in zip(means, learned)]
+        return torch.stack(moved)[:, None]
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        for merged, *own in zip(self.universal.parameters(), *(each.parameters() for each in self.sets)):
+            merged.copy_(unified(torch.stack(own)))
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        """Returns the added probabilities, (batch, classes), from the features in all subspaces, (batch, subspaces, width)."""
+        with exact(frozen):
+            logs = self.logits(frozen.float()).log_softmax(2)
+            entropies = -(logs.exp() * logs).sum(2)[:, 1:]
+            surest = logs[torch.arange(len(logs), device=logs.device), 1 + entropies.argmin(1)]
+            return logs[:, 0].exp() + surest.exp()
+
+    def facts(self) -> dict:
+        return {"ridge": self.gaussians.ridge}
