@@ -25,6 +25,7 @@ KNOWN = {  # by the name of the function
     "half": Place("tinyimagenet", 100, ("tiny-imagenet-200", "tiny-imagenet-200.zip"), "tinyimagenet"),
     "glyphs": Place("glyphs", 100),
 }
+NAMINGS = {"imagenet100": "lemma", "imagenet_r": "lemma"}  # functions that know several names of their classes: one of them
 
 
 def parts(node: dict) -> list[Place] | None:
@@ -40,6 +41,16 @@ def parts(node: dict) -> list[Place] | None:
     if function == "noise":
         return [Place("noise", node["classes"])]
     return [KNOWN[function]] if function in KNOWN else None
+
+
+def words(node: dict) -> tuple[dict, str | None]:
+    """The settings for the dataset's function, and the text file that gives words for the classes, if `names` is a file."""
+    names, function = node.get("names"), str(node.get("_target_")).rpartition(".")[2]
+    rest = {key: value for key, value in node.items() if key != "names"}
+    if function not in NAMINGS:
+        return rest, names
+    file = isinstance(names, str) and (names.endswith(".txt") or Path(names).expanduser().is_file())
+    return rest | {"names": NAMINGS[function] if file else names}, names if file else None
 
 
 def absent(places: list[Place], root: Path) -> Iterator[str]:
