@@ -2,7 +2,7 @@
 
 python scripts/check_data.py             # all datasets, default settings
 python scripts/check_data.py tinyimagenet data.root=/data
-python scripts/check_data.py --lists     # the named class orders and class lists
+python scripts/check_data.py --lists     # the named class orders, lists and names
 python scripts/check_data.py --decoded   # delete damaged files of decoded images
 
 The table has the number of images of each split and class, and a digest of the
@@ -20,7 +20,7 @@ from cil.common.tables import grid
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="WORD", help="datasets, and settings (key=value)")
-    parser.add_argument("--lists", action="store_true", help="list the named class orders and class lists")
+    parser.add_argument("--lists", action="store_true", help="list the named class orders, class lists and class names")
     parser.add_argument("--decoded", action="store_true", help="verify decoded images; delete damaged files")
     asked = parser.parse_args(words)
 
@@ -82,11 +82,15 @@ def decoded(folder: Path) -> str:
 
 
 def lists() -> str:
-    """A table of the named class orders and class lists."""
-    from cil.data.registry.classes import class_list, known_lists
+    """A table of the named class orders, class lists and class names."""
+    from cil.data.registry.classes import class_list, class_names, known_lists, known_names
+    from cil.data.registry.listfile import digest
     from cil.data.registry.orders import known_orders
 
     rows = [["order", f"{e.dataset}/{e.name}", e.digest, e.begins] for e in known_orders()]
     found = [class_list(name) for name in known_lists()]
     rows += [["classes", entry.name, entry.digest, " ".join(entry.wnids[:2])] for entry in found]
+    for name in known_names():
+        words = class_names(name)
+        rows.append(["names", name, digest(list(words)), words[0]])
     return grid(["", "name", "digest", "begins"], rows)

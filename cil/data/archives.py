@@ -115,9 +115,10 @@ def rows(found: Tree, path: str, separator: str) -> Iterator[list[str]]:
     return filter(None, csv.reader(io.StringIO(text(found, path)), delimiter=separator, quoting=csv.QUOTE_NONE))
 
 
-def unpack(archive: Path, folder: str) -> Path:
+def unpack(archive: Path, folder: str, *, loose: bool = False) -> Path:
     """Unpack a compressed tar beside itself and return its folder, which is renamed at the end, so that it is never incomplete.
 
+    `loose`: put all that is in it into the folder, if it does not begin with a folder of that name.
     If several processes call this, one unpacks and the others wait. Leftovers of a killed process are removed.
     """
     target, making = archive.parent / folder, archive.parent / f".{folder}.partial"
@@ -129,9 +130,10 @@ def unpack(archive: Path, folder: str) -> Path:
         try:
             with tarfile.open(archive) as opened:
                 opened.extractall(making, filter="data")
-            if not (making / folder).is_dir():
+            inner = making / folder
+            if not loose and not inner.is_dir():
                 raise UserError(f"{archive} has no folder {folder} in it; fetch the official one")
-            (making / folder).replace(target)
+            (inner if inner.is_dir() else making).replace(target)
         except (tarfile.TarError, EOFError, zlib.error):
             raise UserError(f"{archive} is damaged or not an archive; delete it and fetch it again") from None
         finally:

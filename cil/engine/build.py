@@ -16,6 +16,7 @@ from cil.common.ranges import fits
 from cil.common.seeding import seed_everything
 from cil.common.signals import StopRequest
 from cil.data.class_names import named
+from cil.data.datasets import places
 from cil.data.feature_cache import Shelf
 from cil.data.frozen_features import BLOCK, FrozenResults
 from cil.data.image_store import Size, unwritable
@@ -202,8 +203,7 @@ def build_scenario(config: dict, backbone: torch.nn.Module, images: Images | Non
 
 def dataset(config: dict) -> Images:
     """The dataset, listed but not decoded, with the words of `dataset.names` for its classes."""
-    node = dict(config["dataset"])
-    file = node.pop("names", None)
+    node, file = places.words(config["dataset"])
     images = make(node, "dataset", root=config["data"]["root"])
     return images if file is None else named(images, file)
 

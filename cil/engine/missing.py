@@ -57,8 +57,9 @@ def of_weights(config: dict) -> Iterator[str]:
 
 def of_names(node: dict) -> Iterator[str]:
     """A line if the file with the words for the classes is not there."""
-    if node.get("names") is not None and not Path(node["names"]).expanduser().is_file():
-        yield f"dataset.names={node['names']} is not a file; type dataset.names=FILE, with one line for each class"
+    file = places.words(node)[1]
+    if file is not None and not Path(file).expanduser().is_file():
+        yield f"dataset.names={file} is not a file; type dataset.names=FILE, with one line for each class"
 
 
 def package(node: dict) -> Iterator[str]:

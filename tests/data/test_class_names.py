@@ -10,8 +10,12 @@ from cil.commands.run import verified
 from cil.common.errors import UserError
 from cil.data.class_names import named
 from cil.data.images import Images
+from cil.data.registry.classes import class_list
+from cil.engine.build import dataset
+from cil.engine.missing import missing
 from cil.runs.run_folder import address
 from tests import harness
+from tests.data.datasets import miniature
 
 OWN = ("crow", "house finch", "gull")
 
@@ -84,3 +88,20 @@ def test_a_text_method_reads_them_and_a_finished_run_knows_them(compose, file):
     file("\n".join([*words[:-1], "another"]))
     with pytest.raises(UserError, match="the images have changed since"):
         verified(two, config)
+
+
+def test_a_dataset_that_knows_several_names_takes_one_of_them_or_a_file(tmp_path, file):
+    """ImageNet-R and ImageNet100 have a setting of the same name."""
+    known = class_list("imagenet_r")
+    miniature.lay(miniature.imagenet_r(known.wnids), tmp_path)
+    words = ("scenario=imagenet_r_10tasks", "size=tiny", "dataset.split=stratified:0", "dataset.images=null")
+    words = (*words, f"data.root={tmp_path}")
+    for naming in ("readme", "openai"):
+        config = harness.compose(*words, f"dataset.names={naming}")
+        assert missing(config) == []
+        assert dataset(config).class_names == tuple(name.replace("_", " ") for name in known.named(naming))
+    own = file("\n".join(f"word {number}" for number in range(200)))
+    assert dataset(harness.compose(*words, f"dataset.names={own}")).class_names[199] == "word 199"
+    assert missing(harness.compose(*words, "dataset.names=absent.txt"))[0].startswith("dataset.names=absent.txt is not a file")
+    with pytest.raises(UserError, match=r"class names reedme are not known for imagenet_r; did you mean readme\?"):
+        dataset(harness.compose(*words, "dataset.names=reedme"))

@@ -25,6 +25,19 @@ KNOWN = {  # by the name of the function
     "half": Place("tinyimagenet", 100, ("tiny-imagenet-200", "tiny-imagenet-200.zip"), "tinyimagenet"),
     "glyphs": Place("glyphs", 100),
 }
+PREPARED = {  # datasets of the function `prepared`, each a folder and an archive; those of C3Box have no known name
+    "cub200_pilot": Place("cub200", 200, ("cub", "cub.zip"), "cub200_pilot"),
+    "fgvc_aircraft": Place("fgvc_aircraft", 100, ("aircraft", "aircraft.zip"), "fgvc_aircraft"),
+    "food101": Place("food101", 100, ("food101", "food101.zip"), "food101"),
+    "imagenet_a": Place("imagenet_a", 200, ("imagenet-a", "ina.zip"), "imagenet_a"),
+    "objectnet": Place("objectnet", 200, ("objectnet", "objnet.tgz"), "objectnet"),
+    "omnibenchmark": Place("omnibenchmark", 300, ("omnibenchmark", "omnibenchmark.zip"), "omnibenchmark"),
+    "stanford_cars": Place("stanford_cars", 100, ("cars", "cars.zip"), "stanford_cars"),
+    "sun397": Place("sun397", 300, ("sun", "sun.zip"), "sun397"),
+    "ucf101": Place("ucf101", 100, ("ucf", "ucf.zip"), "ucf101"),
+    "vtab": Place("vtab", 50, ("vtab", "vtab.zip"), "vtab"),
+}
+NAMINGS = {"imagenet100": "lemma", "imagenet_r": "lemma", "prepared": "folders"}  # functions that know names for their classes
 
 
 def parts(node: dict) -> list[Place] | None:
@@ -39,7 +52,19 @@ def parts(node: dict) -> list[Place] | None:
         return [Place(f"glyphs_{node['script']}", node["classes"])]
     if function == "noise":
         return [Place("noise", node["classes"])]
+    if function == "prepared":
+        return [PREPARED[node["name"]]] if node.get("name") in PREPARED else None
     return [KNOWN[function]] if function in KNOWN else None
+
+
+def words(node: dict) -> tuple[dict, str | None]:
+    """The settings for the dataset's function, and the text file that gives words for the classes, if `names` is a file."""
+    names, function = node.get("names"), str(node.get("_target_")).rpartition(".")[2]
+    rest = {key: value for key, value in node.items() if key != "names"}
+    if function not in NAMINGS:
+        return rest, names
+    file = isinstance(names, str) and (names.endswith(".txt") or Path(names).expanduser().is_file())
+    return rest | {"names": NAMINGS[function] if file else names}, names if file else None
 
 
 def absent(places: list[Place], root: Path) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""Class lists of datasets of ImageNet images: the classes in label order, and their names in prompts."""
+"""Class lists of datasets of ImageNet images: the classes in label order, and their names in prompts.
+
+Other datasets have only names, in label order, where their folders are not the words for a text encoder.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +10,7 @@ from cil.common.errors import UserError, nearest
 from cil.data.registry.listfile import read, verify
 
 FOLDER = Path(__file__).with_suffix("")
+NAMES = FOLDER.with_name("names")
 ALL = "imagenet1k"  # has names for every wnid: OpenAI's cleaned list and WordNet lemmas
 
 
@@ -29,6 +33,18 @@ class ClassList:
 
 def known_lists() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.txt"))
+
+
+def known_names() -> list[str]:
+    return sorted(file.stem for file in NAMES.glob("*.txt"))
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Return the registered class names of a dataset without wnids, in label order."""
+    file = NAMES / f"{name}.txt"
+    head, rows = read(file)
+    verify(file, head, rows)
+    return tuple(rows)
 
 
 def class_list(name: str) -> ClassList:

@@ -17,7 +17,7 @@ SPLITS = {
     "stratified:SEED": ("of each class a random 80 %, rounded down, trains", "our reading of RAPF without its list"),
     "rapf": ("a fixed list", "RAPF"),
     "tfds": ("the first 80 % of TFDS' order train", "L2P and DualPrompt in JAX"),
-    "folders": ("the folders train/ and test/ of PILOT's archive", "PILOT, APER, EASE, RanPAC"),
+    "folders": ("the folders train/ and test/ of PILOT's archive", "PILOT, APER, EASE, RanPAC, C3Box"),
 }
 CODA = {  # file: md5
     "imagenet-r_train.yaml": "b90d9c763369c87dbd9becb80abd83b3",

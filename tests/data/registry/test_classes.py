@@ -5,7 +5,8 @@ import re
 import pytest
 
 from cil.common.errors import UserError
-from cil.data.registry.classes import class_list, known_lists
+from cil.data.registry.classes import class_list, class_names, known_lists, known_names
+from cil.data.registry.listfile import digest
 from cil.data.registry.orders import class_order, known_orders
 from tests.harness import ROOT
 
@@ -15,7 +16,7 @@ CMC_BEGINS = [15, 45, 54, 57, 64, 74, 90, 99, 119]
 @pytest.mark.parametrize("name", known_lists())
 def test_every_list_is_whole(name):
     found = class_list(name)
-    size = {"imagenet1k": 1000, "imagenet_r": 200}.get(name, 100)
+    size = {"imagenet1k": 1000, "imagenet_a": 200, "imagenet_r": 200}.get(name, 100)
     assert len(found.wnids) == len(set(found.wnids)) == size
     assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in found.wnids)
     assert {"openai", "lemma"} <= set(found.names)
@@ -72,4 +73,5 @@ def test_the_page_says_the_digests_of_the_files():
     page = (ROOT / "cil" / "data" / "registry" / "README.md").read_text()
     told = dict(re.findall(r"^\| `([\w/]+)` \|.*\| `([0-9a-f]{16})` \|$", page, re.MULTILINE))
     files = {f"{entry.dataset}/{entry.name}": entry.digest for entry in known_orders()}
-    assert told == files | {name: class_list(name).digest for name in known_lists()}
+    names = {f"names/{name}": digest(list(class_names(name))) for name in known_names()}
+    assert told == files | names | {name: class_list(name).digest for name in known_lists()}
