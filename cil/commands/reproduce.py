@@ -126,7 +126,7 @@ def planned(table: Table, seeds: list[int], settings: list[str]) -> Iterator[Ent
             if row.run is None or key not in table.columns:
                 continue
             for reading in row.readings:
-                words = [*table.columns[key].run, *row.run, f"reading={reading}", *settings]
+                words = [*table.columns[key].run, f"reading={reading}", *row.run, *settings]  # a row may name its reading
                 two = any(quantity.startswith("across.") for quantity in table.columns[key].quantities)
                 for more in ([], ["dataset.only=second"])[: 1 + two]:
                     configs = [compose(*words, *more, f"seed={seed}") for seed in seeds]

@@ -52,16 +52,17 @@ class Scenario:
 
     def __init__(
         self, images: Images, views: tuple[View, View], *, name: str, tasks: Count, first: Count | None,
-        order: str | Sequence[int | str], sizes: Sequence[Count] | None = None, validation: Fraction = 0.0,
+        order: str | Sequence[int | str], sizes: str | Sequence[Count] | None = None,
+        validation: Fraction = 0.0,
     ) -> None:  # fmt: skip
         """`first`: number of classes of the first task, if it differs from the others. `sizes`: number of classes of every
-        task, in place of `tasks` and `first`. `order`: see `class_order`.
+        task, in place of `tasks` and `first`, in a list or as b50_inc10. `order`: see `class_order`.
 
         `validation`: this share of the training images of each class is held out and takes the place of the test images.
         """
         count = len(images.class_names)
         self.name, self.images, self.views = name, images, views
-        self.sizes = split(count, tasks, first, name) if sizes is None else whole(list(sizes), count, name)
+        self.sizes = split(count, tasks, first, name) if sizes is None else whole(sizes, count, name)
         # order[k] is the dataset's label of the class that arrives as number k
         self.order = class_order(order, count, getattr(images, "name", None), images.class_names)
         self.validation, self._held = validation, held_out(images.train_labels, images.class_names, validation)

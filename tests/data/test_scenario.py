@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -85,6 +87,28 @@ def test_sizes_of_every_task(images, scenario):
     assert [list(task.classes) for task in made(images, scenario, sizes=[3, 1, 2])] == [[0, 1, 2], [3], [4, 5]]
     with pytest.raises(UserError, match=r"scenario.sizes=\[3, 1\] is 4 classes, but there are 6; change the last size"):
         made(images, scenario, sizes=[3, 1])
+
+
+@pytest.mark.parametrize(("word", "sizes"), [("b0_inc2", [2, 2, 2]), ("B4_Inc1", [4, 1, 1]), ("b3_inc3", [3, 3])])
+def test_sizes_as_papers_write_them(images, scenario, word, sizes):
+    assert made(images, scenario, sizes=word).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        (
+            "b0_inc4",
+            "leaves 6 of 6 classes for tasks of 4, which does not divide; type scenario.sizes=b0_inc1 or b0_inc2",
+        ),
+        ("b6_inc1", "leaves 0 of 6 classes for tasks of 1, which does not divide; type scenario.sizes=b0_inc6"),
+        ("b0_inc0", "is not known; type b0_inc10, b50_inc5 or a list"),
+        ("inc2", "x: scenario.sizes=inc2 is not known; type b0_inc10"),
+    ],
+)
+def test_sizes_that_are_not_possible(images, scenario, word, line):
+    with pytest.raises(UserError, match=re.escape(line)):
+        made(images, scenario, sizes=word)
 
 
 def test_orders_by_name_and_from_a_file(images, scenario, tmp_path):

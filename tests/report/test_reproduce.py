@@ -153,6 +153,13 @@ def test_the_plan_holds_each_run_once_and_skips_what_is_finished(table, runs, ou
     assert "2 similar to no finished run" in told
 
 
+def test_a_row_that_names_its_reading_is_run_in_it():
+    rows = published.load("inflora").rows
+    planned = reproduce.planned(published.load("inflora"), [0], [])
+    found = {(rows[entry.row].name, entry.config["reading"]) for entry in planned}
+    assert found == {("InfLoRA", "paper"), ("InfLoRA", "released"), ("InfLoRA (log of the released code, seed 0)", "released")}
+
+
 def test_rows_between_data_sets_have_a_run_over_the_second_alone():
     table = published.load("attriclip_table3")
     table = reproduce.narrowed(table, ["AttriCLIP"], None)

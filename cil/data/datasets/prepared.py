@@ -42,8 +42,8 @@ def _found(root: Path, name: str, md5: str | None) -> Tree:
         check(root / archive, md5)
         unpack(root / archive, folder, loose=True)
     found = tree(root, folder, {archive: md5}, f"type make data DATASET={name} for where it is, or data.root=DIR")
-    tops = {top.group(1) for path in found if (top := re.match("((?:[^/]+/)*?)train/", path))}
-    top = min(tops, key=len, default="")
+    around = (re.match("((?:[^/]+/)*?)train/", path) for path in found)
+    top = min((match.group(1) for match in around if match), key=len, default="")
     return {path.removeprefix(top): member for path, member in found.items() if path.startswith(top)}
 
 
@@ -54,11 +54,12 @@ def _shown(name: str, names: str, folders: list[str]) -> list[str]:
         return [plain(folder) for folder in folders]
     if names not in known:
         raise UserError(f"class names {names} are not known for {name}; {nearest(names, [*known, 'folders'])}")
-    shown = [plain(word) for word in (class_names(name) if names == "c3box" else class_list(name).named(names))]
-    own = class_list(name).wnids if names != "c3box" else tuple(shown)
-    rank = {_letters(word): label for label, word in enumerate(own)}
+    by_rank = names == "c3box"
+    words = class_names(name) if by_rank else class_list(name).named(names)
+    shown = [plain(word) for word in words]
+    rank = {_letters(word): label for label, word in enumerate(words if by_rank else class_list(name).wnids)}
     for label, folder in enumerate(folders):
-        if rank.get(_letters(folder), None if names != "c3box" else label) != label:
+        if rank.get(_letters(folder), label if by_rank else None) != label:
             raise UserError(f"{name}: dataset.names={names} calls folder {folder} {shown[label]}; it has other folders than "
                             "those that these names are for; type dataset.names=folders")  # fmt: skip
     return shown

@@ -1,13 +1,33 @@
 """Numbers of classes of the tasks of a scenario. Importing this does not import torch."""
 
+import re
+from collections.abc import Sequence
+
 from cil.common.errors import UserError
 
 
-def whole(sizes: list[int], count: int, name: str) -> list[int]:
-    """Return the sizes if they add up to the number of classes."""
-    if sum(sizes) != count:
-        raise UserError(f"{name}: scenario.sizes={sizes} is {sum(sizes)} classes, but there are {count}; change the last size")
-    return sizes
+def whole(sizes: str | Sequence[int], count: int, name: str) -> list[int]:
+    """Return the sizes if they add up to the number of classes. `b50_inc10` is a task of 50 classes and then tasks of 10.
+
+    With `b0` the first task is as large as the others.
+    """
+    found = _in_words(sizes, count, name) if isinstance(sizes, str) else list(sizes)
+    if sum(found) != count:
+        raise UserError(f"{name}: scenario.sizes={found} is {sum(found)} classes, but there are {count}; change the last size")
+    return found
+
+
+def _in_words(sizes: str, count: int, name: str) -> list[int]:
+    found = re.fullmatch(r"b(\d+)_inc([1-9]\d*)", sizes.casefold())
+    if not found:
+        raise UserError(f"{name}: scenario.sizes={sizes} is not known; type b0_inc10, b50_inc5 or a list as [50,10,10,30]")
+    first, more = map(int, found.groups())
+    rest = count - first
+    if rest < 1 or rest % more:
+        fitting = [f"b{first}_inc{step}" for step in range(1, rest) if rest % step == 0] or [f"b0_inc{count}"]
+        raise UserError(f"{name}: scenario.sizes={sizes} leaves {rest} of {count} classes for tasks of {more}, which does not "
+                        f"divide; type scenario.sizes={' or '.join(fitting)}")  # fmt: skip
+    return [first] * (first > 0) + [more] * (rest // more)
 
 
 def split(count: int, tasks: int, first: int | None, name: str) -> list[int]:
