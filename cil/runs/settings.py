@@ -31,6 +31,7 @@ DECLARED = {
     "data.root": str,
     "data.weights": str,
     "data.features": str | None,
+    "dataset.half": Literal["first", "second"],
     "dataset.names": str | None,
     "data.decoded": str | None,
     "save.predictions": bool,
@@ -45,6 +46,7 @@ DECLARED = {
 }
 LEFT_OUT = (  # absent where they have no effect
     "machine.tf32", "machine.compile", "machine.stack", "train.first.epochs", "train.accumulate", "dataset.names",
+    "dataset.half",
 )  # fmt: skip
 
 USUAL: dict[str, dict] = {  # settings of later versions, with values that are left out so that older addresses stay valid
