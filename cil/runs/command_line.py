@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cil.common.errors import UserError, nearest
 from cil.common.plugins import conf_folders
+from cil.data.registry.sizes import IN_WORDS
 
 OPTIONAL = ("experiment", "recipe", "scratch")  # groups where a method or dataset may have no file: Hydra ignores a wrong name
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
@@ -47,7 +48,9 @@ def refuse_two_splits(typed: Mapping[str, str]) -> None:
     """Raise a `UserError` if `scenario.sizes` is typed beside a number of tasks or a first size that contradicts it."""
     sizes = typed.get("scenario.sizes", "")
     own = {"scenario.tasks": str(sizes.count(",") + 1), "scenario.first": sizes.strip("[]").partition(",")[0].strip()}
-    for key, value in own.items() if sizes.startswith("[") else ():
+    if words := IN_WORDS.fullmatch(sizes):
+        own = {"scenario.tasks": "", "scenario.first": words[1]}  # how many tasks depends on the number of classes
+    for key, value in own.items() if words or sizes.startswith("[") else ():
         if typed.get(key, "null") not in ("null", value):
             raise UserError(f"scenario.sizes={sizes} is used in place of {key}={typed[key]}; leave one of the two out")
 

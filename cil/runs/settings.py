@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, NonNegative, Positive, Seed, fits
+from cil.data.registry.sizes import IN_WORDS
 from cil.runs.precision import settled
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data",
@@ -86,9 +87,11 @@ def checked(config: dict) -> dict:
         if value == "":
             raise UserError(f"{key} is empty; leave it as it was or type another")
     sizes = config["scenario"].get("sizes")
-    if sizes is not None and not (isinstance(sizes, list) and sizes and all(type(size) is int and size > 0 for size in sizes)):
+    in_words = isinstance(sizes, str) and IN_WORDS.fullmatch(sizes)
+    listed = isinstance(sizes, list) and sizes and all(type(size) is int and size > 0 for size in sizes)
+    if sizes is not None and not (in_words or listed):
         raise UserError(f"scenario.sizes={sizes} is not a list of the numbers of classes of the tasks, each 1 or more; type "
-                        "scenario.sizes=[50,10,10,30]")  # fmt: skip
+                        "scenario.sizes=[50,10,10,30] or scenario.sizes=b50_inc10")  # fmt: skip
     name, target = str(config["scenario"].get("name")), str(config["method"].get("_target_"))
     if not re.fullmatch(r"[\w.-]*[\w-][\w.-]*", name):
         raise UserError(

@@ -227,6 +227,9 @@ def test_other_weights_under_the_same_name_do_not_get_the_old_number(told, tmp_p
     (["scenario.sizes=[]"], "scenario.sizes=[] is not a list of the numbers"),
     (["scenario.sizes=[50,50]", "scenario.tasks=5"], "scenario.sizes=[50,50] is used in place of scenario.tasks=5;"),
     (["scenario.sizes=[50,50]", "scenario.first=5"], "scenario.sizes=[50,50] is used in place of scenario.first=5;"),
+    (["scenario.sizes=inc10"], "scenario.sizes=inc10 is not a list of the numbers of classes"),
+    (["scenario.sizes=b50_inc10", "scenario.tasks=6"], "scenario.sizes=b50_inc10 is used in place of scenario.tasks=6;"),
+    (["scenario.sizes=b50_inc10", "scenario.first=40"], "scenario.sizes=b50_inc10 is used in place of scenario.first=40;"),
 ])  # fmt: skip
 def test_sizes_of_tasks_that_cannot_be_used(told, words, line):
     assert told(*words).startswith(f"error: {line}")
@@ -235,6 +238,7 @@ def test_sizes_of_tasks_that_cannot_be_used(told, words, line):
 def test_sizes_may_stand_beside_the_same_number_of_tasks():
     compose("scenario.sizes=[50,20,30]", "scenario.tasks=3", "scenario.first=50")
     compose("scenario.sizes=null", "scenario.tasks=5")
+    compose("scenario.sizes=b50_inc10", "scenario.first=50")
 
 
 def test_nearest():

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from cil.common.errors import UserError
 
+IN_WORDS = re.compile(r"b(\d+)_inc([1-9]\d*)", re.IGNORECASE)  # b50_inc10: 50 classes, then 10 in each task
+
 
 def whole(sizes: str | Sequence[int], count: int, name: str) -> list[int]:
     """Return the sizes if they add up to the number of classes. `b50_inc10` is a task of 50 classes and then tasks of 10.
@@ -18,7 +20,7 @@ def whole(sizes: str | Sequence[int], count: int, name: str) -> list[int]:
 
 
 def _in_words(sizes: str, count: int, name: str) -> list[int]:
-    found = re.fullmatch(r"b(\d+)_inc([1-9]\d*)", sizes.casefold())
+    found = IN_WORDS.fullmatch(sizes)
     if not found:
         raise UserError(f"{name}: scenario.sizes={sizes} is not known; type b0_inc10, b50_inc5 or a list as [50,10,10,30]")
     first, more = map(int, found.groups())
