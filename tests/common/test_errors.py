@@ -76,7 +76,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["experiment=foo"], "error: experiment=foo is not known; choose from"),
         (["experiment=pgp_table5"], "error: experiment=pgp_table5 is a folder; type experiment=pgp_table5/ and one of"),
         (["experiment=pgp_table5/cifar100_10task"], "error: experiment=pgp_table5/cifar100_10task is not known; did you mean"),
-        (["recipe=foo"], "error: recipe=foo is not known; choose from aper, ari"),
+        (["recipe=qqq"], "error: recipe=qqq is not known; choose from aper, ari"),
         (["-p", "scenario"], "error: --package says how a configuration is printed; type --cfg job too"),
         (["--resolve"], "error: --resolve says how a configuration is printed; type --cfg job too"),
         (["method._target_=[1]"], "error: method._target_=[1] is not"),

@@ -75,7 +75,7 @@ def test_the_recovered_transformer(at, monkeypatch):
         percent = {"frozen_class_token": 28.3, "body": 15.7, "recovered": 36.75}
         record = {"percent_on_the_unseen_half": percent, "weights_sha256": "ab" * 32, "command": "python scripts/recover.py"}
         (folder / "record.json").write_text(json.dumps(record))
-    made = {"class_il": {"acc": 33.3, "forgetting": 9.9}, "seconds": 7.0, "image_encodes": 8000}
+    made = {"class_il": {"acc": 33.3, "forgetting": 9.9}, "task_il": {"forgetting": 0.5}, "seconds": 7.0, "image_encodes": 8000}
     done = ("method=class_mean", "seed=0", "dataset.md5=null")
     monkeypatch.setattr(recovered, "finished", lambda at, *words: made if set(done) <= set(words) else None)
     recovered.recovered(at, ["dataset.md5=null"])
@@ -86,23 +86,26 @@ def test_the_recovered_transformer(at, monkeypatch):
 
 def test_recipes_follow_their_rule_and_name_what_was_not_run(at, monkeypatch, capsys):
     """Half a point over seeds that agree changes a learning rate; the same gain over seeds that disagree does not."""
-    today = {"rapf": 0.003, "aper": 0.1}
+    runs = {"rapf": (0.003, 0.6, 0.01), "aper": (0.1, 3.6, 3.0), "slca": (0.01, 0.4, 0.0), "ease": (0.3, 0.6, 0.0)}
 
     def finished(at, *words):
         lr, seed = (float(word.split("=")[1]) for word in words if word.startswith(("optim.lr=", "seed=")))
-        for method, own in today.items():
-            if f"method={method}" in words:
-                spread = 0.01 if method == "rapf" else 3.0
-                return 80.0 + (0.6 + spread * (seed - 11) if lr > own else 0.0)
+        for method, (own, gain, spread) in runs.items():
+            if f"method={method}" in words and (seed == searched.SEEDS[0] or method in ("rapf", "aper")):
+                return 80.0 + (gain - spread * (seed - 10) if lr > own else 0.0)
         return None
 
     monkeypatch.setattr(searched, "finished", finished)
     searched.rates(at, [])
     rows = {line.split("|")[1].strip(): line for line in content(at, "rates").splitlines() if line.startswith("| `")}
-    assert "| 0.60 ± 0.01 |" in rows["`rapf`"] and "**0.006**" in rows["`rapf`"]
-    assert "| 0.60 ± 1.73 |" in rows["`aper`"] and "kept" in rows["`aper`"]
+    assert " 0.59 ± 0.01 |" in rows["`rapf`"] and "**0.006**" in rows["`rapf`"]
+    assert " 0.60 ± 1.73 |" in rows["`aper`"] and "kept" in rows["`aper`"]
+    assert " 0.40 |" in rows["`slca`"] and "kept" in rows["`slca`"], "one seed is enough to keep"
     missing = [row for row in rows.values() if "not run" in row]
-    assert len(missing) == len(searched.RECIPES) - 2 == len(capsys.readouterr().out.splitlines())
+    printed = capsys.readouterr().out.splitlines()
+    assert len(missing) == len(searched.RECIPES) - 3 == len(printed)
+    assert "python run.py -m method=ease optim.lr=0.3,0.6 seed=11,12 scenario.validation=0.2" in printed
+    assert "python run.py -m method=l2p optim.lr=0.001,0.002,0.004 seed=10 scenario.validation=0.2" in printed
 
 
 def test_the_end_of_a_search_is_shown(at):

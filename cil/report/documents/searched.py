@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from cil.common.tables import grid, mean_and_spread
@@ -19,6 +19,7 @@ RECIPES = (
 SEEDS = (10, 11, 12)
 FACTORS = {"half": 0.5, "today": 1.0, "double": 2.0}
 HELD_OUT = "scenario.validation=0.2"
+Found = Mapping[tuple[str, int], float | None]  # the ACC by learning rate and seed; None if it is not run
 LEAST, ERRORS = 0.5, 2  # points, and standard errors, by which another learning rate must be better
 
 
@@ -46,31 +47,35 @@ def rates(at: Project, settings: list[str]) -> None:
     for row in RECIPES:
         words, today = [f"method={row.split()[0]}", *row.split()[1:]], rate(at, row)
         values = [f"{today * factor:g}" for factor in FACTORS.values()]
-        runs = [[finished(at, *words, f"optim.lr={lr}", f"seed={seed}", *settings) for seed in SEEDS] for lr in values]
-        if all(run is not None for group in runs for run in group):
-            lines.append([f"`{row}`", f"{today:g}", *verdict(values, [[run or 0.0 for run in group] for group in runs])])
-        else:
-            lines.append([f"`{row}`", f"{today:g}", *["–"] * (len(FACTORS) + 1), "not run"])
-            print(f"python run.py -m {' '.join(words)} optim.lr={listed(values)} seed={listed(SEEDS)} {HELD_OUT}")
+        found = {
+            (lr, seed): finished(at, *words, f"optim.lr={lr}", f"seed={seed}", *settings) for lr in values for seed in SEEDS
+        }
+        asked = missing(values, found)
+        cells = ["–"] * (len(FACTORS) + 1) + ["not run"] if asked else verdict(values, found)
+        lines.append([f"`{row}`", f"{today:g}", *cells])
+        if asked:
+            print(f"python run.py -m {' '.join([*words, *settings])} {' '.join(asked)} {HELD_OUT}")
     head = ["recipe", "learning rate", *(f"ACC, {name}" for name in FACTORS), "better by", "by the rule"]
     at.fill("rates", f"{rule()}\n\n{grid(head, lines, markdown=True)}\n\n{note()}")
 
 
 def rule() -> str:
+    first, *others = SEEDS
     return (
-        "The rule was fixed before the runs: a learning rate is kept, unless half or double of it is better by at least "
-        f"{LEAST:g} points of ACC and by more than {ERRORS} standard errors of the paired differences over {len(SEEDS)} seeds. "
-        "Epochs and batch size bound the time on two cores and are not searched."
+        f"The rule was fixed before the runs. Half and double of each learning rate are first run with one seed ({first}). "
+        f"If neither is better by at least {LEAST:g} points of ACC, today's value is kept. Otherwise the better of the two and "
+        f"today's value are run with the seeds {listed(others)} as well. It replaces today's value if it is better by at least "
+        f"{LEAST:g} points in the mean of the {len(SEEDS)} seeds, and by more than {ERRORS} standard errors of the paired "
+        "differences. Epochs and batch size bound the time on two cores and are not searched."
     )
 
 
 def note() -> str:
     return (
-        f"ACC on held-out images (`{HELD_OUT}`), seeds {listed(SEEDS)}; *better by*: the better of half and double against "
-        "today's value, mean ± standard error. All seeds hold out the same images, so the error does not cover the choice of "
-        "images. A bold learning rate is not yet that of the recipe, since the tables that use it must be made again first. "
-        "`python scripts/fill_docs.py rates` fills this table from finished runs and prints the commands of the others, "
-        "cheapest first, so `python scripts/fill_docs.py rates | sh` runs them."
+        f"ACC on held-out images (`{HELD_OUT}`); *better by*: the better of half and double against today's value, with the "
+        "standard error where three seeds were run. All seeds hold out the same images, so the error does not cover the choice "
+        "of images. `python scripts/fill_docs.py rates` fills this table from finished runs and prints the commands of the "
+        "others, so `python scripts/fill_docs.py rates | sh` runs them. Type it twice: the second call runs the other seeds."
     )
 
 
@@ -84,12 +89,35 @@ def finished(at: Project, *words: str) -> float | None:
     return run.summary()["class_il"]["acc"] if run.is_done else None
 
 
-def verdict(rates: Sequence[str], accuracies: Sequence[Sequence[float]]) -> list[str]:
-    """The cells of a row whose runs are finished; `accuracies` has one list for each learning rate, with one value per seed."""
-    _, today, _ = accuracies
-    best = max((0, 2), key=lambda place: fmean(accuracies[place]))
-    differences = [other - own for other, own in zip(accuracies[best], today, strict=True)]
-    mean, error = fmean(differences), stdev(differences) / math.sqrt(len(differences))
-    changes = mean >= LEAST and mean > ERRORS * error
-    cells = [mean_and_spread(group) for group in accuracies]
-    return [*cells, f"{mean:.2f} ± {error:.2f}", f"**{rates[best]}**" if changes else "kept"]
+def missing(rates: Sequence[str], found: Found) -> list[str]:
+    """The learning rates and seeds that are to be run next, as words of a command; none if the rule can be applied."""
+    first, *others = SEEDS
+    for values, seeds in [(rates, [first]), (pair(rates, found), others)]:
+        if any(found[lr, seed] is None for lr in values for seed in seeds):
+            return [f"optim.lr={listed(values)}", f"seed={listed(seeds)}"]
+    return []
+
+
+def pair(rates: Sequence[str], found: Found) -> list[str]:
+    """Today's learning rate and the one that is better by enough with the first seed; nothing if there is none."""
+    half, today, double = rates
+    own, *both = (found[lr, SEEDS[0]] or 0.0 for lr in (today, half, double))
+    return [today, better(rates, found)] if max(both) - own >= LEAST else []
+
+
+def better(rates: Sequence[str], found: Found) -> str:
+    half, _, double = rates
+    return max((half, double), key=lambda lr: found[lr, SEEDS[0]] or 0.0)
+
+
+def verdict(rates: Sequence[str], found: Found) -> list[str]:
+    """The cells of a row whose runs are finished."""
+    _, today, _ = rates
+    best, several = better(rates, found), pair(rates, found)
+    values = {lr: [found[lr, seed] or 0.0 for seed in (SEEDS if lr in several else SEEDS[:1])] for lr in rates}
+    differences = [other - own for other, own in zip(values[best], values[today], strict=True)]
+    mean, by, changes = fmean(differences), f"{fmean(differences):.2f}", False
+    if several:
+        error = stdev(differences) / math.sqrt(len(differences))
+        by, changes = f"{mean:.2f} ± {error:.2f}", mean >= LEAST and mean > ERRORS * error
+    return [*(mean_and_spread(values[lr]) for lr in rates), by, f"**{best}**" if changes else "kept"]
