@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import os
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -89,8 +90,10 @@ def main(config: DictConfig) -> float | None:
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command resumes from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_CODE)  # ends a sweep too
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("stopped, since nothing reads the output any more; the same command resumes", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if sweep and Console.prints and not tell(error):  # in a job that has its own log
             traceback.print_exc()  # since the launcher returns the error without it

@@ -113,6 +113,9 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
         return f"there is no setting {found[1]}; {nearest(found[1], known, f'{shlex.join(entry())} --cfg job')}"
     if found := re.search(r"Missing mandatory value: .*?full_key: ([^ ]+)", text):
         return f"{found[1]} has no value; type {found[1]}=…"
+    if found := re.search(r"Error resolving interpolation '([^']+)', possible interpolation keys: (.*)", text):
+        gone = set(re.findall(r"\$\{(\w+)\}", found[1])) - set(re.split("[ ,]+", found[2]))
+        return f"{min(gone, default=found[1])} is missing; leave out the word that deletes it"
     if found := re.search(r"Error parsing override '([^']+)'", text):
         return f"{found[1]!r} cannot be read; type key=value, in quotes where the value has brackets or spaces"
     if any(words in text for words in ("mismatched input", "no viable alternative", "token recognition", "LexerNoViableAlt")):

@@ -75,7 +75,8 @@ def checked(config: dict) -> dict:
     for key in TOP:
         if key in ("plugins", "debug", "objective"):
             continue
-        if key not in config or (key in GROUPS and not isinstance(config[key], dict)):
+        whole = key not in GROUPS or (isinstance(config.get(key), dict) and (key != "scenario" or "name" in config[key]))
+        if key not in config or not whole:  # a recipe may set parts of a scenario that was deleted
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
     _known("", config, TOP)
     for group, keys in KEYS.items():

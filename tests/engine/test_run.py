@@ -116,6 +116,18 @@ def test_the_second_process_on_an_address_refuses_and_says_who_has_it(compose):
         harness.run_of(config).open(config)
 
 
+def test_a_closed_pipe_stops_a_run_in_one_line(tmp_path, data_root):
+    """As in `python run.py … | head -1`: exit code of a closed pipe, no list of settings, and a run that can go on."""
+    words = [f"outputs={tmp_path}", f"data.root={data_root}", *harness.SMALL, "method=class_mean"]
+    run = subprocess.Popen([sys.executable, harness.ROOT / "run.py", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.readline()
+    run.stdout.close()
+    told = run.stderr.read().decode()
+    assert run.wait() == 128 + signal.SIGPIPE
+    assert told == "stopped, since nothing reads the output any more; the same command resumes\n"
+    assert "ACC" in shell(*words)
+
+
 def shell(*words: str, code: int = 0) -> str:
     ended = subprocess.run([sys.executable, harness.ROOT / "run.py", *words], capture_output=True, text=True, timeout=120)
     assert ended.returncode == code, ended.stderr
