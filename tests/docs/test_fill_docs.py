@@ -8,6 +8,7 @@ import pytest
 
 from cil.report.documents import adapters, baselines, clip, locality, projection, records, recovered, searched
 from cil.report.documents.project import page_of
+from cil.runs.run_folder import address
 from scripts.fill_docs import project
 from tests.harness import ROOT
 
@@ -82,6 +83,29 @@ def test_the_recovered_transformer(at, monkeypatch):
     text = content(at, "recovered")
     assert text.count("| 36.8 |") == 2 or text.count("36.8") == 2
     assert text.count("33.3") == 2 and text.count("8,000") == 2 and text.count("not run") == 2 * (len(recovered.ROWS) - 1)
+
+
+def test_numbers_of_photographs_are_kept_for_the_same_weights(at):
+    """A table may grow on several machines: a finished run counts after its folder is gone, but not for other weights."""
+    name = "vit_s14_photographs"
+    (folder := at.root / "data" / "weights" / name).mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps({"weights_sha256": "ab" * 32}))
+    words = (*recovered.ROWS["L2P with PGP"], f"backbone={name}", "seed=0", "dataset.md5=null")
+    (at.root / recovered.KEPT).unlink(missing_ok=True)
+    assert recovered.finished(at, *words) is None
+    run = at.outputs / address(at.compose(*words))
+    run.mkdir(parents=True)
+    summary = SUMMARY | {"address": str(run.relative_to(at.outputs)), "identity": {"weights_sha256": "ab" * 32},
+                         "image_encodes": 7, "config": {"modifier": {"pgp": {}}}}  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (SITE, SITE)))
+    (run / "DONE").touch()
+    first = recovered.finished(at, *words)
+    assert first["class_il"] == {"acc": 61.25, "forgetting": 7.5} and first["bases"]["prompts"][2] == 0.25
+    shutil.rmtree(run)
+    assert recovered.finished(at, *words) == first
+    (folder / "record.json").write_text(json.dumps({"weights_sha256": "cd" * 32}))
+    assert recovered.finished(at, *words) is None
 
 
 def test_recipes_follow_their_rule_and_name_what_was_not_run(at, monkeypatch, capsys):

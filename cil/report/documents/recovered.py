@@ -1,4 +1,8 @@
-"""Documentation block on TinyImageNet with the recovered ViT-S/14. It reads finished runs and starts none."""
+"""Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs.
+
+The runs take hours, so their numbers are kept in docs/results/photographs.json: a table may grow on several machines. A kept
+number counts only for weights with the same digest.
+"""
 
 import json
 from itertools import product
@@ -23,6 +27,7 @@ ROWS = {
     "DualPrompt with PGP": (PROMPTS, "method=dualprompt", "modifier=pgp", *FEWER),
 }
 SEEDS = (0, 1, 2, 3, 4)
+KEPT = "docs/results/photographs.json"
 
 
 def recovered(at: Project, settings: list[str]) -> None:
@@ -34,12 +39,15 @@ def records(at: Project) -> str:
     """What nearest class means reach on the unseen half of the classes, before and after."""
     lines = []
     for name, told in BACKBONES.items():
-        record = json.loads((at.root / "data" / "weights" / name / "record.json").read_text())
-        percent = record["percent_on_the_unseen_half"]
-        numbers = [f"{percent[key]:.1f}" for key in ("frozen_class_token", "body", "recovered")]
-        lines.append([told, *numbers, f"`{record['weights_sha256'][:12]}`", f"`{record['command']}`"])
+        made = record(at, name)
+        percent = [f"{made['percent_on_the_unseen_half'][key]:.1f}" for key in ("frozen_class_token", "body", "recovered")]
+        lines.append([told, *percent, f"`{made['weights_sha256'][:12]}`", f"`{made['command']}`"])
     head = ["last block trained", "token after block 11", "body as it came", "recovered", "sha256", "command"]
     return grid(head, lines, markdown=True)
+
+
+def record(at: Project, name: str) -> dict:
+    return json.loads((at.root / "data" / "weights" / name / "record.json").read_text())
 
 
 def table(at: Project, settings: list[str]) -> str:
@@ -64,7 +72,8 @@ def effects(at: Project, settings: list[str]) -> str:
         pairs = [(plain, projected) for plain, projected in both if plain and projected]
         if len(pairs) > 1:
             plain, projected = (list(runs) for runs in zip(*pairs))
-            removed = [f"{kind} {100 * share:.0f} %" for kind, (_, _, share) in bases(at, projected).items()]
+            shares = {kind: fmean(run["bases"][kind][2] for run in projected) for kind in projected[0]["bases"]}
+            removed = [f"{kind} {100 * share:.0f} %" for kind, share in shares.items()]
             lines.append([told, host, *moved(plain, projected), ", ".join(removed), str(len(pairs))])
     head = [
         "last block trained",
@@ -92,5 +101,20 @@ def numbers_of(runs: list[dict]) -> list[str]:
 
 
 def finished(at: Project, *words: str) -> dict | None:
-    run = RunDir(at.outputs / address(at.compose(*words)))
-    return run.summary() if run.is_done else None
+    """The numbers of a run that is finished here, which are then kept, or of one that was kept before."""
+    config, file = at.compose(*words), at.root / KEPT
+    place, weights = address(config), record(at, config["backbone"]["weights"])["weights_sha256"]
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    run = RunDir(at.outputs / place)
+    if run.is_done and (own := numbers(at, run.summary()))["weights"] == weights and kept.get(place) != own:
+        kept[place] = own
+        file.write_text("{\n" + ",\n".join(f'"{key}": {json.dumps(kept[key])}' for key in sorted(kept)) + "\n}\n")
+    return kept[place] if kept.get(place, {}).get("weights") == weights else None
+
+
+def numbers(at: Project, summary: dict) -> dict:
+    """What the tables need of a run's summary and events."""
+    parts = {kind: {name: summary[kind][name] for name in ("acc", "forgetting")} for kind in ("class_il", "task_il")}
+    found = {kind: [*of] for kind, of in bases(at, [summary] if summary["config"].get("modifier") else []).items()}
+    return {**parts, **{key: summary[key] for key in ("seconds", "image_encodes")}, "bases": found,
+            "weights": summary["identity"]["weights_sha256"]}  # fmt: skip
