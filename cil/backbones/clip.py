@@ -42,6 +42,7 @@ class CLIP(nn.Module):
         self.identity: dict = {}
         self.passes = plainly
         self._ids: dict[tuple[str, torch.device], Tensor] = {}  # cached token ids of words
+        self._names: dict[str, list[int]] = {}  # cached token ids of class names
 
     def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
         """Return the features, (batch, width), of images or of the output of `tokens`.
@@ -120,7 +121,9 @@ class CLIP(nn.Module):
 
     def _tokens(self, names: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each name, with a full stop and the end-of-text token."""
-        return [[*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id] for name in names]
+        for name in set(names) - self._names.keys():
+            self._names[name] = [*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id]
+        return [self._names[name] for name in names]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """(texts, context) → (texts, width). The encoder is causal, so nothing after the last end-of-text is computed."""

@@ -44,6 +44,7 @@ class OpenCLIP(nn.Module):
         self.trunk, self.image, self.width = trunk, image, width
         self.identity: dict = {}
         self.passes = plainly
+        self._cached: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}  # token ids of class names
         self.words: open_clip.SimpleTokenizer | FileTokenizer | UserError = UserError("no tokenizer")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class OpenCLIP(nn.Module):
         of many of these encoders looks both ways, so every pair is a sequence of its own. The results are not normalised.
         """
         text, length = self.text, contexts.shape[1]
-        ids = self.tokenizer([f"{name}." for name in names]).to(contexts.device)
+        ids = self._ids(tuple(f"{name}." for name in names), contexts.device)
         first = self._first
         kept = torch.cat([ids[:, :first], ids[:, first : ids.shape[1] - length]], 1)
         words = text.token_embedding(kept)
@@ -115,6 +116,12 @@ class OpenCLIP(nn.Module):
             return torch.stack([self._after(context, ids, words, placed) for context in contexts])
 
         return joined(each, contexts)
+
+    @torch.inference_mode(False)
+    def _ids(self, texts: tuple[str, ...], device: torch.device) -> Tensor:
+        if (texts, device) not in self._cached:
+            self._cached[texts, device] = self.tokenizer(list(texts)).to(device)
+        return self._cached[texts, device]
 
     def _after(self, context: Tensor, ids: Tensor, words: Tensor, placed: Tensor) -> Tensor:
         text, first = self.text, self._first

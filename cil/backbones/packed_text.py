@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from cil.common.errors import UserError
@@ -49,8 +51,25 @@ def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[i
     first = table(torch.full((1, 1), start, device=contexts.device)) + place[0]
     behind = (table(ids) + place[positions])[None]
     x = torch.cat([first.expand(sets, -1, -1), contexts + place[1 : 1 + length], behind.expand(sets, -1, -1)], 1)
-    x = trunk.ln_final(trunk.transformer(x, attn_mask=mask.to(x.dtype))[:, ends])
+    x = trunk.ln_final(through(trunk.transformer, x, mask.to(x.dtype))[:, ends])
     return x @ trunk.text_projection
+
+
+def through(transformer: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """Return `transformer(x, attn_mask=mask)`, (batch, tokens, width).
+
+    open_clip's blocks swap batch and tokens for attention, so that the product with the weights first copies its input. Here
+    they stay in place. The results are equal up to rounding, and for a batch of one to the bit.
+    """
+    for block in transformer.resblocks:
+        if type(block) is not ResidualAttentionBlock or not isinstance(attention := block.attn, nn.MultiheadAttention):
+            return transformer(x, attn_mask=mask)
+        joint = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+        query, key, value = joint.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = x + block.ls_1(attention.out_proj(mixed))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return x
 
 
 @lru_cache(maxsize=64)

@@ -59,12 +59,32 @@ def test_a_name_alone_is_a_text(clip):
 
 def test_tokens_are_paid_for_once(clip, monkeypatch):
     """Distinct contexts × (start, context and the names), whatever the number of names."""
-    seen = []
-    transformer = clip.trunk.transformer.forward
-    monkeypatch.setattr(clip.trunk.transformer, "forward", lambda x, **rest: seen.append(x.shape) or transformer(x, **rest))
+    seen, through = [], packed_text.through
+    monkeypatch.setattr(packed_text, "through", lambda of, x, mask: seen.append(x.shape) or through(of, x, mask))
     clip.encode_contexts(torch.zeros(3, 12, clip.trunk.token_embedding.embedding_dim), NAMES)
     names = sum(len(clip.tokenizer.encode(f"{name}.")) + 1 for name in NAMES)
     assert [shape[:2] for shape in seen] == [(3, 1 + 12 + names)]
+
+
+def test_blocks_are_walked_as_the_library_does(clip):
+    """To the bit for one sequence, up to rounding for several, and by the library itself for blocks of another kind."""
+    transformer, random = clip.trunk.transformer, torch.Generator().manual_seed(0)
+    mask = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    one, three = (torch.randn(count, 9, clip.text_width, generator=random, requires_grad=True) for count in (1, 3))
+    assert torch.equal(packed_text.through(transformer, one, mask), transformer(one, attn_mask=mask))
+    torch.testing.assert_close(packed_text.through(transformer, three, mask), transformer(three, attn_mask=mask))
+    other = torch.nn.Module()
+    other.resblocks, other.forward = [torch.nn.Identity()], lambda x, attn_mask: x + 1
+    assert torch.equal(packed_text.through(other, one, mask), one + 1)
+
+
+def test_a_name_is_tokenised_once(clip, monkeypatch):
+    contexts, names = torch.zeros(1, 2, clip.text_width), ["a name that no other test has", "and another"]
+    tokenise, seen = clip.tokenizer.encode, []
+    monkeypatch.setattr(clip.tokenizer, "encode", lambda text: seen.append(text) or tokenise(text))
+    for _ in range(3):
+        clip.encode_contexts(contexts, names)
+    assert sorted(seen) == sorted(f"{name}." for name in names)
 
 
 def test_a_context_that_does_not_fit_is_told_in_one_line(clip):
