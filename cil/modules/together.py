@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
@@ -47,21 +46,23 @@ class Together:
         return torch.vmap(one, in_dims=(0, 0, dims))(learned, settings, inputs)
 
     def with_values(self, learned: Named, settings: Named, call: Callable, *given: Any) -> Any:
-        """Return `call(*given)` with these values of parameters and settings in place of this run's own."""
-        own = {name: getattr(self, name) for name in settings}
+        """Return `call(*given)` with these values of parameters, buffers and settings in place of this run's own.
+
+        `torch.func.functional_call` does the same, but looks through all modules of the backbone in each step.
+        """
+        places = [(vars(self), name) for name in settings] + [place(cast(nn.Module, self), name) for name in learned]
+        own = [of[name] for of, name in places]
         try:
-            vars(self).update(settings)
-            return functional_call(Caller(self), {f"run.{name}": value for name, value in learned.items()}, (call, *given))
+            for (of, name), value in zip(places, (*settings.values(), *learned.values())):
+                of[name] = value
+            return call(*given)
         finally:
-            vars(self).update(own)
+            for (of, name), value in zip(places, own):
+                of[name] = value
 
 
-class Caller(nn.Module):
-    """Makes any call a forward pass of `run`, as torch.func.functional_call wants it."""
-
-    def __init__(self, run: Any) -> None:
-        super().__init__()
-        self.run = run
-
-    def forward(self, call: Callable, *given: Any) -> Any:
-        return call(*given)
+def place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Return the dictionary that holds a parameter or buffer of this full name, and its key there."""
+    parent, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(parent)
+    return (owner._parameters if leaf in owner._parameters else owner._buffers), leaf
