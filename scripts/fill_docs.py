@@ -13,6 +13,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   adapters     RAPF and AWPF: merges, λ, features, images encoded
   locality     DyTox and Raw from scratch, with three kinds of attention
   baselines    the baselines, pre-trained and from scratch
+  orders       methods of 2023 to 2026 over three class orders
   text         the time that packed text saves
   photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
   recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=…)
@@ -42,6 +43,7 @@ from cil.report.documents import (
     clip,
     generated,
     locality,
+    orders,
     projection,
     records,
     recovered,
@@ -62,6 +64,7 @@ BLOCKS = {
     "adapters": adapters.fill_all,
     "locality": locality.fill_all,
     "baselines": lambda at, settings: at.fill("baselines", baselines.baselines(at, settings)),
+    "orders": orders.orders,
     "text": records.text,
     "photographs": records.photographs,
     "recovered": recovered.recovered,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cil.report.documents import adapters, baselines, clip, locality, projection, records, recovered, searched
+from cil.report.documents import adapters, baselines, clip, locality, orders, projection, records, recovered, searched
 from cil.report.documents.project import page_of
 from cil.runs.run_folder import address
 from scripts.fill_docs import project
@@ -62,6 +62,11 @@ def test_merges_and_their_sweep(at, monkeypatch):
     monkeypatch.setattr(adapters, "together", lambda at, *words: None)
     assert " 0.50 ± 0.00 |" in adapters.fusions(at, [])
     assert adapters.sweep(at, []).count("\n") == 10 and (at.pictures / "awpf_lambda.svg").exists()
+
+
+def test_class_orders(at):
+    orders.orders(at, [])
+    assert content(at, "orders").count("| 61.2 ± 0.0 |") == len(orders.VISION) + len(orders.CLIP)
 
 
 def test_the_records_of_the_weights_stand_in_the_documents(at):
