@@ -101,7 +101,7 @@ class MOS(TaskSets, Method):
     def merge(self) -> None:
         if len(self.sets) > 1:
             for own, older in zip(self.sets[-1].parameters(), self.older.parameters()):
-                own.data.lerp_(older.data, self.momentum)  # .data: within a pass, autograd must not see it
+                own.data = own.data.lerp(older.data, self.momentum)  # a new tensor: autograd keeps the values that were used
 
     @torch.no_grad()
     def end_phase(self, phase: Phase) -> None:
