@@ -1,4 +1,4 @@
-"""MOS: task adapters merged with older ones in training, and chosen at test time by their own answers (Sun et al., AAAI 2025)."""
+"""MOS: task adapters merged with older ones in training, and chosen at test time by their answers (Sun et al., AAAI 2025)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""MOS against its steps written out: merges of sets, the contrast, the sets an image tries, and what the released code drifts to."""
+"""MOS against its steps written out: merges of sets, the contrast, the sets that an image tries, the drift of released code."""
 
 from types import SimpleNamespace
 
