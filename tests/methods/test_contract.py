@@ -17,9 +17,10 @@ FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
 GROWING = (
     "ease",
     "der_mcg",
+    "mos",
     "tuna",
 )  # their frozen stages grow with the tasks, and what an earlier process encoded is encoded once more
-SMALLER = {"ranpac": ("method.features=200",), "tuna": ("method.align_epochs=2",)}
+SMALLER = {"mos": ("method.align_epochs=2",), "ranpac": ("method.features=200",), "tuna": ("method.align_epochs=2",)}
 SCRATCH = {  # methods of which no weights are shipped: how they are made small, and what learns best
     "ari": (("method.memory=12", "train.first=null"), ("train.first=null", "train.epochs=12", "schedule.at=[8]")),
     "dytox": (FEWER, ("backbone=convit_tiny_lpa",)),

@@ -1,6 +1,6 @@
 """The common part of TUNA and MOS: a set of adapters per task, and a head that is aligned on pseudo-features of all classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -34,17 +34,18 @@ class TaskSets(nn.Module):
 
     def __init__(
         self, backbone: nn.Module, *, bottleneck: int, scale: float, dropout: float, start: Start, align_epochs: int,
-        align_lr: float, align_fall: int | None, samples: int,
+        align_lr: float, align_fall: int | None, samples: int, diagonal: bool = False,
     ) -> None:  # fmt: skip
         """`align_…`: training of the alignment. `align_fall`: epochs in which its rate falls to 0 as a cosine, before it rises
-        again in as many; null: all. `samples`: pseudo-features per class and epoch, and the size of a batch of them."""
+        again in as many; null: all. `samples`: pseudo-features per class and epoch, and the size of a batch of them.
+        `diagonal`: draw each dimension of them by itself."""
         super().__init__()
         self.backbone, self.start, self.samples = backbone, start, samples
         self.align_epochs, self.align_lr, self.align_fall = align_epochs, align_lr, align_fall
         self.new = partial(Adapters, backbone.depth, backbone.width, bottleneck=bottleneck, scale=scale, dropout=dropout)
         self.new()  # raises an error for a wrong size before any training
         self.sets = nn.ModuleList()
-        self.gaussians = Gaussians(backbone.width, shrinkage=False)
+        self.gaussians = Gaussians(backbone.width, shrinkage=False, diagonal=diagonal)
         self.results: dict[int, FrozenResults] = {}  # cached features, by the number of the subspace
         self.drawn = torch.empty(0)  # (classes · samples, width): the pseudo-features of an epoch
 
@@ -75,13 +76,17 @@ class TaskSets(nn.Module):
         if phase.name == "align":
             self.drawn = self.drawn.new_empty(0)
             return
-        images, device = phase.task.train_plain, self.gaussians.means.device
-        own = side_by_side(self.sets[-1:])
+        for label, features in self.of_classes(phase.task, len(self.sets) - 1):
+            with exact(features):
+                self.gaussians.remember(label, features)
+
+    def of_classes(self, task: Task, number: int) -> Iterator[tuple[int, Tensor]]:
+        """Yields each class of the task with its features, (images, width), on plain images with the set of a `number`."""
+        images, device = task.train_plain, self.gaussians.means.device
+        own = side_by_side([self.sets[number]])
         features = torch.cat([self.backbone(batch.images, adapters=own).float() for batch in images.batches(FEATURES, device)])
         labels = images.labels.to(device)
-        with exact(features):
-            for label in phase.task.classes:
-                self.gaussians.remember(label, features[labels == label])
+        return ((label, features[labels == label]) for label in task.classes)
 
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
         if phase.name == "align":

@@ -18,9 +18,10 @@ class Gaussians(nn.Module):
     means: Tensor  # (classes, width)
     factors: Tensor  # (classes, width, width)
 
-    def __init__(self, width: int, *, shrinkage: bool) -> None:
+    def __init__(self, width: int, *, shrinkage: bool, diagonal: bool = False) -> None:
+        """`shrinkage`: move the covariance towards that of its mean entries. `diagonal`: keep the variances only."""
         super().__init__()
-        self.shrinkage = shrinkage
+        self.shrinkage, self.diagonal = shrinkage, diagonal
         self.ridge = RIDGE  # the largest ridge that a class has needed
         self.register_buffer("means", torch.empty(0, width))
         self.register_buffer("factors", torch.empty(0, width, width))
@@ -33,6 +34,7 @@ class Gaussians(nn.Module):
     def remember(self, label: int, features: Tensor) -> None:
         """Store the statistics of one class. `features`: (images, width)."""
         mean, covariance = statistics(features.double())
+        covariance = torch.diag(covariance.diagonal()) if self.diagonal else covariance
         factor, ridge = cholesky(shrunk(covariance) if self.shrinkage else covariance)
         self.means[label], self.factors[label], self.ridge = mean.float(), factor.float(), max(self.ridge, ridge)
 

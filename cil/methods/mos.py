@@ -1,0 +1,140 @@
+"""MOS: task adapters merged with older ones in training, and chosen at test time by their answers (Sun et al., AAAI 2025)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import TakesAdapters, require
+from cil.common.ranges import Count, Fraction, NonNegative, Rate, Share, Weight, Whole
+from cil.data.frozen_features import Known
+from cil.data.images import Batch
+from cil.data.scenario import Task
+from cil.method import Losses, Method, Phase
+from cil.modules.adapters.task_sets import Start, TaskSets
+from cil.modules.heads.cosine import exact
+from cil.modules.heads.linear import GrowingLinear
+
+REFINEMENTS = 4  # the most sets that an image tries
+TEMPERATURE = 0.8  # of the products of features in the contrast
+
+
+class MOS(TaskSets, Method):
+    """Adds the probabilities of class means, with the first set of adapters, and of the head, with a set that fits the image.
+
+    The class means choose the first set to try; then the head's answer with one set chooses the next, until it is the same.
+    `older` holds the mean of the sets of earlier tasks, as they were trained. In training, the new set is merged with it.
+    """
+
+    prototypes: Tensor  # (classes, width), mean features with the first set
+    task_of: Tensor  # (classes,)
+
+    def __init__(
+        self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction, start: Start, momentum: Share,
+        merge: Literal["step", "pass"], contrast: Weight, head_lr: NonNegative, align_epochs: Whole, align_lr: NonNegative,
+        samples: Count, diagonal: bool,
+    ) -> None:  # fmt: skip
+        """`start`: initial values of a set, drawn anew or those of the previous task. `momentum`: share of the older sets' mean
+        in a merge. `merge`: after each `step`; or also in each `pass` of training, once per block, and when images pass
+        outside of training until only that mean is left.
+
+        `contrast`: weight of a loss that separates the features of a batch from each other and from the means of old classes.
+        `head_lr`: learning rate of the head; that of adapters is optim.lr.
+
+        `align_…`: training of the alignment phase, from the second task on. `samples`: pseudo-features per class and epoch, and
+        the size of their batches. `diagonal`: draw each of their dimensions by itself.
+        """
+        require(backbone, TakesAdapters, "mos")
+        super().__init__(
+            backbone, bottleneck=bottleneck, scale=scale, dropout=dropout, start=start, align_epochs=align_epochs,
+            align_lr=align_lr, align_fall=None, samples=samples, diagonal=diagonal,
+        )  # fmt: skip
+        self.momentum, self.passes, self.contrast, self.head_lr = momentum, merge == "pass", contrast, head_lr
+        self.divisible = not (dropout or contrast or self.passes)
+        self.head = GrowingLinear(backbone.width)
+        self.older = self.new()
+        self.register_buffer("prototypes", torch.empty(0, backbone.width))
+        self.register_buffer("task_of", torch.empty(0, dtype=torch.long))
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.prototypes = F.pad(self.prototypes, (0, 0, 0, len(task.classes)))
+        self.task_of = F.pad(self.task_of, (0, len(task.classes)), value=task.index)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task) -> list[Phase]:
+        head = {"params": [*self.head.parameters()], "lr": self.head_lr}
+        return [Phase("train", task, task.train, [{"params": [*self.sets[-1].parameters()]}, head]), *self.aligning(task)]
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        classes = phase.task.classes
+        features = self.backbone(batch.images, adapters=self.merging() if self.passes else self.sets[-1])
+        logits = self.head(features, slice(classes.start, classes.stop))
+        losses = {"ce": F.cross_entropy(logits, batch.labels - classes.start)}
+        if self.contrast:
+            with exact(features):
+                losses["contrast"] = self.contrast * apart(torch.cat([self.gaussians.means[: classes.start], features.float()]))
+        return losses
+
+    def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
+        """After the step, merges the new set with the older ones."""
+        yield from super().training_steps(batch, phase)
+        if phase.name == "train":
+            self.merge()
+
+    def merging(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """Return the new set, of which each adapter merges the whole set before it works."""
+
+        def merged(adapter: nn.Module, x: Tensor) -> Tensor:
+            self.merge()
+            return adapter(x)
+
+        return [partial(merged, adapter) for adapter in self.sets[-1]]
+
+    def merge(self) -> None:
+        if len(self.sets) > 1:
+            for own, older in zip(self.sets[-1].parameters(), self.older.parameters()):
+                own.data = own.data.lerp(older.data, self.momentum)  # a new tensor: autograd keeps the values that were used
+
+    @torch.no_grad()
+    def end_phase(self, phase: Phase) -> None:
+        if phase.name == "train":
+            for own, older in zip(self.sets[-1].parameters(), self.older.parameters()):
+                mean = older.lerp(own, 1 / len(self.sets))
+                if self.passes and self.momentum and len(self.sets) > 1:
+                    own.copy_(older)
+                older.copy_(mean)
+        super().end_phase(phase)
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        for label, features in self.of_classes(task, 0):
+            self.prototypes[label] = features.mean(0)
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        """Returns the added probabilities, (batch, classes), from the features in all subspaces, (batch, subspaces, width)."""
+        with exact(frozen):
+            frozen, rows = frozen.float(), torch.arange(len(frozen), device=frozen.device)
+            cosines = F.normalize(frozen[:, 0], dim=1) @ F.normalize(self.prototypes, dim=1).T
+            logits, own = self.head(frozen), self.task_of[cosines.argmax(1)]
+            for _ in range(REFINEMENTS):
+                found = logits[rows, own]
+                own = self.task_of[found.argmax(1)]
+            return (len(self.sets) * cosines).softmax(1) + found.softmax(1)
+
+    def facts(self) -> dict:
+        return {"ridge": self.gaussians.ridge}
+
+
+def apart(features: Tensor) -> Tensor:
+    """(n, width) → the cross-entropy of finding each feature among all by their products."""
+    return F.cross_entropy(features @ features.T / TEMPERATURE, torch.arange(len(features), device=features.device))
