@@ -74,7 +74,8 @@ def note() -> str:
     return (
         f"ACC on held-out images (`{HELD_OUT}`); *better by*: the better of half and double against today's value, with the "
         "standard error where three seeds were run. All seeds hold out the same images, so the error does not cover the choice "
-        "of images. `python scripts/fill_docs.py rates` fills this table from finished runs and prints the commands of the "
+        "of images. A bold learning rate is not yet that of the recipe, since the tables that use it must be made again first. "
+        "`python scripts/fill_docs.py rates` fills this table from finished runs and prints the commands of the "
         "others, so `python scripts/fill_docs.py rates | sh` runs them. Type it twice: the second call runs the other seeds."
     )
 
