@@ -165,6 +165,18 @@ class TakesLoRA(Protocol):
 
 
 @runtime_checkable
+class TakesDeepPrompts(Protocol):
+    """takes prompts in each block (backbone=vit_b16_augreg_in21k, another vit_b16_… or vit_tiny)"""
+
+    width: int
+    depth: int
+
+    def deep(self, prompts: Tensor) -> dict: ...
+
+    def meetings(self, x: Tensor, prompts: Tensor, *, scaled: bool) -> Iterable[tuple[Tensor, Tensor]]: ...
+
+
+@runtime_checkable
 class KnowsImages(Protocol):
     """caches what it computes for each image and predicts from that; later tasks add parts
 
@@ -176,7 +188,7 @@ class KnowsImages(Protocol):
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor: ...
 
 
-Kind = Literal["token", "key", "prefix", "image"]  # of a projection site; selects the settings `energy` and `components`
+Kind = Literal["token", "key", "prefix", "image", "adapter", "lora", "weight"]  # of a projection site; selects settings
 
 
 @runtime_checkable
@@ -227,16 +239,17 @@ class ProjectionSite:
     own: bool = False  # whether its rows are also multiplied with each other, and so count among the inputs
     own_from: int = 0  # the first task after which released code includes its own rows
     sampled: Literal["before", "after"] = "after"  # whether released code collects inputs before or after training a task
+    columns: bool = False  # whether inputs are multiplied with the columns in place of the rows
 
     @property
     def width(self) -> int:
         """The width of a whole row, over all heads."""
-        return self.heads * self.parameter.shape[-1]
+        return self.heads * self.parameter[self.index].shape[-2 if self.columns else -1]
 
 
 @runtime_checkable
 class HasProjectionSites(Protocol):
-    """has projection sites (method=l2p, dualprompt or clip_prompt)"""
+    """has projection sites (method=l2p, dualprompt, clip_prompt or pet)"""
 
     def projection_sites(self) -> list[ProjectionSite]: ...
 

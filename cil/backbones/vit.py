@@ -93,6 +93,33 @@ class ViT(nn.Module):
             x = walk(block, x, None, changes=change)
         return inputs
 
+    def deep(self, prompts: Tensor) -> dict[int, Prefix]:
+        """Return the keys and values of prompts, (blocks, length, width), that join the attention of the first blocks only.
+
+        They are prefixes: a prompt passes the first norm of its block, and what attention gives for it is discarded.
+        """
+        blocks = enumerate(zip(self.trunk.blocks, prompts[:, None]))
+        return {number: attended(block.attn, block.norm1(own))[1:] for number, (block, own) in blocks}
+
+    def meetings(self, x: Tensor, prompts: Tensor, *, scaled: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what prompts are multiplied with in the attention of each block, as the tokens `x` pass.
+
+        The first are the queries times the weight of the keys, (batch, heads · tokens, width), with which a prompt after the
+        norm is multiplied. The second are the attention weights of the prompts, (batch, heads · tokens, length), with which
+        their values are multiplied. `scaled`: the norm's factors are included, its weight in the first, and one over the
+        deviation of each prompt in the second.
+        """
+        for block, own, (key, value) in zip(self.trunk.blocks, prompts, self.deep(prompts).values()):
+            attention, (query, others, _) = block.attn, attended(block.attn, block.norm1(x))
+            keys = torch.cat([key.expand(len(x), -1, -1, -1), others], 2)
+            weights = (query @ keys.mT * attention.scale).softmax(3)[..., : len(own)]
+            of_keys = attention.qkv.weight.chunk(3)[1].unflatten(0, (attention.num_heads, -1))
+            if scaled:
+                of_keys = of_keys * block.norm1.weight
+                weights = weights * (own.var(1, unbiased=False) + block.norm1.eps).rsqrt()
+            yield (query @ of_keys).flatten(1, 2), weights.flatten(1, 2)
+            x = walk(block, x, (key, value))
+
     def bare(self, images: Tensor) -> Tensor:
         """timm's own forward pass over all tokens, the baseline that `make bench` compares with."""
         return self.trunk.forward_features(images)[:, 0]

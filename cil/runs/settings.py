@@ -54,15 +54,19 @@ USUAL: dict[str, dict] = {  # settings of later versions, with values that are l
     "scenario": {"sizes": None, "validation": 0.0},
     "cil.methods.rapf.RAPF": {"start": "random"},
     "cil.methods.awpf.AWPF": {"start": "random", "scale": "fixed", "factor": "matrix"},
+    "cil.modifiers.pgp.PGP": {"adapter": 0.999, "lora": 0.99},
 }
 
 
 def leave_out_usual(config: dict) -> None:
     """Remove the settings that have their value in `USUAL`; their constructors have it as the default."""
-    for group in ("scenario", "method"):
-        if isinstance(node := config.get(group), dict):
+    modifiers = config.get("modifier")
+    nodes = [(config, "scenario"), (config, "method")]
+    nodes += [(modifiers, name) for name in modifiers] if isinstance(modifiers, dict) else []
+    for place, group in nodes:
+        if isinstance(node := place.get(group), dict):
             usual = usual_values(group, node).items()
-            config[group] = {key: value for key, value in node.items() if (key, value) not in usual}
+            place[group] = {key: value for key, value in node.items() if (key, value) not in usual}
 
 
 def usual_values(group: str, node: dict) -> dict:

@@ -18,8 +18,9 @@ from tests.methods.test_prompt_vectors import l2p, step
 from tests.modules.test_subspace import TABLE, references
 from tests.reference import close, transformer
 
-HOSTS = ["l2p", "dualprompt", "clip_prompt"]
-BASES = {"l2p": 2, "dualprompt": 5 * 4, "clip_prompt": 1}
+PROMPTS = ["l2p", "dualprompt", "clip_prompt", "pet method.kind=prompt"]
+HOSTS = [*PROMPTS, "pet", "pet method.kind=lora"]
+BASES = {"l2p": 2, "dualprompt": 5 * 4, "clip_prompt": 1, PROMPTS[3]: 2, "pet": 2 * 2, HOSTS[5]: 2 * 2 * 3}
 SWITCHES = dict(space="sample", project="gradient", inputs="released", sampled="released", images=None,
                 energy={"token": 0.5, "key": 0.97, "prefix": 0.5, "image": 0.9},
                 components={"token": 9, "key": 5, "prefix": 50, "image": 5})  # fmt: skip
@@ -86,15 +87,18 @@ def leaks(modifier: Watched) -> list[float]:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_update_of_a_task_stays_out_of_the_basis(small, host, tmp_path):
-    """To 1e-6, for each head of a prefix by itself; the released projection of gradients leaves it by two orders more."""
+    """To 1e-6, for each head of a prefix by itself; the released projection of gradients leaves it by two orders more.
+
+    PEGP's released bases are unit vectors, whose directions Adam's update does not enter.
+    """
     paper = watched(small(host), tmp_path / "paper")
     assert len(leaks(paper)) == BASES[host]
     assert max(leaks(paper)) < 1e-6
     released = watched(small(host, "reading=released"), tmp_path / "released")
-    assert max(leaks(released)) > 1e-4
+    assert max(leaks(released)) > 1e-4 if host in PROMPTS else max(leaks(released)) < 1e-12
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", PROMPTS)
 def test_logits_of_old_inputs_move_by_no_more_than_the_energy_left_out(small, host, tmp_path):
     """Σ(x·Δpᵀ)² over old inputs ≤ ‖Δp‖² times the largest energy that the basis leaves out in a direction.
 
@@ -200,14 +204,14 @@ def test_a_slip_is_told_in_one_line(small, words, line, tmp_path):
 
 
 def test_a_host_without_sites_is_refused(small, tmp_path):
-    line = r"pgp needs a method that has projection sites \(method=l2p, dualprompt or clip_prompt\); Finetune does not"
+    line = r"pgp needs a method that has projection sites \(method=l2p, dualprompt, clip_prompt or pet\); Finetune does not"
     with pytest.raises(UserError, match=line):
         fitted(small("finetune"), tmp_path)
 
 
 def test_hosts_describe_slices_that_they_train(small, tmp_path):
     for host in HOSTS:
-        trainer = fitted(small(host), tmp_path / host)
+        trainer = fitted(small(host, "method.head_epochs=0") if "pet" in host else small(host), tmp_path / host)
         images, sites = trainer.scenario[2].test.batch(torch.arange(3)).images, trainer.method.projection_sites()
         listed = trainer.method.phases(trainer.scenario[2])[0].parameters
         trained = {id(p) for entry in listed for p in (entry["params"] if isinstance(entry, dict) else [entry])}
@@ -219,4 +223,4 @@ def test_hosts_describe_slices_that_they_train(small, tmp_path):
             for site in sites:
                 assert id(site.parameter) in trained
                 assert inputs[site.name].shape[0] == 3
-                assert inputs[site.name].shape[2:] == (site.heads, site.parameter.shape[-1])
+                assert inputs[site.name].shape[2:] == (site.heads, site.width // site.heads)

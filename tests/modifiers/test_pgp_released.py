@@ -13,7 +13,7 @@ from tests.methods.test_contract import trainer_of
 from tests.methods.test_prompt_vectors import dualprompt, l2p
 from tests.reference import close, images, transformer
 
-HOSTS = ["l2p", "dualprompt", "clip_prompt"]
+HOSTS = ["l2p", "dualprompt", "clip_prompt", "pet"]
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -15,7 +15,7 @@ from tests.harness import CONF, ROOT, compose
 TABLES = {name: published.load(name) for name in published.tables()}
 SPECS = ROOT.parent / "shared" / "specs"
 ELSEWHERE = {  # their sources are named in the file: papers and logs that no specification quotes
-    "c3box_clip", "inflora", "inflora_imagenet_r", "pilot_b16", "sd_lora", "tuna",
+    "c3box_clip", "inflora", "inflora_imagenet_r", "nsp2", "pilot_b16", "sd_lora", "tuna",
 }  # fmt: skip
 DECIMAL = re.compile(r"(?<![\w.])[-+]?\d+\.\d+(?![\w.]*\w)")
 SECTIONS = [  # a specification, the heading over the numbers, the tables that hold them, how many rows are rows here too

@@ -16,12 +16,20 @@ PINNED = {
     ("method=finetune",): "45da4401a7",
     ("method=class_mean", "scenario=glyphs_20tasks"): "5bd4e5c893",
     ("method=continual_clip",): "3162e20294",
+    ("method=l2p", "modifier=pgp"): "ebaa2ab005",  # from before the modifier knew adapters
+    ("method=dualprompt", "modifier=pgp", "reading=released", "scenario=imagenet_r_10tasks"): "07f86cb0b7",
 }
 
 
 @pytest.mark.parametrize(("words", "wanted"), PINNED.items())
 def test_pinned_digests(words, wanted):
     assert digest(compose(*words)) == wanted
+
+
+def test_a_later_setting_of_a_modifier_is_part_of_the_address_where_it_is_not_the_usual():
+    usual, other = (compose("method=pet", "modifier=pgp", f"modifier.pgp.lora={energy}") for energy in (0.99, 0.9))
+    assert usual == compose("method=pet", "modifier=pgp") and "lora" not in usual["modifier"]["pgp"]
+    assert other["modifier"]["pgp"]["lora"] == 0.9 and digest(other) != digest(usual)
 
 
 def test_an_address_does_not_depend_on_where_code_lies():

@@ -19,6 +19,12 @@ def projector(bases: list[Tensor]) -> Tensor:
     return torch.stack([basis @ basis.T for basis in bases])
 
 
+def gram(inputs: Tensor) -> Tensor:
+    """Return Σ xᵀx of each head in double precision: (batch, rows, heads, width) → (heads, width, width)."""
+    rows = inputs.flatten(0, -3).transpose(0, 1).double()
+    return rows.transpose(1, 2) @ rows
+
+
 def extend(basis: Tensor, gram: Tensor, energy: float) -> Tensor:
     """Add directions to a basis until it holds the share `energy` of the trace of `gram` = Σ xᵀx.
 
@@ -95,3 +101,19 @@ def widened(projector: Tensor, gram: Tensor, energy: float, *, short: bool = Fal
         new = new | (torch.arange(len(values[0]), device=values.device) == 0)
     kept = vectors * new[..., None, :]
     return projector + kept @ kept.mT
+
+
+def before_corner(values: Tensor, *, smoothed: bool) -> int:
+    """Return how many singular values are kept: those up to the corner, where the second difference is the largest.
+
+    `smoothed`, as in NSP²'s released code: those before the corner. Of 128 values or more the corner is sought in values under
+    a Gaussian of deviation 10, without the outermost 3 %.
+    """
+    count, skipped, line = len(values), 0, values
+    if smoothed and count >= 128:
+        skipped, reach = int(count * 0.03 / 2), 40
+        bell = torch.arange(-reach, reach + 1, dtype=values.dtype, device=values.device).div(10).square().mul(-0.5).exp()
+        padded = torch.cat([values[:reach].flip(0), values, values[-reach:].flip(0)])
+        line = padded.unfold(0, len(bell), 1) @ (bell / bell.sum())
+    bends = line[:-2] - 2 * line[1:-1] + line[2:]
+    return skipped + int(bends[skipped : len(bends) - skipped].argmax()) + (1 if smoothed else 2)

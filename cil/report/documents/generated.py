@@ -39,7 +39,8 @@ def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
     yield docs / "backbones.md", "backbones", backbones(at)
     yield docs / "scenarios.md", "scenarios", scenarios(at)
     yield docs / "methods" / "index.md", "methods", methods(at)
-    yield docs / "methods" / "pgp.md", "readings", of_modifier(at, "pgp", "l2p")
+    for modifier, host in (("pgp", "l2p"), ("nsp2", "pet")):
+        yield docs / "methods" / f"{modifier}.md", "readings", of_modifier(at, modifier, host)
     for page in sorted((docs / "methods").glob("*.md")):
         if page.stem in at.options("method"):
             for block, content in of_method(at, page.stem).items():
