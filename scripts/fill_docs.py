@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.commands.compose import compose, guarded, options, swept
+from cil.commands.compose import Composer, guarded, options, swept
 from cil.commands.pictures import draw, nonlocality_of
 from cil.commands.runs import OUTPUTS, found, run, side_by_side, workers
 from cil.commands.tables import sweep
@@ -78,7 +78,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def project(root: Path = ROOT) -> Project:
-    return Project(root, OUTPUTS, compose, options, swept, run, found, side_by_side, workers, draw, nonlocality_of, sweep)
+    return Project(root, OUTPUTS, Composer(), options, swept, run, found, side_by_side, workers, draw, nonlocality_of, sweep)
 
 
 def main() -> int:

@@ -109,7 +109,7 @@ def family(at: Project, method: str) -> str:
 
 def target(at: Project, method: str) -> tuple[str, str]:
     """The module and the class of a method."""
-    module, _, name = at.compose(f"method={method}")["method"]["_target_"].rpartition(".")
+    module, _, name = at.compose(f"method={method}", PAPER_SIZED)["method"]["_target_"].rpartition(".")
     return module, name
 
 
