@@ -43,13 +43,19 @@ class CLIP(nn.Module):
         self.passes = plainly
         self._ids: dict[tuple[str, torch.device], Tensor] = {}  # cached token ids of words
 
-    def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, *, prompts: Tensor | None = None, project: bool = True) -> Tensor:
         """Return the features, (batch, width), of images or of the output of `tokens`.
 
         `prompts` (batch or 1, length, width of the image encoder) are inserted between the class token and the patches,
-        without position embeddings and before the first norm (as in PGP's CLIP).
+        without position embeddings and before the first norm (as in PGP's CLIP). `project`: whether `bridge` is applied.
         """
-        return joined(lambda images, prompts: self.passes(through, self, images, prompts=prompts), images, prompts)
+        more = {} if project else {"project": False}
+        return joined(lambda images, prompts: self.passes(through, self, images, prompts=prompts, **more), images, prompts)
+
+    @property
+    def bridge(self) -> Tensor:
+        """The projection of the image encoder into the joint space, (width, width of the image encoder)."""
+        return self.trunk.visual.proj.T
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the class token and patches with position embeddings, (batch, 1 + patches, width of the image encoder)."""
@@ -143,14 +149,15 @@ def start(backbone: nn.Module, count: int, length: int, phrase: str | None) -> T
     return noise + words[torch.arange(length) % len(words)]
 
 
-def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
+def through(backbone: CLIP, images: Tensor, prompts: Tensor | None, project: bool = True) -> Tensor:
     """Run the image encoder; the arguments are those of `CLIP.forward`."""
-    if prompts is None and images.dim() == 4:
+    if prompts is None and images.dim() == 4 and project:
         return backbone.trunk.encode_image(images)
     tower, x = backbone.trunk.visual, backbone.tokens(images) if images.dim() == 4 else images
     if prompts is not None:
         x = torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], 1)
-    return tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0]) @ tower.proj
+    seen = tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0])
+    return seen @ tower.proj if project else seen
 
 
 def like_openai(trunk: Trunk) -> bool:

@@ -169,7 +169,8 @@ class Trainer:
             before = meter.images
             order = order_of(epoch)
             seed_everything(self.seed, "epoch", *where)
-            self.method.begin_epoch(phase, epoch)
+            with self.precision():
+                self.method.begin_epoch(phase, epoch)
             for step in range(first_step, steps):
                 rate = schedule(epoch + step / steps, epochs, optimizer.param_groups[0]["initial_lr"])
                 rows = order[step * size : (step + 1) * size]
