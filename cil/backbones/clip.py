@@ -14,6 +14,7 @@ from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
+from cil.common.transfer import sent
 from cil.data.transforms.views import ImageSpec
 from cil.modules.joined import joined
 
@@ -110,7 +111,7 @@ class CLIP(nn.Module):
         return self.trunk.logit_scale.exp()
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.encode_tokens(self.tokenizer(list(texts)).to(self.trunk.text_projection.device))
+        return self.encode_tokens(self.tokenizer(list(texts)))
 
     def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor:
         """Encode "context name." for each context and class name: (sets, length, text width) → (sets, names, width).
@@ -129,10 +130,11 @@ class CLIP(nn.Module):
         return [[*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id] for name in names]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(texts, context) → (texts, width). The encoder is causal, so nothing after the last end-of-text is computed."""
+        """(texts, context) on the CPU → (texts, width). As the encoder is causal, nothing after the last end-of-text is computed."""
         trunk, ends = self.trunk, tokens.argmax(1)
-        length = int(ends.max()) + 1
-        x = trunk.token_embedding(tokens[:, :length]) + trunk.positional_embedding[:length]
+        length, device = int(ends.max()) + 1, trunk.text_projection.device
+        tokens, ends = sent(tokens[:, :length], device), sent(ends, device)
+        x = trunk.token_embedding(tokens) + trunk.positional_embedding[:length]
         x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
         return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
 

@@ -17,6 +17,7 @@ FEWER = ("method.memory=12", "method.later_epochs=1", "method.tune_epochs=1")
 GROWING = (
     "ease",
     "der_mcg",
+    "mg_clip",
     "tuna",
 )  # their frozen stages grow with the tasks, and what an earlier process encoded is encoded once more
 SMALLER = {"ranpac": ("method.features=200",), "tuna": ("method.align_epochs=2",)}
