@@ -130,7 +130,7 @@ class CLIP(nn.Module):
         return [[*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id] for name in names]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(texts, context) on the CPU → (texts, width). As the encoder is causal, nothing after the last end-of-text is computed."""
+        """(texts, context) on the CPU → (texts, width). It is causal, so nothing after the last end-of-text is computed."""
         trunk, ends = self.trunk, tokens.argmax(1)
         length, device = int(ends.max()) + 1, trunk.text_projection.device
         tokens, ends = sent(tokens[:, :length], device), sent(ends, device)
