@@ -106,7 +106,7 @@ def test_losses(reading):
     for name, logits in zip(("ce", "prototypes"), both):
         wanted = -sum(float(row.log_softmax(0)[label]) for row, label in zip(logits, labels.tolist())) / 5
         close(losses[name].detach(), wanted, 1e-4)
-    scale = math.exp(float(method.scale))
+    scale = math.exp(float(method.scale.detach()))
     cosines = torch.stack([torch.stack([scale * image @ texts[label] for label in labels.tolist()]) for image in images])
     ways = (cosines, cosines.T)  # images of one class count as wrong for each other
     wanted = -sum(float(row.log_softmax(0)[place]) for way in ways for place, row in enumerate(way)) / 10
