@@ -45,6 +45,19 @@ class TakesImagePrompts(Protocol):
 
 
 @runtime_checkable
+class HasBridge(HasText, Protocol):
+    """projects its image features to its texts by one matrix (backbone=clip_tiny, clip_vit_b16 or clip_vit_l14)
+
+    backbone(images, project=False) returns the features before the projection; `bridge` is (width, width before).
+    """
+
+    width: int
+    bridge: Tensor
+
+    def __call__(self, images: Tensor, *, project: bool = True) -> Tensor: ...
+
+
+@runtime_checkable
 class HasFeatures(Protocol):
     """computes one feature vector for each image (method=finetune, joint or class_mean)"""
 

@@ -83,6 +83,10 @@ class Method(nn.Module):
         """Whether `predict` can be evaluated after this task. Joint training may train only at the end."""
         return True
 
+    def enough(self, phase: Phase, epoch: int) -> bool:
+        """Whether the phase ends after `epoch` epochs, before all of them. Asked before each epoch but the first."""
+        return False
+
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
         """Draw random numbers that are fixed for one epoch. A resumed epoch draws the same ones."""
 

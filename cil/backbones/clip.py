@@ -14,6 +14,7 @@ from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
+from cil.common.transfer import sent
 from cil.data.transforms.views import ImageSpec
 from cil.modules.joined import joined
 
@@ -44,13 +45,19 @@ class CLIP(nn.Module):
         self._ids: dict[tuple[str, torch.device], Tensor] = {}  # cached token ids of words
         self._names: dict[str, list[int]] = {}  # cached token ids of class names
 
-    def forward(self, images: Tensor, *, prompts: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, *, prompts: Tensor | None = None, project: bool = True) -> Tensor:
         """Return the features, (batch, width), of images or of the output of `tokens`.
 
         `prompts` (batch or 1, length, width of the image encoder) are inserted between the class token and the patches,
-        without position embeddings and before the first norm (as in PGP's CLIP).
+        without position embeddings and before the first norm (as in PGP's CLIP). `project`: whether `bridge` is applied.
         """
-        return joined(lambda images, prompts: self.passes(through, self, images, prompts=prompts), images, prompts)
+        more = {} if project else {"project": False}
+        return joined(lambda images, prompts: self.passes(through, self, images, prompts=prompts, **more), images, prompts)
+
+    @property
+    def bridge(self) -> Tensor:
+        """The projection of the image encoder into the joint space, (width, width of the image encoder)."""
+        return self.trunk.visual.proj.T
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the class token and patches with position embeddings, (batch, 1 + patches, width of the image encoder)."""
@@ -105,7 +112,7 @@ class CLIP(nn.Module):
         return self.trunk.logit_scale.exp()
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.encode_tokens(self.tokenizer(list(texts)).to(self.trunk.text_projection.device))
+        return self.encode_tokens(self.tokenizer(list(texts)))
 
     def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor:
         """Encode "context name." for each context and class name: (sets, length, text width) → (sets, names, width).
@@ -126,10 +133,11 @@ class CLIP(nn.Module):
         return [self._names[name] for name in names]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(texts, context) → (texts, width). The encoder is causal, so nothing after the last end-of-text is computed."""
+        """(texts, context) on the CPU → (texts, width). It is causal, so nothing after the last end-of-text is computed."""
         trunk, ends = self.trunk, tokens.argmax(1)
-        length = int(ends.max()) + 1
-        x = trunk.token_embedding(tokens[:, :length]) + trunk.positional_embedding[:length]
+        length, device = int(ends.max()) + 1, trunk.text_projection.device
+        tokens, ends = sent(tokens[:, :length], device), sent(ends, device)
+        x = trunk.token_embedding(tokens) + trunk.positional_embedding[:length]
         x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
         return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
 
@@ -146,14 +154,15 @@ def start(backbone: nn.Module, count: int, length: int, phrase: str | None) -> T
     return noise + words[torch.arange(length) % len(words)]
 
 
-def through(backbone: CLIP, images: Tensor, prompts: Tensor | None) -> Tensor:
+def through(backbone: CLIP, images: Tensor, prompts: Tensor | None, project: bool = True) -> Tensor:
     """Run the image encoder; the arguments are those of `CLIP.forward`."""
-    if prompts is None and images.dim() == 4:
+    if prompts is None and images.dim() == 4 and project:
         return backbone.trunk.encode_image(images)
     tower, x = backbone.trunk.visual, backbone.tokens(images) if images.dim() == 4 else images
     if prompts is not None:
         x = torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], 1)
-    return tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0]) @ tower.proj
+    seen = tower.ln_post(tower.transformer(tower.ln_pre(x))[:, 0])
+    return seen @ tower.proj if project else seen
 
 
 def like_openai(trunk: Trunk) -> bool:

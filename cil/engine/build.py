@@ -141,6 +141,7 @@ def frozen_results(config: dict, method: Method, device: torch.device) -> Frozen
     if type(method).frozen_stage is FrozenImages.frozen_stage and folder is not None and weights is not None:
         settings = {key: value for key, value in config["backbone"].items() if key not in ("weights", "sha256")}
         products = {key: config["machine"][key] for key in ("precision", "tf32") if key in config["machine"]}
+        products |= {} if method.projected else {"projected": False}
         shelf = Shelf(Path(folder), {"settings": settings, "weights": weights, **products})
     return FrozenResults(method.frozen_stage, device, shelf)
 

@@ -164,12 +164,16 @@ class Trainer:
         title = f"task {phase.task.index + 1}/{len(self.scenario)}  {phase.name}"
         self.log.begin_phase(title, steps=epochs * steps, done=first_epoch * steps + first_step)
         for epoch in range(first_epoch, epochs):
+            with self.precision():
+                if epoch and not first_step and self.method.enough(phase, epoch):
+                    break
             where, began = (phase.task.index, number, epoch), time.perf_counter()
             meter = Meter(f"{title}, epoch {epoch + 1}", 1 if self.machine.device.type == "cpu" else 20, kept)
             before = meter.images
             order = order_of(epoch)
             seed_everything(self.seed, "epoch", *where)
-            self.method.begin_epoch(phase, epoch)
+            with self.precision():
+                self.method.begin_epoch(phase, epoch)
             for step in range(first_step, steps):
                 rate = schedule(epoch + step / steps, epochs, optimizer.param_groups[0]["initial_lr"])
                 rows = order[step * size : (step + 1) * size]

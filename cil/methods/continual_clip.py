@@ -12,6 +12,7 @@ from cil.method import Method, Phase
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
+from cil.modules.text.templates import encoded
 from cil.modules.text.templates import templates as named
 
 
@@ -44,10 +45,8 @@ class ContinualCLIP(FrozenImages, Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        texts = [template.format(name) for name in written(task.names, self.underscores) for template in self.templates]
-        encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1)
-        mean = encoded.view(len(task.names), len(self.templates), -1).mean(1)
-        self.texts[task.classes.start : task.classes.stop] = F.normalize(mean, dim=1)
+        names = written(task.names, self.underscores)
+        self.texts[task.classes.start : task.classes.stop] = encoded(self.backbone, self.templates, names)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return scores(self.backbone.logit_scale, F.normalize(frozen, dim=1), self.texts)

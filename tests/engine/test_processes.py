@@ -20,7 +20,7 @@ WORDS = ("scenario.tasks=5", "dataset._target_=cil.data.datasets.glyphs.alphabet
          "+dataset.classes=25", "dataset.train_per_class=8", "dataset.test_per_class=3", "train.batch_size=15", "machine=cpu",
          "machine.checkpoint_seconds=0.2", "log.live=false")  # fmt: skip
 ABLE = {"aper", "bic", "class_mean", "clip_prompt", "coda_prompt", "continual_clip", "coop", "dualprompt", "ease", "ewc",
-        "fecam", "finetune", "icarl", "inflora", "joint", "l2p", "lae", "lwf", "mos", "pet", "ranpac",
+        "fecam", "finetune", "icarl", "inflora", "joint", "l2p", "lae", "lwf", "mg_clip", "mos", "pet", "ranpac",
         "sd_lora", "tuna"}  # fmt: skip
 UNTRAINED, FIRST_ALONE = {"class_mean", "continual_clip", "fecam"}, {"aper", "ranpac"}
 CALM = {"finetune": ("optim.lr=0.001",), "icarl": ("optim.lr=0.001", "method.memory=25"), "dualprompt": ()}

@@ -60,7 +60,7 @@ def test_rows_of_a_command_share_images_order_and_view(file):
 
 
 @pytest.mark.parametrize("scenario", sorted(file.stem for file in (ROOT / "conf" / "scenario").glob("*.yaml")))
-@pytest.mark.parametrize("method", ["rapf", "awpf"])
+@pytest.mark.parametrize("method", ["rapf", "awpf", "bofa", "mg_clip", "proof"])
 def test_no_scenario_leaves_training_to_chance(scenario, method):
     more = ["dataset.path=x"] if scenario == "folder" else []
     train, test = (compose(f"scenario={scenario}", f"method={method}", *more)["augment"][split] for split in ("train", "test"))

@@ -18,6 +18,7 @@ GROWING = (
     "ease",
     "der_mcg",
     "mos",
+    "mg_clip",
     "tuna",
 )  # their frozen stages grow with the tasks, and what an earlier process encoded is encoded once more
 SMALLER = {"mos": ("method.align_epochs=2",), "ranpac": ("method.features=200",), "tuna": ("method.align_epochs=2",)}

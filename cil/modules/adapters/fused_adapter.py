@@ -22,6 +22,7 @@ from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.statistics.gaussians import Gaussians
 from cil.modules.text.names import written
+from cil.modules.text.templates import encoded
 from cil.modules.text.templates import templates as named
 
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, to be multiplied by beta
@@ -103,9 +104,8 @@ class FusedAdapter(FrozenImages, nn.Module):
                 self.adapter.copy_(torch.eye(len(self.adapter)))
         self.old.copy_(self.adapter)
         self.gaussians.grow(len(task.seen))
-        texts = [template.format(name) for name in written(task.names, self.underscores) for template in self.templates]
-        encoded = F.normalize(self.backbone.encode_text(texts).float(), dim=1).view(len(task.names), len(self.templates), -1)
-        self.texts = torch.cat([self.texts, F.normalize(encoded.mean(1), dim=1)])
+        names = written(task.names, self.underscores)
+        self.texts = torch.cat([self.texts, encoded(self.backbone, self.templates, names)])
         if self.hinge:
             self.compare(near_pairs(self.texts, task.classes.start, self.threshold))
 

@@ -12,10 +12,11 @@ class FrozenImages:
     """
 
     backbone: nn.Module
+    projected: bool = True  # whether the feature is CLIP's projection, or what is projected
     predict_from: Callable[..., Tensor]
 
     def predict(self, images: Tensor) -> Tensor:
         return self.predict_from(self.frozen_stage(images), lambda: images)
 
     def frozen_stage(self, images: Tensor) -> Tensor:
-        return self.backbone(images).float()
+        return (self.backbone(images) if self.projected else self.backbone(images, project=False)).float()

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from cil.common.errors import UserError, nearest
 
 LOOKS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
@@ -24,3 +27,10 @@ def templates(wanted: str | Sequence[str]) -> tuple[str, ...]:
         raise UserError("method.templates wants at least one text with one {} where the name goes, as in "
                         "method.templates='[\"a photo of a {}.\"]'")  # fmt: skip
     return tuple(wanted)
+
+
+def encoded(backbone: nn.Module, templates: Sequence[str], names: Sequence[str]) -> Tensor:
+    """Return the text features of the names, (names, width), normalized: the mean over the templates of normalized ones."""
+    texts = [template.format(name) for name in names for template in templates]
+    found = F.normalize(backbone.encode_text(texts).float(), dim=1).view(len(names), len(templates), -1)
+    return F.normalize(found.mean(1), dim=1)

@@ -1,0 +1,175 @@
+"""MG-CLIP: LoRA on CLIP, stopped while the gap between images and texts stays, and a visual head (Huang et al., ICCV 2025)."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cil.capabilities import HasText, require
+from cil.common.errors import UserError
+from cil.common.ranges import Count, Positive, Rate, Share, Whole
+from cil.data.frozen_features import Known
+from cil.data.images import Batch
+from cil.data.scenario import Scenario, Task
+from cil.method import Losses, Method, Phase
+from cil.modules.adapters.attention_lora import AttentionLoRA
+from cil.modules.heads.cosine import scores
+from cil.modules.heads.linear import GrowingCosine
+from cil.modules.statistics.pseudo_features import PseudoFeatures
+from cil.modules.text.names import written
+from cil.modules.text.templates import encoded
+from cil.modules.text.templates import templates as named
+from cil.optim.schedules import cosine_above
+
+FEATURES = 250  # images per batch when features are computed
+FALLING = partial(cosine_above, every="step", least=0.01)
+
+
+class MGCLIP(Method):
+    """Trains low-rank changes of both encoders on each task in turn, for few epochs: as many as keep the mean logit of wrong
+    classes near that of the pre-trained network, found on the first task. A cosine head on image features is added in tests.
+    """
+
+    divisible = True
+    texts: Tensor  # (classes seen, width), normalized
+
+    def __init__(
+        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, rank: Count, scale: Positive,
+        epochs: Count | None, change: Positive, trial: Literal["again", "kept"], visual_epochs: Whole, visual_lr: Rate,
+        visual_batch: Count, visual_share: Share, twice: bool,
+    ) -> None:  # fmt: skip
+        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `rank`, `scale`: of the changes.
+
+        `epochs`: of a task; null: found on the first task, of at most train.epochs, where the mean logit of wrong classes
+        changes by the share `change`. `trial`: the first task is then trained `again`, or what the search trained is `kept`.
+
+        `visual_…`: training of the head on the features of the task, and its share of the probabilities. `twice`: the softmax
+        of the logits with texts is taken twice.
+        """
+        super().__init__()
+        require(backbone, HasText, "mg_clip")
+        if not any(isinstance(part, nn.MultiheadAttention) for part in backbone.image_tower.modules()):
+            raise UserError("mg_clip changes the attention of CLIP's own image encoder; type backbone=clip_vit_b16")
+        self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
+        self.epochs, self.change, self.trial, self.twice = epochs, change, trial, twice
+        self.visual_epochs, self.visual_lr, self.visual_batch = visual_epochs, visual_lr, visual_batch
+        self.visual_share, self.visual = visual_share, GrowingCosine(backbone.width)
+        self.lora = AttentionLoRA(backbone, rank, scale)
+        self.names: list[str] = []
+        self.register_buffer("texts", torch.empty(0, backbone.width))
+        self.register_buffer("tried", torch.zeros(2, dtype=torch.long))  # epochs of the search; whether it found the change
+        self.features_of: tuple[int, Tensor] = -1, self.texts  # a task, and its normalized features
+
+    def suits(self, scenario: Scenario) -> None:
+        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+
+    def begin_task(self, task: Task) -> None:
+        self.names += written(task.names, self.underscores)
+        self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
+        self.visual.grow(len(task.seen))
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def phases(self, task: Task) -> Iterator[Phase]:
+        learned, search = [*self.lora.parameters()], not task.old and self.epochs is None
+        if search:
+            yield Phase("search" if self.trial == "again" else "train", task, task.train, learned)
+        if not search or self.trial == "again":
+            yield Phase("train", task, task.train, learned, self.found())
+        if self.visual_epochs:
+            data = PseudoFeatures(task.train_plain.labels, lambda places: self.features_of[1][places])
+            head = [{"params": [self.visual.weight], "lr": self.visual_lr}]
+            yield Phase("visual", task, data, head, self.visual_epochs, self.visual_batch, FALLING)  # type: ignore[arg-type]
+
+    def found(self) -> int:
+        """Returns the epochs of a task: those given, or one less than those of the search if that found the change."""
+        return self.epochs or max(1, int(self.tried[0] - self.tried[1]))
+
+    def searches(self, phase: Phase) -> bool:
+        return self.epochs is None and not phase.task.old and phase.epochs is None
+
+    def begin_epoch(self, phase: Phase, epoch: int) -> None:
+        if self.searches(phase):
+            self.tried[0] = epoch + 1
+        if phase.name == "visual":
+            self.seen(phase.task)
+
+    def enough(self, phase: Phase, epoch: int) -> bool:
+        return self.searches(phase) and self.moved(phase.task)
+
+    @torch.no_grad()
+    def moved(self, task: Task) -> bool:
+        """Returns whether the mean logit of wrong classes has changed too much, and keeps that in `tried`."""
+        before, now = (self.wrong(task, changed) for changed in (False, True))
+        self.tried[1] = abs(now - before) > self.change * abs(before)
+        return bool(self.tried[1])
+
+    def wrong(self, task: Task, changed: bool) -> float:
+        """Returns the mean logit of wrong classes on the task, by the changed or by the pre-trained network."""
+        total = 0.0
+        for batch in task.train_plain.batches(FEATURES, self.texts.device):
+            logits = self.logits(batch.images, task.seen, changed).double()
+            total += float(logits.sum() - logits.gather(1, batch.labels[:, None]).sum())
+        return total / len(task.train_plain) / max(1, len(task.seen) - 1)
+
+    def logits(self, images: Tensor, classes: range, changed: bool = True) -> Tensor:
+        """Returns the logits of images, (batch, classes)."""
+
+        def both() -> tuple[Tensor, Tensor]:
+            texts = encoded(self.backbone, self.templates, self.names[classes.start : classes.stop])
+            return F.normalize(self.backbone(images).float(), dim=1), texts
+
+        return scores(self.backbone.logit_scale, *(self.lora.call(self.backbone, both) if changed else both()))
+
+    def training_step(self, batch: Batch, phase: Phase) -> Losses:
+        logits = self.logits(batch.images, phase.task.classes)
+        return {"ce": F.cross_entropy(logits, batch.labels - phase.task.classes.start)}
+
+    def losses_from(self, known: Known, phase: Phase) -> Losses:
+        """Returns the loss of the visual head, whose cosines have no scale."""
+        classes = phase.task.classes
+        cosines = self.visual(known.frozen, slice(classes.start, classes.stop))
+        return {"ce": F.cross_entropy(cosines, known.labels - classes.start)}
+
+    @torch.no_grad()
+    def end_phase(self, phase: Phase) -> None:
+        """Ends the search, or starts the visual head at the mean features of the classes."""
+        task = phase.task
+        if self.searches(phase) and not self.tried[1]:
+            self.moved(task)
+        if phase.name == "search":
+            self.lora.reset()
+        elif phase.name == "train":
+            features, labels = self.seen(task), task.train_plain.labels.to(self.texts.device)
+            for label in task.classes:
+                self.visual.weight[label] = features[labels == label].mean(0)
+
+    @torch.no_grad()
+    def seen(self, task: Task) -> Tensor:
+        """Returns the normalized features of the task's training images, (images, width). They are computed once."""
+        if self.features_of[0] != task.index:
+            batches = task.train_plain.batches(FEATURES, self.texts.device)
+            self.features_of = task.index, torch.cat([self.features(batch.images) for batch in batches])
+        return self.features_of[1]
+
+    @torch.no_grad()
+    def end_task(self, task: Task) -> None:
+        self.texts = self.lora.call(self.backbone, encoded, self.backbone, self.templates, self.names)
+
+    # --- tests --------------------------------------------------------------------------------------------------------
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) → (batch, width), normalized."""
+        return F.normalize(self.lora.call(self.backbone, self.backbone, images).float(), dim=1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        by_texts = scores(self.backbone.logit_scale, features, self.texts).softmax(1)
+        by_images = self.visual(features).softmax(1)
+        return (1 - self.visual_share) * (by_texts.softmax(1) if self.twice else by_texts) + self.visual_share * by_images
+
+    def facts(self) -> dict:
+        return {"epochs": self.found()}
