@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.method import Losses, Method, Phase
+from cil.modules.replaced import replaced
 
 Inputs = tuple[Tensor | None, ...]
 Named = dict[str, Tensor]
@@ -46,23 +47,10 @@ class Together:
         return torch.vmap(one, in_dims=(0, 0, dims))(learned, settings, inputs)
 
     def with_values(self, learned: Named, settings: Named, call: Callable, *given: Any) -> Any:
-        """Return `call(*given)` with these values of parameters, buffers and settings in place of this run's own.
-
-        `torch.func.functional_call` does the same, but looks through all modules of the backbone in each step.
-        """
-        places = [(vars(self), name) for name in settings] + [place(cast(nn.Module, self), name) for name in learned]
-        own = [of[name] for of, name in places]
+        """Return `call(*given)` with these values of parameters, buffers and settings in place of this run's own."""
+        own = {name: getattr(self, name) for name in settings}
         try:
-            for (of, name), value in zip(places, (*settings.values(), *learned.values())):
-                of[name] = value
-            return call(*given)
+            vars(self).update(settings)
+            return replaced(cast(nn.Module, self), learned, call, *given)
         finally:
-            for (of, name), value in zip(places, own):
-                of[name] = value
-
-
-def place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
-    """Return the dictionary that holds a parameter or buffer of this full name, and its key there."""
-    parent, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(parent)
-    return (owner._parameters if leaf in owner._parameters else owner._buffers), leaf
+            vars(self).update(own)

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from cil.modules.heads.cosine import exact
-from cil.modules.together import Caller
+from cil.modules.replaced import replaced
 
 
 class AttentionLoRA(nn.Module):
@@ -41,5 +40,4 @@ class AttentionLoRA(nn.Module):
 
     def call(self, model: nn.Module, call: Callable, *given: Any) -> Any:
         """Return `call(*given)`, in which the model has the changed weights."""
-        changed = {f"run.{name}": weight for name, weight in self.weights(model).items()}
-        return functional_call(Caller(model), changed, (call, *given))
+        return replaced(model, self.weights(model), call, *given)
