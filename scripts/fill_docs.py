@@ -13,7 +13,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   adapters     RAPF and AWPF: merges, λ, features, images encoded
   locality     DyTox and Raw from scratch, with three kinds of attention
   baselines    the baselines, pre-trained and from scratch
-  orders       methods of 2023 to 2026 over three class orders
+  orders       methods of 2023 to 2026, three class orders; only finished runs
   text         the time that packed text saves
   photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
   recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=…)

@@ -64,9 +64,14 @@ def test_merges_and_their_sweep(at, monkeypatch):
     assert adapters.sweep(at, []).count("\n") == 10 and (at.pictures / "awpf_lambda.svg").exists()
 
 
-def test_class_orders(at):
+def test_class_orders_tell_what_was_not_run(at, monkeypatch, capsys):
+    monkeypatch.setattr(orders, "runs", lambda at, row, settings: [SUMMARY] * (3 if row in ("rapf", "mos") else 2))
     orders.orders(at, [])
-    assert content(at, "orders").count("| 61.2 ± 0.0 |") == len(orders.VISION) + len(orders.CLIP)
+    rows, every = content(at, "orders"), [row for table in orders.TABLES.values() for row in table]
+    assert rows.count("| 61.2 ± 0.0 |") == 2 and rows.count("not run") == len(every) - 2
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(every) - 2
+    assert "python run.py -m method=fecam scenario=glyphs_10tasks scenario.order=seed seed=0,1,2" in printed
 
 
 def test_the_records_of_the_weights_stand_in_the_documents(at):

@@ -1,33 +1,58 @@
-"""Documentation block on the methods of 2023 to 2026, over three class orders."""
+"""Documentation block on the methods of 2023 to 2026, over three class orders. It starts no runs."""
 
-from cil.common.errors import UserError
-from cil.report.documents.baselines import SCENARIO, SEEDS, table
+from statistics import fmean
+
+from cil.common.tables import grid, mean_and_spread
+from cil.report.collect import count
+from cil.report.documents.baselines import COLUMNS, SCENARIO, SEEDS
 from cil.report.documents.project import Project, listed
+from cil.runs.run_folder import RunDir, address
 
-VISION = (
-    "class_mean", "fecam", "ranpac", "aper", "ease", "slca", "l2p", "dualprompt", "coda_prompt", "lae", "inflora", "sd_lora",
-    "tuna",
-)  # fmt: skip
-CLIP = ("continual_clip", "rapf", "awpf")
+TABLES = {
+    "`vit_tiny`, pre-trained": (
+        "class_mean", "fecam", "ranpac", "aper", "ease", "slca", "l2p", "dualprompt", "coda_prompt", "lae", "inflora",
+        "sd_lora", "tuna", "mos", "pet method.kind=lora", "pet method.kind=lora modifier=pgp", "pet method.kind=prompt",
+        "pet method.kind=prompt modifier=nsp2",
+    ),
+    "`clip_tiny`": ("continual_clip", "rapf", "awpf", "bofa", "mg_clip", "proof"),
+}  # fmt: skip
 ORDER = "scenario.order=seed"
 
 
 def orders(at: Project, settings: list[str]) -> None:
-    """Fill the block with a table for each kind of network, sorted by ACC, lowest first."""
-    failed = at.side_by_side([[*words(row), f"seed={listed(SEEDS)}", *settings] for row in reversed((*VISION, *CLIP))])
-    if failed:
-        raise UserError(failed[0])
+    """Fill the block from finished runs, and print the commands of those that are missing."""
     tables = []
-    for title, rows in (("`vit_tiny`, pre-trained", VISION), ("`clip_tiny`", CLIP)):
-        groups = [(row, at.found(*words(row), *settings, seeds=SEEDS)) for row in rows]
-        groups.sort(key=lambda pair: sum(run["class_il"]["acc"] for run in pair[1]))
-        tables.append(f"{title}:\n\n{table(groups)}")
+    for title, rows in TABLES.items():
+        finished = {row: runs(at, row, settings) for row in rows}
+        for row in (row for row, found in finished.items() if len(found) < len(SEEDS)):
+            print(f"python run.py -m {' '.join([*words(row), *settings])} seed={listed(SEEDS)}")
+        lines = [line(row, found) for row, found in sorted(finished.items(), key=lambda pair: acc(pair[1]))]
+        head = ["method", *COLUMNS, "trained", "seconds"]
+        tables.append(f"{title}:\n\n{grid(head, lines, markdown=True)}")
     note = (
         f"Mean and standard deviation over {len(SEEDS)} class orders (`{ORDER} seed={listed(SEEDS)}`), which also change the "
-        "initial weights and the batches. `python scripts/fill_docs.py orders` makes both tables."
+        "initial weights and the batches. `python scripts/fill_docs.py orders` fills both tables from finished runs and prints "
+        "the commands of the others, so `python scripts/fill_docs.py orders | sh` runs them."
     )
     at.fill("orders", "\n\n".join([*tables, note]))
 
 
 def words(row: str) -> list[str]:
     return [*f"method={row}".split(), SCENARIO, ORDER]
+
+
+def runs(at: Project, row: str, settings: list[str]) -> list[dict]:
+    """The summaries of a row's finished runs."""
+    places = [RunDir(at.outputs / address(at.compose(*words(row), *settings, f"seed={seed}"))) for seed in SEEDS]
+    return [place.summary() for place in places if place.is_done]
+
+
+def acc(found: list[dict]) -> float:
+    return fmean(run["class_il"]["acc"] for run in found) if len(found) == len(SEEDS) else -1.0
+
+
+def line(row: str, found: list[dict]) -> list[str]:
+    if len(found) < len(SEEDS):
+        return [f"`{row}`", "not run", *["–"] * (len(COLUMNS) + 1)]
+    numbers = [mean_and_spread([run[part][key] for run in found]) for part, key in COLUMNS.values()]
+    return [f"`{row}`", *numbers, count(found[0]["trained_parameters"]), f"{fmean(run['seconds'] for run in found):.0f}"]
