@@ -101,7 +101,7 @@ def test_numbers_of_photographs_are_kept_for_the_same_weights(at):
     (folder := at.root / "data" / "weights" / name).mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps({"weights_sha256": "ab" * 32}))
     words = (*recovered.ROWS["L2P with PGP"], f"backbone={name}", "seed=0", "dataset.md5=null")
-    (at.root / recovered.KEPT).unlink(missing_ok=True)
+    (at.root / "docs" / "results" / "photographs.json").unlink(missing_ok=True)
     assert recovered.finished(at, *words) is None
     run = at.outputs / address(at.compose(*words))
     run.mkdir(parents=True)
@@ -135,7 +135,8 @@ def test_recipes_follow_their_rule_and_name_what_was_not_run(at, monkeypatch, ca
     assert " 0.59 ± 0.01 |" in rows["`rapf`"] and "**0.006**" in rows["`rapf`"]
     assert " 0.60 ± 1.73 |" in rows["`aper`"] and "kept" in rows["`aper`"]
     assert " 0.40 |" in rows["`slca`"] and "kept" in rows["`slca`"], "one seed is enough to keep"
-    missing = [row for row in rows.values() if "not run" in row]
+    assert " 0.60 |" in rows["`ease`"] and "more seeds" in rows["`ease`"], "the first seed is not enough to change"
+    missing = [row for row in rows.values() if "not run" in row or "more seeds" in row]
     printed = capsys.readouterr().out.splitlines()
     assert len(missing) == len(searched.RECIPES) - 3 == len(printed)
     assert "python run.py -m method=ease optim.lr=0.3,0.6 seed=11,12 scenario.validation=0.2" in printed

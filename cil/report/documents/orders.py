@@ -6,7 +6,7 @@ from cil.common.tables import grid, mean_and_spread
 from cil.report.collect import count
 from cil.report.documents.baselines import COLUMNS, SCENARIO, SEEDS
 from cil.report.documents.project import Project, listed
-from cil.runs.run_folder import RunDir, address
+from cil.runs.run_folder import address
 
 TABLES = {
     "`vit_tiny`, pre-trained": (
@@ -32,7 +32,8 @@ def orders(at: Project, settings: list[str]) -> None:
     note = (
         f"Mean and standard deviation over {len(SEEDS)} class orders (`{ORDER} seed={listed(SEEDS)}`), which also change the "
         "initial weights and the batches. `python scripts/fill_docs.py orders` fills both tables from finished runs and prints "
-        "the commands of the others, so `python scripts/fill_docs.py orders | sh` runs them."
+        "the commands of the others, so `python scripts/fill_docs.py orders | sh` runs them. Numbers of "
+        "finished runs are kept in `docs/results/class_orders.json`."
     )
     at.fill("orders", "\n\n".join([*tables, note]))
 
@@ -42,9 +43,16 @@ def words(row: str) -> list[str]:
 
 
 def runs(at: Project, row: str, settings: list[str]) -> list[dict]:
-    """The summaries of a row's finished runs."""
-    places = [RunDir(at.outputs / address(at.compose(*words(row), *settings, f"seed={seed}"))) for seed in SEEDS]
-    return [place.summary() for place in places if place.is_done]
+    """The numbers of a row's finished runs."""
+    places = [address(at.compose(*words(row), *settings, f"seed={seed}")) for seed in SEEDS]
+    return [own for place in places if (own := at.kept("class_orders", place, numbers))]
+
+
+def numbers(summary: dict) -> dict:
+    parts = {
+        part: {key: summary[part][key] for own, key in COLUMNS.values() if own == part} for part in ("class_il", "task_il")
+    }
+    return {**parts, **{key: summary[key] for key in ("trained_parameters", "seconds")}}
 
 
 def acc(found: list[dict]) -> float:
@@ -54,5 +62,5 @@ def acc(found: list[dict]) -> float:
 def line(row: str, found: list[dict]) -> list[str]:
     if len(found) < len(SEEDS):
         return [f"`{row}`", "not run", *["–"] * (len(COLUMNS) + 1)]
-    numbers = [mean_and_spread([run[part][key] for run in found]) for part, key in COLUMNS.values()]
-    return [f"`{row}`", *numbers, count(found[0]["trained_parameters"]), f"{fmean(run['seconds'] for run in found):.0f}"]
+    means = [mean_and_spread([run[part][key] for run in found]) for part, key in COLUMNS.values()]
+    return [f"`{row}`", *means, count(found[0]["trained_parameters"]), f"{fmean(run['seconds'] for run in found):.0f}"]

@@ -1,11 +1,14 @@
 """What the documentation needs of the project: its folders, and functions that compose, start and find runs."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cil.common.errors import UserError
 from cil.common.tables import fill
+from cil.runs.run_folder import RunDir
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,19 @@ class Project:
 
     def fill(self, block: str, content: str) -> None:
         fill(page_of(self.root, block), block, content)
+
+    def kept(self, block: str, place: str, numbers: Callable[[dict], Any]) -> Any:
+        """What a table needs of the run at this address: `numbers` of its summary if it is finished here, or what was kept in
+        docs/results/BLOCK.json when it was; None if neither.
+
+        Run folders stay out of the repository. With the numbers, a table of many hours can grow over several machines.
+        """
+        file, run = self.root / "docs" / "results" / f"{block}.json", RunDir(self.outputs / place)
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        if run.is_done and kept.get(place) != (own := numbers(run.summary())):
+            kept[place] = own
+            file.write_text("{\n" + ",\n".join(f'"{key}": {json.dumps(kept[key])}' for key in sorted(kept)) + "\n}\n")
+        return kept.get(place)
 
 
 def pages(root: Path) -> list[Path]:

@@ -1,8 +1,4 @@
-"""Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs.
-
-The runs take hours, so their numbers are kept in docs/results/photographs.json: a table may grow on several machines. A kept
-number counts only for weights with the same digest.
-"""
+"""Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs."""
 
 import json
 from itertools import product
@@ -11,7 +7,7 @@ from statistics import fmean
 from cil.common.tables import grid, mean_and_spread
 from cil.report.documents.project import Project
 from cil.report.documents.projection import bases, moved
-from cil.runs.run_folder import RunDir, address
+from cil.runs.run_folder import address
 
 BACKBONES = {"vit_s14_photographs_selfsup": "without labels", "vit_s14_photographs": "with labels"}
 OTHERS, PROMPTS = "experiment=photographs/half_10tasks_others", "experiment=photographs/half_10tasks"
@@ -27,7 +23,6 @@ ROWS = {
     "DualPrompt with PGP": (PROMPTS, "method=dualprompt", "modifier=pgp", *FEWER),
 }
 SEEDS = (0, 1, 2, 3, 4)
-KEPT = "docs/results/photographs.json"
 
 
 def recovered(at: Project, settings: list[str]) -> None:
@@ -101,15 +96,10 @@ def numbers_of(runs: list[dict]) -> list[str]:
 
 
 def finished(at: Project, *words: str) -> dict | None:
-    """The numbers of a run that is finished here, which are then kept, or of one that was kept before."""
-    config, file = at.compose(*words), at.root / KEPT
-    place, weights = address(config), record(at, config["backbone"]["weights"])["weights_sha256"]
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    run = RunDir(at.outputs / place)
-    if run.is_done and (own := numbers(at, run.summary()))["weights"] == weights and kept.get(place) != own:
-        kept[place] = own
-        file.write_text("{\n" + ",\n".join(f'"{key}": {json.dumps(kept[key])}' for key in sorted(kept)) + "\n}\n")
-    return kept[place] if kept.get(place, {}).get("weights") == weights else None
+    """The numbers of a run that is finished, here or before elsewhere, with the weights of the record."""
+    config = at.compose(*words)
+    own = at.kept("photographs", address(config), lambda summary: numbers(at, summary))
+    return own if own and own["weights"] == record(at, config["backbone"]["weights"])["weights_sha256"] else None
 
 
 def numbers(at: Project, summary: dict) -> dict:

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from cil.common.tables import grid, mean_and_spread
 from cil.report.documents.project import Project, listed
-from cil.runs.run_folder import RunDir, address
+from cil.runs.run_folder import address
 
 SEARCH = ("hydra/sweeper=optuna", "method=finetune", "optim.lr=tag(log,interval(0.001,0.1))", "scenario.validation=0.1")
 RECIPES = (
@@ -51,7 +51,9 @@ def rates(at: Project, settings: list[str]) -> None:
             (lr, seed): finished(at, *words, f"optim.lr={lr}", f"seed={seed}", *settings) for lr in values for seed in SEEDS
         }
         asked = missing(values, found)
-        cells = ["–"] * (len(FACTORS) + 1) + ["not run"] if asked else verdict(values, found)
+        cells = verdict(values, found) if met(values, found) else ["–"] * (len(FACTORS) + 1) + ["not run"]
+        if asked and met(values, found):
+            cells[-1] = "more seeds"
         lines.append([f"`{row}`", f"{today:g}", *cells])
         if asked:
             print(f"python run.py -m {' '.join([*words, *settings])} {' '.join(asked)} {HELD_OUT}")
@@ -76,7 +78,8 @@ def note() -> str:
         "standard error where three seeds were run. All seeds hold out the same images, so the error does not cover the choice "
         "of images. A bold learning rate is not yet that of the recipe, since the tables that use it must be made again first. "
         "`python scripts/fill_docs.py rates` fills this table from finished runs and prints the commands of the "
-        "others, so `python scripts/fill_docs.py rates | sh` runs them. Type it twice: the second call runs the other seeds."
+        "others, so `python scripts/fill_docs.py rates | sh` runs them. Type it twice: the second call runs the other seeds. "
+        "Numbers of finished runs are kept in `docs/results/rates.json`."
     )
 
 
@@ -86,8 +89,12 @@ def rate(at: Project, row: str) -> float:
 
 def finished(at: Project, *words: str) -> float | None:
     """The ACC of a finished run on held-out images, or None."""
-    run = RunDir(at.outputs / address(at.compose(*words, HELD_OUT)))
-    return run.summary()["class_il"]["acc"] if run.is_done else None
+    return at.kept("rates", address(at.compose(*words, HELD_OUT)), lambda summary: round(summary["class_il"]["acc"], 2))
+
+
+def met(rates: Sequence[str], found: Found) -> bool:
+    """Whether the first seed is finished with each learning rate."""
+    return all(found[lr, SEEDS[0]] is not None for lr in rates)
 
 
 def missing(rates: Sequence[str], found: Found) -> list[str]:
@@ -112,9 +119,10 @@ def better(rates: Sequence[str], found: Found) -> str:
 
 
 def verdict(rates: Sequence[str], found: Found) -> list[str]:
-    """The cells of a row whose runs are finished."""
+    """The cells of a row. As long as not all seeds that are wanted are finished, they are those of the first seed."""
     _, today, _ = rates
     best, several = better(rates, found), pair(rates, found)
+    several = [] if missing(rates, found) else several
     values = {lr: [found[lr, seed] or 0.0 for seed in (SEEDS if lr in several else SEEDS[:1])] for lr in rates}
     differences = [other - own for other, own in zip(values[best], values[today], strict=True)]
     mean, by, changes = fmean(differences), f"{fmean(differences):.2f}", False
