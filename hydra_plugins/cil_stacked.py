@@ -10,10 +10,12 @@ class StackedLauncher(BasicLauncher):
     """Hydra's own launcher, which trains the runs in turn or reports that they are done. `train_together` is called before."""
 
     def train_together(self, jobs: Sequence[Sequence[str]]) -> None:
+        from cil.commands.compose import Files
         from cil.commands.stacked import train_together
 
         assert self.hydra_context is not None and self.config is not None
         loader, base = self.hydra_context.config_loader, self.config
+        loader.repository = Files(loader.repository)  # type: ignore[attr-defined]
         load, composed = loader.load_sweep_config, dict[tuple[str, ...], DictConfig]()
 
         def compose(words: list[str]) -> DictConfig:

@@ -47,13 +47,13 @@ class Composer:
     """
 
     def __init__(self) -> None:
-        self._files: _Files | None = None
+        self._files: Files | None = None
         self._bases: dict[tuple[str, ...], DictConfig] = {}  # by the words that choose files
 
     def __call__(self, *words: str) -> dict:
         with composing(words):
             loader: Any = GlobalHydra.instance().config_loader()
-            self._files = loader.repository = self._files or _Files(loader.repository)
+            self._files = loader.repository = self._files or Files(loader.repository)
             overrides = OverridesParser.create().parse_overrides(list(words))
             values = [o for o in overrides if not (o.is_hydra_override() or loader.repository.group_exists(o.key_or_group))]
             files = tuple(word for word, override in zip(words, overrides) if override not in values)
@@ -64,7 +64,7 @@ class Composer:
             return plain(config)
 
 
-class _Files:
+class Files:
     """Hydra's repository of configuration files, which reads each of them once."""
 
     def __init__(self, repository: Any) -> None:
@@ -75,7 +75,7 @@ class _Files:
             self._read[config_path] = self._repository.load_config(config_path)
         return copy.deepcopy(self._read[config_path])  # Hydra changes what it gets
 
-    def __deepcopy__(self, memo: dict) -> "_Files":
+    def __deepcopy__(self, memo: dict) -> "Files":
         return self
 
     def __getattr__(self, name: str) -> Any:
