@@ -37,7 +37,7 @@ SWEEPS = {
 }
 SMALL = ["scenario=glyphs_10tasks", "dataset.train_per_class=20", "dataset.test_per_class=5", "train.epochs=1",
          "data.features=null", "machine=cpu", "log.live=false"]  # fmt: skip
-RUNS = {2: 2, 5: 1}  # how many runs: how often their sweeps are measured, of which the shortest counts
+RUNS, TIMES = (2, 5), 2  # how many runs; how often a sweep is measured, of which the shortest counts
 
 
 def stacked(at: Project, settings: list[str]) -> str:
@@ -47,7 +47,7 @@ def stacked(at: Project, settings: list[str]) -> str:
         f"`python scripts/bench.py stack method=… {' '.join(VIT_B)}`.\n\n{sweeps(at, settings)}\n\n"
         f"CPU time of a whole sweep, from the command to its end, with one thread: `python run.py -m method=… "
         f"seed={listed(range(max(RUNS)))} {' '.join(SMALL)}` with `hydra/launcher=stacked`, relative to the same without it. "
-        "ACC is the mean over the seeds. Sweeps of two runs are measured twice, and the shorter time counts. "
+        "ACC is the mean over the seeds. Each sweep is measured twice, and the shorter time counts. "
         "`python scripts/fill_docs.py stacked` measures both tables."
     )
 
@@ -66,10 +66,10 @@ def sweeps(at: Project, settings: list[str]) -> str:
     lines = []
     for name, words in SWEEPS.items():
         cells: list[str] = []
-        for runs, times in RUNS.items():
+        for runs in RUNS:
             pairs = [
                 [measured(at, runs, *words, *SMALL, *settings, *more) for more in ([], ["hydra/launcher=stacked"])]
-                for _ in range(times)
+                for _ in range(TIMES)
             ]
             alone, together = map(min, zip(*pairs))
             cells += [f"{together.cpu / alone.cpu:.2f}"]
