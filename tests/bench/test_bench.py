@@ -168,7 +168,7 @@ def test_kernels_of_the_prompt_methods(large, method, modifier, batch):
     """Twelve blocks of any width launch as many, and so does any batch."""
     bench = large(method, f"modifier={modifier}", *NARROW, batch=batch)
     for used in bench.trainer.modifiers:
-        assert used._projected(bench.method)  # it has something to do
+        assert used.groups(used.sites(bench.method))  # it has something to do
     (step,), (_, warm) = bench.step(), bench.eval()
     assert 400 < step["kernels"] <= 560
     assert 120 < warm["kernels"] <= 160
@@ -257,7 +257,8 @@ def test_text_tokens_of_a_training_step(monkeypatch):
     method = text.example(SHAPES)
     method.choose = lambda features: torch.tensor([[0, 1, 2], [0, 1, 2], [1, 0, 2], [4, 5, 6]])
     passed = []
-    method.backbone.trunk.transformer.register_forward_pre_hook(lambda _, given: passed.append(given[0].shape[:2].numel()))
+    first = method.backbone.trunk.transformer.resblocks[0].ln_1
+    first.register_forward_pre_hook(lambda _, given: passed.append(given[0].shape[:2].numel()))
     phase = SimpleNamespace(task=SimpleNamespace(classes=range(10)))
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     method.training_step(Batch(images, labels, labels), phase)

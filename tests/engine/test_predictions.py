@@ -192,7 +192,7 @@ front_door.verified(run, config)
 def test_two_processes_keep_what_each_has_answered(tmp_path, data_root):
     """Also when they are asked again, with a file missing."""
     (tmp_path / "process.py").write_text(PROCESS)
-    typed = command(2, tmp_path / "outputs", data_root, "method=class_mean", KEEP)
+    typed = command(tmp_path / "outputs", data_root, "method=class_mean", KEEP)
     typed = [str(tmp_path / "process.py") if word.endswith("run.py") else word for word in typed]
     done = subprocess.run(typed, cwd=harness.ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(harness.ROOT)})  # fmt: skip

@@ -183,7 +183,8 @@ def test_a_slip_gets_one_line(words, line):
 
 def test_the_twin_has_every_shipped_method_and_its_words_compose():
     table = published.load("glyphs")
-    assert {row.run[0].removeprefix("method=") for row in table.rows} == set(harness.SHIPPED)
+    first = [row.run[0] for row in table.rows]  # of some rows an experiment
+    assert {word.removeprefix("method=") for word in first if word.startswith("method=")} == set(harness.SHIPPED)
     places = [place for entry in reproduce.planned(table, [0], []) for place in entry.places]
     assert len(places) == len(set(places)), "two rows are the same run"
 
