@@ -17,6 +17,12 @@ from tests.methods.test_contract import FEW, METHODS, SCRATCH, StopsAt
 
 MAY_WAIT = {"attriclip": 1}  # how many prompt sets the images of a batch chose decides how much text there is to encode
 READS = {"attriclip": 2, "ari": 1}  # waits of a test batch
+MODIFIED = [
+    ("pet", "method.kind=prompt", "modifier=nsp2"),
+    ("pet", "method.kind=lora", "modifier=pgp"),
+    ("l2p", "modifier=freeze"),
+    ("l2p", "modifier=class_means"),
+]
 
 
 def cases() -> list[tuple[str, ...]]:
@@ -30,7 +36,7 @@ def cases() -> list[tuple[str, ...]]:
         target = build.find(paper["method"]["_target_"], "method")
         if issubclass(target, HasProjectionSites):
             found += [(*case, "modifier=pgp") for case in found if case[0] == method]
-    return found
+    return [*found, *MODIFIED]
 
 
 CASES = cases()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cil.common.errors import UserError
+from cil.common.files import write_text
 from cil.common.tables import fill
 from cil.runs.run_folder import RunDir
 
@@ -45,7 +46,7 @@ class Project:
         kept = json.loads(file.read_text()) if file.exists() else {}
         if run.is_done and kept.get(place) != (own := numbers(run.summary())):
             kept[place] = own
-            file.write_text("{\n" + ",\n".join(f'"{key}": {json.dumps(kept[key])}' for key in sorted(kept)) + "\n}\n")
+            write_text(file, "{\n" + ",\n".join(f'"{key}": {json.dumps(kept[key])}' for key in sorted(kept)) + "\n}\n")
         return kept.get(place)
 
 

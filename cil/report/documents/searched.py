@@ -50,12 +50,8 @@ def rates(at: Project, settings: list[str]) -> None:
         found = {
             (lr, seed): finished(at, *words, f"optim.lr={lr}", f"seed={seed}", *settings) for lr in values for seed in SEEDS
         }
-        asked = missing(values, found)
-        cells = verdict(values, found) if met(values, found) else ["–"] * (len(FACTORS) + 1) + ["not run"]
-        if asked and met(values, found):
-            cells[-1] = "more seeds"
-        lines.append([f"`{row}`", f"{today:g}", *cells])
-        if asked:
+        lines.append([f"`{row}`", f"{today:g}", *verdict(values, found)])
+        if asked := missing(values, found):
             print(f"python run.py -m {' '.join([*words, *settings])} {' '.join(asked)} {HELD_OUT}")
     head = ["recipe", "learning rate", *(f"ACC, {name}" for name in FACTORS), "better by", "by the rule"]
     at.fill("rates", f"{rule()}\n\n{grid(head, lines, markdown=True)}\n\n{note()}")
@@ -92,11 +88,6 @@ def finished(at: Project, *words: str) -> float | None:
     return at.kept("rates", address(at.compose(*words, HELD_OUT)), lambda summary: round(summary["class_il"]["acc"], 2))
 
 
-def met(rates: Sequence[str], found: Found) -> bool:
-    """Whether the first seed is finished with each learning rate."""
-    return all(found[lr, SEEDS[0]] is not None for lr in rates)
-
-
 def missing(rates: Sequence[str], found: Found) -> list[str]:
     """The learning rates and seeds that are to be run next, as words of a command; none if the rule can be applied."""
     first, *others = SEEDS
@@ -121,12 +112,15 @@ def better(rates: Sequence[str], found: Found) -> str:
 def verdict(rates: Sequence[str], found: Found) -> list[str]:
     """The cells of a row. As long as not all seeds that are wanted are finished, they are those of the first seed."""
     _, today, _ = rates
-    best, several = better(rates, found), pair(rates, found)
-    several = [] if missing(rates, found) else several
-    values = {lr: [found[lr, seed] or 0.0 for seed in (SEEDS if lr in several else SEEDS[:1])] for lr in rates}
+    if any(found[lr, SEEDS[0]] is None for lr in rates):
+        return [*["–"] * (len(rates) + 1), "not run"]
+    unfinished, best, several = missing(rates, found), better(rates, found), pair(rates, found)
+    seeds = {lr: SEEDS if lr in several and not unfinished else SEEDS[:1] for lr in rates}
+    values = {lr: [found[lr, seed] or 0.0 for seed in seeds[lr]] for lr in rates}
     differences = [other - own for other, own in zip(values[best], values[today], strict=True)]
-    mean, by, changes = fmean(differences), f"{fmean(differences):.2f}", False
-    if several:
+    mean = fmean(differences)
+    by, last = f"{mean:.2f}", "more seeds" if unfinished else "kept"
+    if len(differences) > 1:
         error = stdev(differences) / math.sqrt(len(differences))
-        by, changes = f"{mean:.2f} ± {error:.2f}", mean >= LEAST and mean > ERRORS * error
-    return [*(mean_and_spread(values[lr]) for lr in rates), by, f"**{best}**" if changes else "kept"]
+        by, last = f"{mean:.2f} ± {error:.2f}", f"**{best}**" if mean >= LEAST and mean > ERRORS * error else "kept"
+    return [*(mean_and_spread(values[lr]) for lr in rates), by, last]
