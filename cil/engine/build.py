@@ -30,6 +30,7 @@ from cil.engine.targets import OPTIMIZERS, find, make
 from cil.engine.trainer import Trainer
 from cil.method import Method
 from cil.modules.heads.frozen_images import FrozenImages
+from cil.modules.projection import Projection
 from cil.runs.console import Silent
 from cil.runs.debug import MEANINGLESS
 from cil.runs.identity import of_inputs, of_machine
@@ -67,6 +68,8 @@ def experiment(
         tasks = scenario(backbone.image) if scenario else build_scenario(config, backbone, images)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
+    if len(projecting := [type(own).__name__.lower() for own in modifiers if isinstance(own, Projection)]) > 1:
+        raise UserError(f"{' and '.join(projecting)} would both project each update; type modifier={projecting[0]}")
     method.suits(tasks)
     for modifier in modifiers:
         modifier.suits(method, tasks)

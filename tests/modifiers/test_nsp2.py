@@ -192,6 +192,8 @@ def test_hosts_without_deep_prompts_are_refused(small, prompted, tmp_path):
         trainer_of(small("finetune", "modifier=nsp2"), tmp_path / "finetune")
     with pytest.raises(UserError, match=r"nsp2 needs 3 prompts or more in a block; method.size=2, type method.size=4"):
         trainer_of(prompted("method.size=2"), tmp_path / "short")
+    with pytest.raises(UserError, match=r"pgp and nsp2 would both project each update; type modifier=pgp"):
+        trainer_of(small("pet", "method.kind=prompt", "modifier=[pgp,nsp2]"), tmp_path / "both")
 
 
 @pytest.fixture
