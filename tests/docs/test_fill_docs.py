@@ -143,6 +143,17 @@ def test_recipes_follow_their_rule_and_name_what_was_not_run(at, monkeypatch, ca
     assert "python run.py -m method=l2p optim.lr=0.001,0.002,0.004 seed=10 scenario.validation=0.2" in printed
 
 
+def test_recipes_have_the_learning_rates_of_the_search(at):
+    """On the project's own page. Bold is the recipe's rate; everywhere else the recipe has the rate before the search."""
+    rows = [line.split("|")[1:-1] for line in content(at, "rates").splitlines() if line.startswith("| `")]
+    assert [row[0].strip(" `") for row in rows] == list(searched.RECIPES)
+    for name, *cells in rows:
+        method, *words = name.strip(" `").split()
+        chosen = cells[-1].strip()
+        expected = chosen.strip("*") if chosen.startswith("*") else cells[0]
+        assert at.compose(f"method={method}", *words)["optim"]["lr"] == float(expected), name
+
+
 def test_the_end_of_a_search_is_shown(at):
     own = {"class_il": {"incremental_average": 28.5}, "config": {"optim": {"lr": 0.01}}}
     output = "task 1\nbest of 10 trials: x\naverage 30.1 on the validation images\non the test images: ACC 7.0\nfiles: x\n"
