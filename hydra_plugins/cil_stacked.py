@@ -1,9 +1,11 @@
 """The launcher hydra/launcher=stacked. Hydra finds launchers in this folder only; the work is in cil/commands/stacked.py."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -17,16 +19,26 @@ class StackedLauncher(BasicLauncher):
         super().setup(hydra_context=hydra_context, **rest)
         loader: Any = hydra_context.config_loader
         loader.repository = Files(loader.repository)  # each run of a sweep reads the same files
+        load, self.composed = loader.load_sweep_config, dict[tuple[str, ...], DictConfig]()
+
+        def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            """The configuration of a run: for Hydra's check of the sweep, for `train_together` and for the launch."""
+            words = tuple(sweep_overrides)
+            if words not in self.composed:
+                self.composed[words] = load(master_config, sweep_overrides)
+            return self.composed[words]
+
+        loader.load_sweep_config = once
 
     def train_together(self, jobs: Sequence[Sequence[str]]) -> None:
         from cil.commands.stacked import train_together
 
         assert self.hydra_context is not None and self.config is not None
-        loader, base = self.hydra_context.config_loader, self.config
-        load, composed = loader.load_sweep_config, dict[tuple[str, ...], DictConfig]()
+        train_together(jobs, partial(self.hydra_context.config_loader.load_sweep_config, self.config))
 
-        def compose(words: list[str]) -> DictConfig:
-            return composed.setdefault(tuple(words), load(base, words))
-
-        train_together(jobs, compose)
-        loader.load_sweep_config = lambda base, words: composed.pop(tuple(words), None) or load(base, words)  # type: ignore[method-assign]
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        try:
+            return super().launch(job_overrides, initial_job_idx)
+        finally:
+            for words in map(tuple, job_overrides):  # Hydra has written the job's number into its configuration
+                self.composed.pop(words, None)
