@@ -19,17 +19,8 @@ from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
 from cil.method import Method
 
-OWN = (
-    "seed",
-    "modifier",
-    "optim",
-    "schedule",
-    "log",
-    "save",
-    "reading",
-    "method",
-    "train",
-)  # settings that each run of a stack has for itself
+# settings that each run of a stack has for itself
+OWN = ("seed", "modifier", "optim", "schedule", "log", "save", "reading", "method", "train")
 MOST, BYTES = 32, 2 << 30  # the most runs in a stack, and the most memory for their statistics
 
 

@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.ranges import Part, Positive, Weight, Whole
-from cil.data.images import Batch, LabelledImages
 from cil.data.memory import Kept
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, LabelledImages, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.bias import corrected, fitted
 from cil.modules.heads.linear_host import LinearHost, Teacher
 from cil.modules.rehearsal.distillation import softened

@@ -8,11 +8,8 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.common.ranges import Count, Whole
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
 from cil.data.memory import Memory
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
@@ -62,9 +59,6 @@ class CoOp(Together, FrozenImages, Method):
         if not task.old or not len(kept) or not epochs:
             return [train]
         return [train, Phase("tune", task, kept, [self.context], epochs, self.tune_batch, constant)]
-
-    def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         among = phase.task.rivals

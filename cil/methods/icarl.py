@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from cil.common.errors import UserError
 from cil.common.ranges import Positive, Weight, Whole
-from cil.data.images import Batch
 from cil.data.memory import Kept
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.linear_host import LinearHost, Teacher
 from cil.modules.rehearsal.distillation import sigmoids, softened
 from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection

@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cil.common.ranges import Positive, Weight, Whole
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear_host import LinearHost, Teacher
 from cil.modules.rehearsal.distillation import softened
 

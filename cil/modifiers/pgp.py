@@ -13,8 +13,7 @@ from torch import Tensor
 from cil.capabilities import ProjectionSite
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Range
-from cil.data.scenario import Scenario, Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Scenario, Task
 from cil.modules.projection import Projection, learns
 from cil.modules.statistics.subspace import extend, extend_by_scores, gram, held, scores
 
