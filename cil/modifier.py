@@ -3,8 +3,7 @@
 Its state is in `state_dict`. A resumed run loads that and does not call `begin_task` or `end_task` again for earlier tasks.
 """
 
-from cil.data.scenario import Scenario, Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Scenario, Task
 
 
 class Modifier:

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasFrozenStage, LearnsFromFrozen, LearnsTogether
 from cil.common.seeding import seed_everything
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
-from cil.method import Method
+from cil.method import Batch, Known, Method
 
 # settings that each run of a stack has for itself
 OWN = ("seed", "modifier", "optim", "schedule", "log", "save", "reading", "method", "train")

@@ -43,8 +43,7 @@ class AWPF(FusedAdapter, Method):
         require(backbone, HasText, "awpf")
         super().__init__(backbone, class_texts=class_texts, old_classes=old_classes, start=start)
         self.fusion, self.balance, self.mmd_weight, self.energy = fusion, balance, mmd_weight, energy
-        self.least, self.samples, self.bias = least, samples, bias
-        self.scale, self.factor = scale, factor
+        self.least, self.samples, self.bias, self.scale, self.factor = least, samples, bias, scale, factor
         if scale == "largest":
             sets = len(self.adapter) if factor == "direction" else 1
             self.register_buffer("largest", torch.zeros(sets, 2, dtype=torch.double))

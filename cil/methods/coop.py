@@ -37,8 +37,7 @@ class CoOp(Together, FrozenImages, Method):
         super().__init__()
         require(backbone, HasText, "coop")
         self.backbone, self.length, self.fresh, self.underscores = backbone, length, fresh, underscores
-        self.tune_epochs, self.tune_batch = tune_epochs, tune_batch
-        self.phrase = phrase
+        self.tune_epochs, self.tune_batch, self.phrase = tune_epochs, tune_batch, phrase
         self.context = nn.Parameter(backbone.context(1, length, phrase)[0])
         self.memory = Memory(memory)
         self.names: list[str] = []
@@ -74,8 +73,6 @@ class CoOp(Together, FrozenImages, Method):
     def end_task(self, task: Task) -> None:
         self.memory.keep(self.memory.after(task))
         self.texts = self.encoded(self.names)
-
-    # --- tests --------------------------------------------------------------------------------------------------------
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return scores(self.backbone.logit_scale, F.normalize(frozen, dim=1), self.texts)

@@ -69,9 +69,6 @@ class DualPrompt(Together, Queried, Method):
         if self.copy_last and 0 < task.index < len(self.keys):
             self.expert.data[:, :, task.index] = self.expert.data[:, :, task.index - 1]
 
-    def scored(self, task: Task) -> int:
-        return len(self.head.weight)
-
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [self.general, self.expert, self.keys, *self.head.parameters()])]
 

@@ -49,8 +49,6 @@ class EASE(Subspaces, Method):
         self.task_of = F.pad(self.task_of, (0, len(task.classes)), value=task.index)
         self.tasks.append(task.classes)
 
-    # --- training -----------------------------------------------------------------------------------------------------
-
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [*self.sets[-1].parameters(), *self.head.parameters()])]
 
@@ -71,8 +69,6 @@ class EASE(Subspaces, Method):
                     among = measured[:, self.tasks[newer].start :]
                     for label in old:
                         measured[newer, label] = synthesised(measured[own, label], among[own], among[newer])
-
-    # --- tests --------------------------------------------------------------------------------------------------------
 
     def spaces(self) -> list[Adapters | None]:
         return [*[None] * self.first, *self.sets]

@@ -41,9 +41,6 @@ class L2P(Together, Queried, Method):
     def begin_task(self, task: Task) -> None:
         self.head.grow(task.total if self.choice.future_classes else len(task.seen))
 
-    def scored(self, task: Task) -> int:
-        return len(self.head.weight)
-
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [self.prompts, self.keys, *self.head.parameters()])]
 

@@ -48,8 +48,6 @@ class LAE(Method):
         if task.index == 1:
             self.average(1.0)
 
-    # --- training -----------------------------------------------------------------------------------------------------
-
     def phases(self, task: Task) -> list[Phase]:
         head = list(self.head.parameters())
         first = [Phase("head", task, task.train, head, self.head_epochs)] if task.old and self.head_epochs else []
@@ -68,8 +66,6 @@ class LAE(Method):
         """Moves the offline module by this share of its distance to the online one."""
         for name, parameter in self.online.named_parameters():
             self.get_buffer(f"offline_{name}").lerp_(parameter.data, share)
-
-    # --- features and tests -------------------------------------------------------------------------------------------
 
     def features(self, images: Tensor, offline: bool = False) -> Tensor:
         """Returns the features of images or tokens with one of the two modules, (batch, width)."""

@@ -42,6 +42,7 @@ class MOS(TaskSets, Method):
 
         `contrast`: weight of a loss that separates the features of a batch from each other and from the means of old classes.
         `head_lr`: learning rate of the head; that of adapters is optim.lr. `diagonal`: sample each dimension by itself.
+        A batch of the alignment holds `samples` features.
         """
         require(backbone, TakesAdapters, "mos")
         super().__init__(backbone, size, start, alignment, diagonal=diagonal)

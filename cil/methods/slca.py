@@ -26,9 +26,7 @@ class SLCA(Aligned, LinearHost, Method):
 
     task_of: Tensor  # (classes,), counted from 1
 
-    def __init__(
-        self, backbone: nn.Module, *, backbone_lr: NonNegative, alignment: Alignment, align_batch: Count
-    ) -> None:  # fmt: skip
+    def __init__(self, backbone: nn.Module, *, backbone_lr: NonNegative, alignment: Alignment, align_batch: Count) -> None:
         """`backbone_lr`: learning rate of the backbone; that of the head is optim.lr. `align_batch`: size of the batches of
         sampled features."""
         super().__init__(backbone)
@@ -49,8 +47,6 @@ class SLCA(Aligned, LinearHost, Method):
         """Returns the first task whose classes compete; with separate heads per dataset, the first of the dataset."""
         return next(number for number, classes in enumerate(self.tasks) if classes.start in task.rivals)
 
-    # --- training -----------------------------------------------------------------------------------------------------
-
     def phases(self, task: Task) -> list[Phase]:
         slow = {"params": [*self.backbone.image_parameters()], "lr": self.backbone_lr}
         train = Phase("train", task, task.train, [{"params": [*self.learned[-1].parameters()]}, slow])
@@ -68,8 +64,6 @@ class SLCA(Aligned, LinearHost, Method):
         if phase.name == "train":
             first = self.rivals(phase.task)
             self.head[first:].load_state_dict(self.learned[first:].state_dict())
-
-    # --- alignment ----------------------------------------------------------------------------------------------------
 
     def measured(self, task: Task) -> tuple[Tensor, Tensor]:
         return computed(self.features, task.train_plain, self.task_of.device)

@@ -39,7 +39,8 @@ class TUNA(TaskSets, Method):
         rows. `old`: whether old sets are fixed, or that loss and weight decay move their up-projections.
 
         `shrink`: scale the means at which features are sampled, the more the older or the newer the task. `align_fall`: epochs
-        in which the rate of the alignment falls to 0 as a cosine, before it rises again in as many; null: all.
+        in which the rate of the alignment falls to 0 as a cosine, before it rises again in as many; null: all. A batch of the
+        alignment holds `samples` features.
         """
         require(backbone, TakesAdapters, "tuna")
         super().__init__(backbone, size, start, alignment, align_fall=align_fall)

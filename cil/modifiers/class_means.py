@@ -19,11 +19,11 @@ class ClassMeans(Modifier):
     """
 
     remembered = ("means", "correct")
+    tasks: Scenario  # set before training
 
     def __init__(self) -> None:
         self.means = torch.empty(0)  # of all classes so far, normalised
         self.correct: list[float] = []  # percent on each task so far
-        self.tasks: Scenario | None = None
 
     def attach(self, method: Method) -> None:
         require(method, HasFeatures, "class_means")
@@ -34,7 +34,6 @@ class ClassMeans(Modifier):
 
     @torch.no_grad()
     def end_task(self, method: Method, task: Task) -> None:
-        assert self.tasks is not None  # set before training
         method.eval()
         new = F.normalize(class_means(*featured(method, task.train_plain), task.classes), dim=1)
         self.means = torch.cat([self.means.to(new), new])

@@ -10,11 +10,16 @@ from cil.modules.rehearsal.frozen_copy import FrozenCopy
 class LinearHost(nn.Module):
     """Has a linear head that grows with each task. What is trained, the method says; `everything` is backbone and head."""
 
+    taught = False  # whether the network as it was before the task, `teacher`, is kept from the second task on
+
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, GrowingLinear(backbone.width)
+        self.teacher: Teacher | None = None
 
     def begin_task(self, task: Task) -> None:
+        if self.taught and task.index:
+            self.teacher = Teacher(self)
         self.head.grow(len(task.seen))
 
     def everything(self) -> list[nn.Parameter]:

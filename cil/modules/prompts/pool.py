@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cil.common.errors import UserError
 from cil.common.ranges import Count
 from cil.common.switches import switches
-from cil.method import Batch
+from cil.method import Batch, Task
 
 
 class Queried:
@@ -21,6 +21,9 @@ class Queried:
     backbone: nn.Module
     head: nn.Module
     prompted: Callable[[Tensor, Tensor], Tensor]
+
+    def scored(self, task: Task) -> int:
+        return len(self.head.weight)
 
     def queries(self, tokens: Tensor, batch: Batch) -> Tensor:
         return self.backbone(tokens) if batch.frozen is None else batch.frozen
