@@ -3,12 +3,13 @@
 Its state is in `state_dict`. A resumed run loads that and does not call `begin_task` or `end_task` again for earlier tasks.
 """
 
-from cil.data.scenario import Scenario, Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Scenario, Task
 
 
 class Modifier:
     """Base class of all modifiers. They act in the order of the command line; that order is part of the run's configuration."""
+
+    remembered: tuple[str, ...] = ()  # names of the attributes that `state_dict` saves
 
     def attach(self, method: Method) -> None:
         """Raise an error if the method is unsuitable (`capabilities.require`)."""
@@ -28,9 +29,10 @@ class Modifier:
     def end_task(self, method: Method, task: Task) -> None: ...
 
     def state_dict(self) -> dict:
-        return {}
+        return {name: getattr(self, name) for name in self.remembered}
 
-    def load_state_dict(self, state: dict) -> None: ...
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
 
     def facts(self) -> dict:
         """Return plain numbers that are added to the record after each task."""

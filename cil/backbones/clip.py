@@ -8,8 +8,8 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.compiled import plainly
-from cil.backbones.inputs import image_spec
 from cil.backbones.packed_text import encode, room_for
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
@@ -33,15 +33,45 @@ class Trunk(open_clip.CLIP):
         return super().load_state_dict(state, strict=strict, assign=assign)
 
 
-class CLIP(nn.Module):
+class TwoTowers(Backbone):
+    """A model of open_clip with an image encoder and a text encoder."""
+
+    def __init__(self, trunk: nn.Module, image: ImageSpec, width: int) -> None:
+        super().__init__(image, width)
+        self.trunk, self.passes = trunk, plainly
+
+    def bare(self, images: Tensor) -> Tensor:
+        return self.trunk.encode_image(images)
+
+    @property
+    def image_tower(self) -> nn.Module:
+        return self.trunk.visual
+
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        return self.image_tower.parameters()
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.trunk.logit_scale.exp()
+
+    def context(self, count: int, length: int, phrase: str | None) -> Tensor:
+        """Return initial contexts, (count, length, text width): N(0, 0.02²) noise around the tokens of `phrase`, repeated."""
+        noise = 0.02 * torch.randn(count, length, self.text_width)  # on the CPU, so that a seed gives the same numbers on a GPU
+        noise = noise.to(self.trunk.logit_scale.device)
+        if phrase is None:
+            return noise
+        if not phrase.strip():
+            raise UserError("method.phrase is empty; type method.phrase='a photo of a', or method.phrase=null")
+        words = self.embed(phrase).detach()
+        return noise + words[torch.arange(length) % len(words)]
+
+
+class CLIP(TwoTowers):
     """CLIP as a backbone. The feature of an image is its projection into the joint space, not normalised."""
 
     def __init__(self, trunk: Trunk, image: ImageSpec) -> None:
-        super().__init__()
-        self.trunk, self.image, self.width = trunk, image, trunk.text_projection.shape[1]
+        super().__init__(trunk, image, trunk.text_projection.shape[1])
         self.tokenizer = open_clip.SimpleTokenizer(context_length=trunk.context_length)
-        self.identity: dict = {}
-        self.passes = plainly
         self._ids: dict[tuple[str, torch.device], Tensor] = {}  # cached token ids of words
         self._names: dict[str, list[int]] = {}  # cached token ids of class names
 
@@ -66,17 +96,6 @@ class CLIP(nn.Module):
         first = tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         return torch.cat([first, patches], 1) + tower.positional_embedding.to(patches.dtype)
 
-    def bare(self, images: Tensor) -> Tensor:
-        """The library's own forward pass, the baseline that `make bench` compares with."""
-        return self.trunk.encode_image(images)
-
-    @property
-    def image_tower(self) -> nn.Module:
-        return self.trunk.visual
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.image_tower.parameters()
-
     def text_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the text encoder and the logit scale, but not the token embedding."""
         trunk = self.trunk
@@ -99,17 +118,9 @@ class CLIP(nn.Module):
             self._ids[word, device] = torch.tensor(self.tokenizer.encode(word), device=device)
         return self.trunk.token_embedding(self._ids[word, device])
 
-    def context(self, count: int, length: int, phrase: str | None) -> Tensor:
-        """Return initial contexts, (count, length, text width): N(0, 0.02²) noise around the tokens of `phrase`, repeated."""
-        return start(self, count, length, phrase)
-
     @property
     def cam_layer(self) -> nn.Module:
         return self.trunk.visual.transformer.resblocks[-1].ln_1
-
-    @property
-    def logit_scale(self) -> Tensor:
-        return self.trunk.logit_scale.exp()
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.encode_tokens(self.tokenizer(list(texts)))
@@ -140,18 +151,6 @@ class CLIP(nn.Module):
         x = trunk.token_embedding(tokens) + trunk.positional_embedding[:length]
         x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
         return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
-
-
-def start(backbone: nn.Module, count: int, length: int, phrase: str | None) -> Tensor:
-    """Draw the contexts of `context`."""
-    noise = 0.02 * torch.randn(count, length, backbone.text_width)  # on the CPU, so that a seed gives the same numbers on a GPU
-    noise = noise.to(backbone.trunk.logit_scale.device)
-    if phrase is None:
-        return noise
-    if not phrase.strip():
-        raise UserError("method.phrase is empty; type method.phrase='a photo of a', or method.phrase=null")
-    words = backbone.embed(phrase).detach()
-    return noise + words[torch.arange(length) % len(words)]
 
 
 def through(backbone: CLIP, images: Tensor, prompts: Tensor | None, project: bool = True) -> Tensor:

@@ -1,11 +1,9 @@
 """ConViT as in DyTox: blocks over patches, then one class-attention block. Three kinds of self-attention are available."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-from cil.backbones.inputs import image_spec
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Fraction, NonNegative, Positive
@@ -49,7 +47,7 @@ class Block(nn.Module):
         return tokens + self.drop(self.mlp(self.norm2(tokens)), dims=2)
 
 
-class ConViT(nn.Module):
+class ConViT(Backbone):
     """`patches` runs the blocks over patches; `read` runs the last block, for the class token or for one token per task."""
 
     def __init__(
@@ -58,15 +56,14 @@ class ConViT(nn.Module):
     ) -> None:  # fmt: skip
         """`depth` is the number of blocks over patches. `drop` is the stochastic depth rate of the last block; earlier blocks
         have less. `std` is that of the initial weights, `content` that of `local` attention's content weights (null: `std`)."""
-        super().__init__()
+        super().__init__(image, width)
         if attention not in ATTENTIONS:
             raise UserError(f"backbone.attention={attention} is not known; type plain, gated (GPSA) or local (LPA)")
         if image.size % patch or width % heads:
             raise UserError(
                 f"backbone.patch={patch} backbone.heads={heads} do not divide the image size {image.size} and the width {width}"
             )
-        self.image, self.width, self.side = image, width, image.size // patch
-        self.identity: dict = {}
+        self.side = image.size // patch
         self.embed = nn.Conv2d(3, width, patch, patch)
         self.position = nn.Parameter(torch.empty(1, self.side**2, width))
         self.token = nn.Parameter(torch.empty(1, 1, width))
@@ -116,13 +113,6 @@ class ConViT(nn.Module):
             found.append(block.attention.maps(block.norm1(x)))
             x = block(x)
         return found
-
-    def bare(self, images: Tensor) -> Tensor:
-        """The forward pass that `make bench` compares with."""
-        return self(images)
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.parameters()
 
 
 def convit(

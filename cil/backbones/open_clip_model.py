@@ -12,9 +12,8 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
-from cil.backbones.clip import CLIP, Trunk, like_openai, start
-from cil.backbones.compiled import plainly
-from cil.backbones.inputs import NORMS, image_spec
+from cil.backbones.base import NORMS, image_spec
+from cil.backbones.clip import CLIP, Trunk, TwoTowers, like_openai
 from cil.backbones.packed_text import too_long
 from cil.backbones.tokens import FileTokenizer, tokenizer_of
 from cil.backbones.weights import load
@@ -33,33 +32,19 @@ class Towers(open_clip.CustomTextCLIP):
         return super().load_state_dict(convert_to_custom_text_state_dict(state), strict=strict, assign=assign)
 
 
-class OpenCLIP(nn.Module):
+class OpenCLIP(TwoTowers):
     """A model of open_clip as a backbone. The feature of an image is its embedding, not normalised.
 
     The bias that SigLIP adds to its logits is the same for all classes: no softmax and no prediction depends on it.
     """
 
     def __init__(self, trunk: Towers, image: ImageSpec, width: int) -> None:
-        super().__init__()
-        self.trunk, self.image, self.width = trunk, image, width
-        self.identity: dict = {}
-        self.passes = plainly
+        super().__init__(trunk, image, width)
         self._cached: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}  # token ids of class names
         self.words: open_clip.SimpleTokenizer | FileTokenizer | UserError = UserError("no tokenizer")
 
     def forward(self, images: Tensor) -> Tensor:
         return joined(lambda images: self.passes(seen, self, images), images)
-
-    def bare(self, images: Tensor) -> Tensor:
-        """The library's own forward pass, the baseline that `make bench` compares with."""
-        return self.trunk.encode_image(images)
-
-    @property
-    def image_tower(self) -> nn.Module:
-        return self.trunk.visual
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.image_tower.parameters()
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -82,18 +67,10 @@ class OpenCLIP(nn.Module):
     def text_width(self) -> int:
         return self.text.token_embedding.embedding_dim
 
-    @property
-    def logit_scale(self) -> Tensor:
-        return self.trunk.logit_scale.exp()
-
     def embed(self, word: str) -> Tensor:
         """Return the token embeddings of a word, (tokens, text width), without position embeddings."""
         device = self.text.positional_embedding.device
         return self.text.token_embedding(torch.tensor(self.tokenizer.encode(word), device=device))
-
-    def context(self, count: int, length: int, phrase: str | None) -> Tensor:
-        """Return initial contexts, (count, length, text width): N(0, 0.02²) noise around the tokens of `phrase`, repeated."""
-        return start(self, count, length, phrase)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         ids = self.tokenizer(list(texts)).to(self.text.positional_embedding.device)

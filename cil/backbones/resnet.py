@@ -1,12 +1,10 @@
 """The small residual networks used for CIFAR, without pretraining: ResNet-32 and a tiny variant."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.backbones.inputs import image_spec
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.weights import expects, load
 from cil.common.ranges import Count
 from cil.data.transforms.views import ImageSpec
@@ -28,13 +26,11 @@ class Block(nn.Module):
         return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Three stages of blocks. The feature is the spatial mean of the last feature map (64 values at width 16)."""
 
     def __init__(self, image: ImageSpec, *, blocks: int, width: int) -> None:
-        super().__init__()
-        self.image, self.width = image, 4 * width
-        self.identity: dict = {}
+        super().__init__(image, 4 * width)
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages = []
         for inputs, outputs, stride in ((width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)):
@@ -47,13 +43,6 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stages(self.stem(images)).mean((2, 3))
-
-    def bare(self, images: Tensor) -> Tensor:
-        """The forward pass that `make bench` compares with."""
-        return self(images)
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.parameters()
 
 
 def resnet(

@@ -1,29 +1,27 @@
 """torchvision's ResNet-18 without pretraining, with a stem for photographs or for small images."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
-from cil.backbones.inputs import image_spec
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.weights import expects, load
 from cil.data.transforms.views import ImageSpec
 
 SMALL = 64  # pixels
 
 
-class ResNet18(nn.Module):
+class ResNet18(Backbone):
     """Four stages of two blocks. The feature is the spatial mean of the last feature map, 512 values.
 
     The stem for photographs reduces height and width to a quarter; the stem for small images keeps the resolution.
     """
 
     def __init__(self, image: ImageSpec, *, small: bool) -> None:
-        super().__init__()
-        self.trunk = torchvision_resnet18(weights=None)
-        self.image, self.width = image, self.trunk.fc.in_features
-        self.identity: dict = {}
+        trunk = torchvision_resnet18(weights=None)
+        super().__init__(image, trunk.fc.in_features)
+        self.trunk = trunk
         self.trunk.fc = nn.Identity()
         if small:
             self.trunk.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -32,13 +30,6 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.trunk(images)
-
-    def bare(self, images: Tensor) -> Tensor:
-        """The forward pass that `make bench` compares with."""
-        return self(images)
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.parameters()
 
 
 def resnet18(

@@ -1,6 +1,6 @@
 """RPS-Net with spatial attention (ARI, ECCV 2022): a ResNet-18 with a third of the channels, for small images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.backbones.inputs import image_spec
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Range, Whole
@@ -44,13 +44,12 @@ class Attention(nn.Module):
         return self.norm(self.conv(both).sigmoid()).sigmoid()
 
 
-class RPSNet(nn.Module):
+class RPSNet(Backbone):
     """Stages of blocks, some followed by a 2×2 max-pooling, and an attention map at the resolution of the input."""
 
     def __init__(self, image: ImageSpec, *, channels: Sequence[int], blocks: int, pooled: Sequence[int], power: float) -> None:
-        super().__init__()
-        self.image, self.width, self.power = image, channels[-1], power
-        self.identity: dict = {}
+        super().__init__(image, channels[-1])
+        self.power = power
         self.stem, self.attention = nn.Conv2d(3, channels[0], 3, padding=1), Attention()
         self.norm = nn.BatchNorm2d(channels[0])
         stages = [nn.MaxPool2d(2)] if 0 in pooled else []
@@ -75,13 +74,6 @@ class RPSNet(nn.Module):
     def attended(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features and the attention map."""
         return self(images, with_map=True)  # called as a module, so that hooks count the pass
-
-    def bare(self, images: Tensor) -> Tensor:
-        """The forward pass that `make bench` compares with."""
-        return self(images)
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.parameters()
 
 
 def generalised_mean(x: Tensor, power: float) -> Tensor:

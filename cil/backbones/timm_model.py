@@ -1,14 +1,13 @@
 """Any model of timm. Plain vision transformers take prompts, prefixes and adapters; all others give features."""
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from cil.backbones.inputs import image_spec
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.vit import ViT, plain
 from cil.backbones.weights import load
 from cil.common.errors import UserError, nearest
@@ -16,24 +15,16 @@ from cil.common.ranges import Count
 from cil.data.transforms.views import ImageSpec
 
 
-class TimmModel(nn.Module):
+class TimmModel(Backbone):
     """A model of timm without its classifier. The feature is what timm's classifier would be given."""
 
     def __init__(self, trunk: nn.Module, image: ImageSpec) -> None:
-        super().__init__()
-        self.trunk, self.image, self.width = trunk, image, trunk.head_hidden_size
-        self.identity: dict = {}
+        super().__init__(image, trunk.head_hidden_size)
+        self.trunk = trunk
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features, (batch, width)."""
         return self.trunk.forward_head(self.trunk.forward_features(images), pre_logits=True)
-
-    def bare(self, images: Tensor) -> Tensor:
-        """The forward pass that `make bench` compares with."""
-        return self(images)
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.trunk.parameters()
 
 
 def timm_model(

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
+from cil.backbones.base import Backbone, image_spec
 from cil.backbones.compiled import plainly
-from cil.backbones.inputs import image_spec
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
@@ -25,18 +25,17 @@ Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, leng
 Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added to the MLP's output
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """timm's VisionTransformer as a backbone.
 
     The feature is the class token after the final norm, or the mean of class and distillation token.
     """
 
     def __init__(self, trunk: nn.Module, image: ImageSpec) -> None:
-        super().__init__()
-        self.trunk, self.image, self.width = trunk, image, trunk.embed_dim
+        super().__init__(image, trunk.embed_dim)
+        self.trunk = trunk
         self.first = trunk.num_prefix_tokens  # tokens before the patches
         self.read = 2 if hasattr(trunk, "dist_token") else 1  # those of them that the feature is read from
-        self.identity: dict = {}
         self.passes = plainly
 
     @property
@@ -123,9 +122,6 @@ class ViT(nn.Module):
     def bare(self, images: Tensor) -> Tensor:
         """timm's own forward pass over all tokens, the baseline that `make bench` compares with."""
         return self.trunk.forward_features(images)[:, 0]
-
-    def image_parameters(self) -> Iterator[nn.Parameter]:
-        return self.trunk.parameters()
 
 
 def through(

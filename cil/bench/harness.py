@@ -15,14 +15,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from cil.data.frozen_features import FrozenResults
 from cil.data.image_store import Pixels
-from cil.data.images import LabelledImages
-from cil.data.scenario import Task
 from cil.engine.evaluation import Evaluation
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
-from cil.method import Phase
+from cil.method import FrozenResults, LabelledImages, Phase, Task
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh",
              "_record_function_enter_new", "_record_function_exit")  # fmt: skip

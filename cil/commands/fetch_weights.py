@@ -136,7 +136,7 @@ def row(widths: tuple[int, ...], *cells: str) -> str:
 
 def expected(entry: Entry) -> str:
     """The name of the input normalization, as in backbone.image.norm."""
-    from cil.backbones.inputs import NORMS
+    from cil.backbones.base import NORMS
 
     mean, std = tuple(entry.expects["mean"]), tuple(entry.expects["std"])
     return next((name for name, pair in NORMS.items() if pair == (mean, std)), "its own")

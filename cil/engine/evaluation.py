@@ -10,11 +10,8 @@ from torch import Tensor
 from cil.capabilities import KnowsImages
 from cil.common.errors import UserError
 from cil.common.transfer import sent
-from cil.data.frozen_features import FrozenResults
-from cil.data.images import LabelledImages
-from cil.data.scenario import Scenario, Task
 from cil.engine.processes import ALONE, Processes
-from cil.method import Method
+from cil.method import FrozenResults, LabelledImages, Method, Scenario, Task
 
 
 class Evaluation:

@@ -84,11 +84,8 @@ def of_scenario(node: dict, known: list[places.Place]) -> Iterator[str]:
         elif kind == "Scenario" and len(known) == 1:
             count, sizes = known[0].classes, node.get("sizes")
             yield from told(lambda: whole(sizes, count, name) if sizes else split(count, node["tasks"], node["first"], name))
-            if (
-                isinstance(order, str)
-                and order != "seed"
-                and not (order.endswith(".txt") and Path(order).expanduser().is_file())
-            ):
+            in_file = str(order).endswith(".txt") and Path(str(order)).expanduser().is_file()
+            if isinstance(order, str) and order != "seed" and not in_file:
                 yield from told(lambda: class_order(order, count, known[0].name))
     except (KeyError, TypeError, ValueError):
         return  # a setting of a wrong type, which the constructor tells

@@ -14,9 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cil.common.errors import UserError
-from cil.data.frozen_features import Known
-from cil.data.images import Batch, LabelledImages
-from cil.method import Losses, Method
+from cil.method import Batch, Known, LabelledImages, Losses, Method
 
 Means = dict[str, Tensor]
 

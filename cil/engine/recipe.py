@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cil.data.scenario import Task
-from cil.method import Losses, Phase
+from cil.method import Losses, Phase, Task
 
 Parts = list[tuple[Iterator[Losses], float]]  # the steps on each part of a batch, and its share of the images
 

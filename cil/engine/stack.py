@@ -13,23 +13,12 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasFrozenStage, LearnsFromFrozen, LearnsTogether
 from cil.common.seeding import seed_everything
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
-from cil.method import Method
+from cil.method import Batch, Known, Method
 
-OWN = (
-    "seed",
-    "modifier",
-    "optim",
-    "schedule",
-    "log",
-    "save",
-    "reading",
-    "method",
-    "train",
-)  # settings that each run of a stack has for itself
+# settings that each run of a stack has for itself
+OWN = ("seed", "modifier", "optim", "schedule", "log", "save", "reading", "method", "train")
 MOST, BYTES = 32, 2 << 30  # the most runs in a stack, and the most memory for their statistics
 
 

@@ -9,9 +9,6 @@ from cil.capabilities import LearnsFromFrozen
 from cil.common.seeding import generator, seed_everything
 from cil.common.signals import Stopped, StopRequest
 from cil.common.transfer import SideStream
-from cil.data.frozen_features import FrozenResults, Known
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
 from cil.engine import checkpoint, locality
 from cil.engine.encodes import Encodes
 from cil.engine.evaluation import Evaluation
@@ -19,7 +16,7 @@ from cil.engine.loss_meter import Meter, mean_of
 from cil.engine.processes import ALONE, Processes, parts
 from cil.engine.recipe import Machine, Recipe, Step, gradient
 from cil.engine.run_warnings import FEW_STEPS, Doubts, Still, few_steps
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, FrozenResults, Known, Losses, Method, Phase, Scenario, Task
 from cil.metrics import AccuracyMatrix
 from cil.modifier import Modifier
 from cil.runs import predictions

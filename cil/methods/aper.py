@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
-from cil.common.ranges import Count, Fraction, Rate
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Task
 from cil.modules.adapters.first_task import FirstTaskTuned
+from cil.modules.adapters.parallel import AdapterSize
 from cil.modules.heads.cosine import scores
+from cil.modules.statistics.features import class_means
 
 
 class APER(FirstTaskTuned, Method):
@@ -22,24 +22,17 @@ class APER(FirstTaskTuned, Method):
 
     means: Tensor  # (classes seen, 2 * width)
 
-    def __init__(self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction) -> None:
+    def __init__(self, backbone: nn.Module, *, size: AdapterSize) -> None:
         require(backbone, TakesAdapters, "aper")
-        super().__init__(backbone, tune=True, bottleneck=bottleneck, scale=scale, dropout=dropout)
-        self.divisible = not dropout
+        super().__init__(backbone, size)
         self.register_buffer("means", torch.empty(0, 2 * backbone.width))
 
     def begin_task(self, task: Task) -> None:
         super().begin_task(task)
         self.means = torch.cat([self.means, self.means.new_zeros(len(task.classes), self.means.shape[1])])
 
-    def phases(self, task: Task) -> list[Phase]:
-        return [Phase("tune", task, task.train, self.learning())] if self.head else []
-
     def end_task(self, task: Task) -> None:
-        features = self.frozen.of(task.train_plain)
-        labels = task.train_plain.labels.to(features.device)
-        for label in task.classes:
-            self.means[label] = features[labels == label].mean(0)
+        self.means[task.classes.start :] = class_means(*self.of_task(task), task.classes)
 
     def frozen_stage(self, images: Tensor) -> Tensor:
         tokens = self.backbone.tokens(images)

@@ -10,16 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.backbones.inputs import NORMS
+from cil.backbones.base import NORMS
 from cil.capabilities import HasForeground, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Positive, Rate, Whole
 from cil.common.switches import switches
 from cil.common.transfer import sent
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Known, Losses, Method, Phase, Task
 from cil.modules.growing.interference import disturbed, fused, limits, put
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.rehearsal.exemplars import Exemplars

@@ -11,10 +11,7 @@ from cil.capabilities import HasText, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Weight
 from cil.common.switches import switches
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
@@ -116,9 +113,6 @@ class AttriCLIP(Together, FrozenImages, Method):
         return {"chosen %": percent.round().int().tolist(), "key cosine": round(float(cosine), 4)}
 
     # --- training -----------------------------------------------------------------------------------------------------
-
-    def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         features = F.normalize(known.frozen, dim=1)

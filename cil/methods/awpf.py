@@ -1,6 +1,5 @@
 """AWPF: adaptive weighted parameter fusion with CLIP (Guo et al. 2025), reconstructed since no code is released."""
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -8,11 +7,11 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.common.ranges import MANY, Range, Share
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Task
 from cil.modules.adapters.balance import discrepancy, separability, shift, trust
 from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses, Start
 from cil.modules.adapters.fusion import PLAIN, decomposed, stacked
+from cil.modules.text.templates import ClassTexts
 
 Fusion = Literal["stacked", "decomposed", "average", "new", "old"]
 Balance = Literal["mmd_lda", "mmd", "lda", "half"]
@@ -28,13 +27,11 @@ class AWPF(FusedAdapter, Method):
     largest: Tensor  # (sets, 2): the largest MMD and LDA of all merges so far
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses,
-        fusion: Fusion, balance: Balance, mmd_weight: Share, energy: Share, least: Share,
-        samples: Annotated[int, Range(2, MANY, example=100)], bias: Share, start: Start = "random", scale: Scale = "fixed",
-        factor: Factor = "matrix",
+        self, backbone: nn.Module, *, class_texts: ClassTexts, old_classes: OldClasses, fusion: Fusion, balance: Balance,
+        mmd_weight: Share, energy: Share, least: Share, samples: Annotated[int, Range(2, MANY, example=100)], bias: Share,
+        start: Start = "random", scale: Scale = "fixed", factor: Factor = "matrix",
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `fusion`: `stacked` (AWPF), or for
-        comparison `decomposed` (RAPF's fusion, with its `bias`), `average`, `new` or `old`.
+        """`fusion`: `stacked` (AWPF), or for comparison `decomposed` (that of RAPF, with `bias`), `average`, `new` or `old`.
 
         `balance`: the measures that decide the weight of the new matrix. `mmd_weight`: λ. `energy`: η. `least`: lower bound of
         the weight. `samples`: pseudo-features per class on which MMD and LDA are measured.
@@ -44,14 +41,12 @@ class AWPF(FusedAdapter, Method):
         measured along it; the directions are then merged without truncation.
         """
         require(backbone, HasText, "awpf")
-        super().__init__(backbone, templates=templates, underscores=underscores, old_classes=old_classes, start=start)
+        super().__init__(backbone, class_texts=class_texts, old_classes=old_classes, start=start)
         self.fusion, self.balance, self.mmd_weight, self.energy = fusion, balance, mmd_weight, energy
-        self.least, self.samples, self.bias = least, samples, bias
-        self.scale, self.factor = scale, factor
+        self.least, self.samples, self.bias, self.scale, self.factor = least, samples, bias, scale, factor
         if scale == "largest":
-            self.register_buffer(
-                "largest", torch.zeros(len(self.adapter) if factor == "direction" else 1, 2, dtype=torch.double)
-            )
+            sets = len(self.adapter) if factor == "direction" else 1
+            self.register_buffer("largest", torch.zeros(sets, 2, dtype=torch.double))
         self._measured: dict = {}
 
     def phases(self, task: Task) -> list[Phase]:

@@ -7,12 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.ranges import Part, Positive, Weight, Whole
-from cil.data.images import Batch, LabelledImages
 from cil.data.memory import Kept
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, LabelledImages, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.bias import corrected, fitted
-from cil.modules.heads.linear_host import LinearHost, Teacher
+from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.distillation import softened
 from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
 
@@ -22,7 +20,7 @@ class BiC(Kept, LinearHost, Method):
     and a shift for the logits of the new classes. The corrected logits are used everywhere, also those of the teacher."""
 
     growing = ("pairs", "task_of")
-    divisible = True
+    divisible = taught = True
     pairs: Tensor  # (tasks, 2): factor and shift
     task_of: Tensor  # (classes,)
 
@@ -43,7 +41,6 @@ class BiC(Kept, LinearHost, Method):
         self.temperature, self.share, self.validation = temperature, share, validation
         self.double_softmax, self.pull = double_softmax, (factor_pull, shift_pull)
         self.memory = Exemplars(memory, per_class, selection)
-        self.teacher: Teacher | None = None  # from the second task on
         self.register_buffer("pairs", torch.empty(0, 2))
         self.register_buffer("task_of", torch.empty(0, dtype=torch.long))
         self.register_buffer("draw", torch.zeros((), dtype=torch.long))  # seed that selects the validation set
@@ -52,8 +49,6 @@ class BiC(Kept, LinearHost, Method):
         self.memory.check(scenario)
 
     def begin_task(self, task: Task) -> None:
-        if task.index:
-            self.teacher = Teacher(self)
         super().begin_task(task)
         self.pairs = torch.cat([self.pairs, self.pairs.new_tensor([[1.0, 0.0]])])
         self.task_of = torch.cat([self.task_of, self.task_of.new_full((len(task.classes),), task.index)])

@@ -1,6 +1,6 @@
 """BOFA: tunes CLIP's image projection, and keeps changes in directions that old features hardly use (Li et al., AAAI 2026)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,17 +11,13 @@ from cil.capabilities import HasBridge, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Share, Whole
 from cil.common.switches import switches
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.heads.task_heads import TaskHeads
 from cil.modules.statistics.discriminant import linear, mixed, precision
-from cil.modules.text.names import written
-from cil.modules.text.templates import encoded
-from cil.modules.text.templates import templates as named
+from cil.modules.statistics.features import class_means
+from cil.modules.text.templates import ClassTexts
 
 MOVED = 0.05  # by this share the image prototypes of training move in each step
 SHARES = [step / 20 for step in range(21)]  # weights of the texts that are tried
@@ -62,21 +58,18 @@ class BOFA(FrozenImages, Method):
     scatter: Tensor  # (image width, image width): second moments of old features
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, rank: Count, share: Share | None,
-        low_epochs: Whole, head_epochs: Whole, aside: dict[str, NonNegative], reading: Reading,
+        self, backbone: nn.Module, *, class_texts: ClassTexts, rank: Count, share: Share | None, low_epochs: Whole,
+        head_epochs: Whole, aside: dict[str, NonNegative], reading: Reading,
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `share`: weight of the images in the
-        prototypes; null: chosen on the training images of the first task.
-
-        `low_epochs`: training within the directions, from the second task on. `head_epochs`: epochs in which the head of the
-        task is trained. `aside`: optimizer settings of these two.
-        """
+        """`share`: weight of the images in the prototypes; null: chosen on the training images of the first task. `low_epochs`:
+        training within the directions, from the second task on. `head_epochs`: epochs in which the head of the task is
+        trained. `aside`: optimizer settings of these two."""
         super().__init__()
         require(backbone, HasBridge, "bofa")
         width, inner = backbone.bridge.shape
         if rank > inner:
             raise UserError(f"method.rank={rank}, but features are {inner} wide; type method.rank={inner // 2}")
-        self.backbone, self.templates, self.underscores, self.reading = backbone, named(templates), underscores, reading
+        self.backbone, self.class_texts, self.reading = backbone, class_texts, reading
         self.low_epochs, self.head_epochs, self.aside, self.given = low_epochs, head_epochs, aside, share
         self.divisible = reading.prototypes == "fixed"
         self.weight = nn.Parameter(backbone.bridge.detach().float().clone())
@@ -91,14 +84,14 @@ class BOFA(FrozenImages, Method):
             self.register_buffer(name, torch.zeros(inner, inner, dtype=torch.double))
 
     def suits(self, scenario: Scenario) -> None:
-        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+        self.class_texts.check(self.backbone, scenario)
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
         for name in ("prototypes", "means", "units"):
             old = getattr(self, name)
             setattr(self, name, torch.cat([old, old.new_zeros(len(task.classes), old.shape[1])]))
-        self.texts = torch.cat([self.texts, encoded(self.backbone, self.templates, written(task.names, self.underscores))])
+        self.texts = torch.cat([self.texts, self.class_texts.encoded(self.backbone, task.names)])
         if self.reading.candidates == "task":
             self.heads.add(len(self.basis), len(task.classes))
         if self.reading.fusion == "added":
@@ -119,10 +112,10 @@ class BOFA(FrozenImages, Method):
         self.epoch, task = epoch, phase.task
         if self.means[task.classes.start].any():
             return
-        features, labels = self.seen(task)
+        features, labels = self.of_task(task)
         units = F.normalize(features, dim=1)
-        for label in task.classes:
-            self.means[label], self.units[label] = features[labels == label].mean(0), units[labels == label].mean(0)
+        self.means[task.classes.start :] = class_means(features, labels, task.classes)
+        self.units[task.classes.start :] = class_means(units, labels, task.classes)
         self.prototypes.copy_(self.means @ self.fixed_or(self.fused).T)
         if not task.index:
             images, found = F.normalize(self.prototypes, dim=1), F.normalize(features @ self.fused.T, dim=1)
@@ -134,17 +127,9 @@ class BOFA(FrozenImages, Method):
             self.heads[-1].weight.copy_(weight)
             self.heads[-1].bias.copy_(bias)
 
-    def seen(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Returns the features of the task before the projection, (images, image width), and the labels."""
-        features = self.frozen.of(task.train_plain)
-        return features, task.train_plain.labels.to(features.device)
-
     def fixed_or(self, weight: Tensor) -> Tensor:
         """Returns the projection of the means: `weight`, or the pre-trained one."""
         return weight if self.reading.prototypes == "moving" else self.backbone.bridge.to(self.weight)
-
-    def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         among, first = slice(phase.task.rivals.start, phase.task.rivals.stop), phase.name == "projection"
@@ -181,7 +166,7 @@ class BOFA(FrozenImages, Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        features, labels = (part.double() for part in self.seen(task))
+        features, labels = (part.double() for part in self.of_task(task))
         added, new = self.reading.fusion == "added", self.changed() if task.old else self.weight
         self.fused.copy_(new if added else self.fused.lerp(new, 1 / (task.index + 1)))
         self.scatter += features.T @ features / (1 if added else max(1, len(features) - 1))

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
+from cil.modules.statistics.features import class_means
 
 
 class ClassMean(FrozenImages, Method):
@@ -31,10 +31,7 @@ class ClassMean(FrozenImages, Method):
         return []
 
     def end_task(self, task: Task) -> None:
-        features = self.frozen.of(task.train_plain)
-        labels = task.train_plain.labels.to(features.device)
-        for label in task.classes:
-            self.means[label] = features[labels == label].mean(0)
+        self.means[task.classes.start :] = class_means(*self.of_task(task), task.classes)
 
     def features(self, images: Tensor) -> Tensor:
         return self.backbone(images)

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, ProjectionSite, TakesImagePrompts, require
 from cil.common.ranges import Count, NonNegative
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.text.names import written
 from cil.modules.together import Together
@@ -34,13 +32,8 @@ class CLIPPrompt(Together, Method):
         super().__init__()
         require(backbone, HasText, "clip_prompt")
         require(backbone, TakesImagePrompts, "clip_prompt")
-        self.backbone, self.text_length, self.phrase, self.first, self.leaky_batch = (
-            backbone,
-            text_length,
-            phrase,
-            first or {},
-            leaky_batch,
-        )
+        self.backbone, self.text_length, self.phrase = backbone, text_length, phrase
+        self.first, self.leaky_batch = first or {}, leaky_batch
         bound = 1 / math.sqrt(backbone.image_width)  # as torch initializes a linear layer
         self.image_prompt = nn.Parameter(torch.empty(image_length, backbone.image_width).uniform_(-bound, bound))
         self.contexts = nn.ParameterList()
@@ -64,9 +57,8 @@ class CLIPPrompt(Together, Method):
 
     def encoded(self, task: Task) -> Tensor:
         """Returns the text features of the task's classes, (classes, width), normalized."""
-        return F.normalize(
-            self.backbone.encode_contexts(self.contexts[task.index][None], written(task.names, False))[0].float(), dim=1
-        )
+        context = self.contexts[task.index][None]
+        return F.normalize(self.backbone.encode_contexts(context, written(task.names, False))[0].float(), dim=1)
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:

@@ -1,22 +1,20 @@
 """CODA-Prompt: builds the prompts of an image as a weighted sum of learned components (Smith et al., CVPR 2023)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesPrompts, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Weight, Whole
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.prompts.components import Components
+from cil.modules.prompts.pool import Queried
 from cil.modules.together import Together
 
 
-class CodaPrompt(Together, Method):
+class CodaPrompt(Together, Queried, Method):
     """Weights the components by a query, the class token of the backbone without prompts. Each task adds components and
     freezes the older ones."""
 
@@ -64,11 +62,9 @@ class CodaPrompt(Together, Method):
         return [Phase("train", task, task.train, [*self.pool.newest(), *self.head.parameters()])]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
-        queries = self.backbone(tokens) if batch.frozen is None else batch.frozen
-        features = self.backbone(tokens, prefixes=self.prefixes(queries))
-        logits = self.head(features, slice(classes.start, classes.stop))
-        losses = {"ce": F.cross_entropy(logits, batch.labels - classes.start)}
+        tokens = self.backbone.tokens(batch.images)
+        features = self.prompted(self.queries(tokens, batch), tokens)
+        losses = {"ce": self.head.own_loss(features, batch.labels, phase.task.classes)}
         if self.orthogonality:
             losses["orthogonality"] = self.orthogonality * self.pool.crooked()
         return losses
@@ -78,18 +74,5 @@ class CodaPrompt(Together, Method):
         mixed = self.pool(queries).unflatten(3, (self.backbone.heads, -1)).transpose(2, 3)
         return {block: pair.chunk(2, 2) for block, pair in zip(self.blocks, mixed)}
 
-    # --- tests --------------------------------------------------------------------------------------------------------
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        """Returns the queries, (batch, width)."""
-        return self.backbone(images)
-
-    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return self.head(self.backbone(images(), prefixes=self.prefixes(frozen)))
-
-    def features(self, images: Tensor) -> Tensor:
-        tokens = self.backbone.tokens(images)
-        return self.backbone(tokens, prefixes=self.prefixes(self.backbone(tokens)))
+    def prompted(self, queries: Tensor, images: Tensor) -> Tensor:
+        return self.backbone(images, prefixes=self.prefixes(queries))

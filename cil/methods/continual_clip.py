@@ -1,19 +1,16 @@
 """Continual-CLIP: zero-shot classification with frozen CLIP over the classes seen so far (Thengane et al. 2022)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
-from cil.data.scenario import Scenario, Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
-from cil.modules.text.names import written
-from cil.modules.text.templates import encoded
-from cil.modules.text.templates import templates as named
+from cil.modules.text.templates import ClassTexts
 
 
 class ContinualCLIP(FrozenImages, Method):
@@ -26,16 +23,14 @@ class ContinualCLIP(FrozenImages, Method):
     divisible = True
     texts: Tensor  # (classes seen, width), normalized
 
-    def __init__(self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool) -> None:
-        """`templates`: texts in which {} stands for the class name, or the name of a predefined set. `underscores`: write class
-        names with underscores instead of spaces."""
+    def __init__(self, backbone: nn.Module, *, class_texts: ClassTexts) -> None:
         super().__init__()
         require(backbone, HasText, "continual_clip")
-        self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
+        self.backbone, self.class_texts = backbone, class_texts
         self.register_buffer("texts", torch.empty(0, backbone.width))
 
     def suits(self, scenario: Scenario) -> None:
-        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+        self.class_texts.check(self.backbone, scenario)
 
     def begin_task(self, task: Task) -> None:
         self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
@@ -45,8 +40,7 @@ class ContinualCLIP(FrozenImages, Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        names = written(task.names, self.underscores)
-        self.texts[task.classes.start : task.classes.stop] = encoded(self.backbone, self.templates, names)
+        self.texts[task.classes.start : task.classes.stop] = self.class_texts.encoded(self.backbone, task.names)
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return scores(self.backbone.logit_scale, F.normalize(frozen, dim=1), self.texts)

@@ -8,11 +8,8 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.common.ranges import Count, Whole
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
 from cil.data.memory import Memory
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.text.names import written
@@ -40,8 +37,7 @@ class CoOp(Together, FrozenImages, Method):
         super().__init__()
         require(backbone, HasText, "coop")
         self.backbone, self.length, self.fresh, self.underscores = backbone, length, fresh, underscores
-        self.tune_epochs, self.tune_batch = tune_epochs, tune_batch
-        self.phrase = phrase
+        self.tune_epochs, self.tune_batch, self.phrase = tune_epochs, tune_batch, phrase
         self.context = nn.Parameter(backbone.context(1, length, phrase)[0])
         self.memory = Memory(memory)
         self.names: list[str] = []
@@ -63,9 +59,6 @@ class CoOp(Together, FrozenImages, Method):
             return [train]
         return [train, Phase("tune", task, kept, [self.context], epochs, self.tune_batch, constant)]
 
-    def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
-
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         among = phase.task.rivals
         texts = self.encoded(self.names[among.start : among.stop])
@@ -80,8 +73,6 @@ class CoOp(Together, FrozenImages, Method):
     def end_task(self, task: Task) -> None:
         self.memory.keep(self.memory.after(task))
         self.texts = self.encoded(self.names)
-
-    # --- tests --------------------------------------------------------------------------------------------------------
 
     def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
         return scores(self.backbone.logit_scale, F.normalize(frozen, dim=1), self.texts)

@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.ranges import Count, Positive, Weight, Whole
-from cil.data.frozen_features import FrozenResults
-from cil.data.images import Batch, LabelledImages
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, FrozenResults, LabelledImages, Losses, Method, Phase, Scenario, Task
 from cil.modules.growing.expansion import Extractor, Gate
 from cil.modules.heads.alignment import as_long_as_before
 from cil.modules.heads.linear import GrowingLinear

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from cil.common.ranges import Count, Weight
 from cil.common.transfer import sent
-from cil.data.images import Batch
 from cil.data.memory import Reservoir
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear_host import LinearHost
 
 

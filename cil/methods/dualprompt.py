@@ -1,20 +1,17 @@
 """DualPrompt: prefixes for all tasks in the first blocks, one expert prefix a task in the next (Wang et al., ECCV 2022)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import ProjectionSite, TakesPrompts, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Weight, Whole
 from cil.common.switches import switches
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import Choice, match, needs_test_batch, pull, similarity, uniform
+from cil.modules.prompts.pool import Choice, Queried, match, needs_test_batch, pull, similarity, uniform
 from cil.modules.together import Together
 
 KEY, VALUE = 0, 1
@@ -35,7 +32,7 @@ class ExpertChoice(Choice):
     future_experts: bool
 
 
-class DualPrompt(Together, Method):
+class DualPrompt(Together, Queried, Method):
     """Puts prefixes before the keys and values of attention: general ones in the first blocks, and an expert per task in
     later blocks. Training uses the task's own expert; a test image takes the expert whose key is nearest to its query."""
 
@@ -72,20 +69,16 @@ class DualPrompt(Together, Method):
         if self.copy_last and 0 < task.index < len(self.keys):
             self.expert.data[:, :, task.index] = self.expert.data[:, :, task.index - 1]
 
-    def scored(self, task: Task) -> int:
-        return len(self.head.weight)
-
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [self.general, self.expert, self.keys, *self.head.parameters()])]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
-        queries = self.backbone(tokens) if batch.frozen is None else batch.frozen
-        likeness = similarity(queries, self.keys)
+        tokens = self.backbone.tokens(batch.images)
+        likeness = similarity(self.queries(tokens, batch), self.keys)
         chosen = self.of_task(likeness, phase.task.index)
         features = self.backbone(tokens, prefixes=self.prefixes(chosen, len(tokens), scrambled=self.choice.scrambled))
-        logits = self.head(features, slice(classes.start, classes.stop))
-        return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}
+        loss = self.head.own_loss(features, batch.labels, phase.task.classes)
+        return {"ce": loss, "pull": -self.pull * pull(likeness, chosen)}
 
     def of_task(self, likeness: Tensor, task: int) -> Tensor:
         """Return the (batch or 1, 1) index of the expert that a task trains: its own or, beyond the pool, an old one."""
@@ -110,21 +103,6 @@ class DualPrompt(Together, Method):
         general = self.general.transpose(2, 3)[:, :, None]
         own = zip((*self.general_blocks, *self.expert_blocks), (*general.unbind(0), *experts.unbind(0)), strict=True)
         return {block: (pair[KEY], pair[VALUE]) for block, pair in own}
-
-    # --- tests --------------------------------------------------------------------------------------------------------
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.predict_from(self.frozen_stage(images), lambda: images)
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        """The queries."""
-        return self.backbone(images)
-
-    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        return self.head(self.prompted(frozen, images()))
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.prompted(self.frozen_stage(images), images)
 
     def prompted(self, queries: Tensor, images: Tensor) -> Tensor:
         keys = self.keys if self.choice.future_experts else self.keys[: self.tasks]

@@ -1,14 +1,9 @@
 """DyTox: a transformer with a learned token and a classifier head for each task (Douillard et al., CVPR 2022)."""
 
-from collections.abc import Iterator
-
 from torch import nn
 
-from cil.capabilities import ReadsWithTokens, require
 from cil.common.ranges import Count, Fraction, Weight, Whole
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, LaterTasks, MixUp
 from cil.modules.growing.task_reader import head
 from cil.modules.rehearsal.loss import diverging
@@ -26,7 +21,6 @@ class DyTox(GrowingTransformer, Method):
     ) -> None:  # fmt: skip
         """`divergence`: weight of the loss of an auxiliary head, which classifies the new classes and treats all old classes as
         one. Each task creates a new one and uses it in training only. Other settings: see GrowingTransformer."""
-        require(backbone, ReadsWithTokens, "dytox")
         super().__init__(backbone, memory=memory, herding=herding, distil=distil, mixup=mixup, smoothing=smoothing,
                          repeats=repeats, later=later)  # fmt: skip
         self.divergence, self.apart = divergence, None
@@ -38,9 +32,6 @@ class DyTox(GrowingTransformer, Method):
 
     def learning(self) -> list[nn.Parameter]:
         return super().learning() + (list(self.apart.parameters()) if self.apart else [])
-
-    def phases(self, task: Task) -> Iterator[Phase]:
-        return (Phase(**stretch) for stretch in self.stretches(task))
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         images, targets = self.mix(batch)

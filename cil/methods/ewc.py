@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.ranges import Count, Positive, Share, Weight
-from cil.data.images import Batch
 from cil.data.memory import Kept
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear_host import LinearHost
 from cil.modules.statistics.fisher import drift, per_batch, per_sample
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from cil.common.errors import UserError
 from cil.common.ranges import NonNegative, Positive
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Task
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.statistics.gaussians import shrunk, statistics
@@ -44,12 +43,11 @@ class FeCAM(FrozenImages, Method):
         return []
 
     def end_task(self, task: Task) -> None:
-        features = self.frozen.of(task.train_plain)
+        features, labels = self.of_task(task)
         if self.tukey is not None and bool((features < 0).any()):
             raise UserError(f"method.tukey={self.tukey} takes powers of features, and these have values below 0; type "
                             "method.tukey=null")  # fmt: skip
-        labels, features = task.train_plain.labels.to(features.device), features.double()
-        given = F.normalize(features, dim=1) if self.unit else features
+        given = F.normalize(features.double(), dim=1) if self.unit else features.double()
         with exact(features):
             for label in task.classes:
                 own = given[labels == label]

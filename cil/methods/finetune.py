@@ -5,9 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import nn
 
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear_host import LinearHost
 from cil.modules.together import Together
 

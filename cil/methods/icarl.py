@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from cil.common.errors import UserError
 from cil.common.ranges import Positive, Weight, Whole
-from cil.data.images import Batch
 from cil.data.memory import Kept
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
-from cil.modules.heads.linear_host import LinearHost, Teacher
+from cil.method import Batch, Losses, Method, Phase, Scenario, Task
+from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.distillation import sigmoids, softened
 from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
 
@@ -21,7 +19,7 @@ class ICaRL(Kept, LinearHost, Method):
     """Trains on the images of the task and of the memory. The network before the task teaches the outputs for old classes."""
 
     growing = ("means",)
-    divisible = True
+    divisible = taught = True
     means: Tensor  # (classes seen, width), normalized
 
     def __init__(
@@ -39,7 +37,6 @@ class ICaRL(Kept, LinearHost, Method):
         self.loss, self.strength, self.temperature = loss, strength, temperature
         self.answer, self.mirror = answer, mirror
         self.memory = Exemplars(memory, per_class, selection)
-        self.teacher: Teacher | None = None  # from the second task on
         self.register_buffer("means", torch.empty(0, backbone.width))
 
     def suits(self, scenario: Scenario) -> None:
@@ -50,8 +47,6 @@ class ICaRL(Kept, LinearHost, Method):
         self.memory.check(scenario)
 
     def begin_task(self, task: Task) -> None:
-        if task.index:
-            self.teacher = Teacher(self)
         super().begin_task(task)
         self.means = torch.cat([self.means, self.means.new_zeros(len(task.classes), self.means.shape[1])])
 
@@ -68,8 +63,6 @@ class ICaRL(Kept, LinearHost, Method):
         if old > first:
             losses["distil"] = self.strength * softened(logits, taught, self.temperature)
         return losses
-
-    # --- memory and answers -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:

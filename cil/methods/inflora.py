@@ -7,9 +7,7 @@ from torch import Tensor, nn
 from cil.capabilities import TakesLoRA, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Part, Positive
-from cil.data.images import Batch, LabelledImages
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, LabelledImages, Losses, Method, Phase, Task
 from cil.modules.adapters.lora import Changes, spread
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.task_heads import TaskHeads

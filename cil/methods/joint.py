@@ -5,9 +5,8 @@ import copy
 import torch.nn.functional as F
 from torch import nn
 
-from cil.data.images import Batch, LabelledImages, join
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.data.images import join
+from cil.method import Batch, LabelledImages, Losses, Method, Phase, Task
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.heads.linear_host import LinearHost
 

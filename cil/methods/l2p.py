@@ -1,23 +1,19 @@
 """L2P: a pool of prompts at the input of a frozen transformer, matched to images by keys (Wang et al., CVPR 2022)."""
 
-from collections.abc import Callable
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import ProjectionSite, TakesPrompts, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Weight
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import Choice, match, needs_test_batch, pull, similarity, uniform
+from cil.modules.prompts.pool import Choice, Queried, match, needs_test_batch, pull, similarity, uniform
 from cil.modules.together import Together
 
 
-class L2P(Together, Method):
+class L2P(Together, Queried, Method):
     """Puts prompts from a pool before the image tokens. The query of an image is its class token from the backbone without
     prompts; the `top_k` keys nearest to the query choose the prompts."""
 
@@ -45,40 +41,22 @@ class L2P(Together, Method):
     def begin_task(self, task: Task) -> None:
         self.head.grow(task.total if self.choice.future_classes else len(task.seen))
 
-    def scored(self, task: Task) -> int:
-        return len(self.head.weight)
-
     def phases(self, task: Task) -> list[Phase]:
         return [Phase("train", task, task.train, [self.prompts, self.keys, *self.head.parameters()])]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        tokens, classes = self.backbone.tokens(batch.images), phase.task.classes
-        queries = self.backbone(tokens) if batch.frozen is None else batch.frozen
-        likeness = similarity(queries, self.keys)
+        tokens = self.backbone.tokens(batch.images)
+        likeness = similarity(self.queries(tokens, batch), self.keys)
         chosen = match(likeness, self.top_k, vote=self.choice.vote_train)
-        logits = self.head(self.prompted(tokens, chosen), slice(classes.start, classes.stop))
-        return {"ce": F.cross_entropy(logits, batch.labels - classes.start), "pull": -self.pull * pull(likeness, chosen)}
+        loss = self.head.own_loss(self.under(tokens, chosen), batch.labels, phase.task.classes)
+        return {"ce": loss, "pull": -self.pull * pull(likeness, chosen)}
 
-    def prompted(self, tokens: Tensor, chosen: Tensor) -> Tensor:
-        """Return (batch, width) features of (batch, tokens, width) under the (batch or 1, top_k) chosen prompts."""
-        return self.backbone(tokens, prompts=self.prompts[chosen].flatten(1, 2), read=self.read)
+    def under(self, images: Tensor, chosen: Tensor) -> Tensor:
+        """Return (batch, width) features of images or tokens under the (batch or 1, top_k) chosen prompts."""
+        return self.backbone(images, prompts=self.prompts[chosen].flatten(1, 2), read=self.read)
 
-    # --- tests --------------------------------------------------------------------------------------------------------
-
-    def predict(self, images: Tensor) -> Tensor:
-        return self.predict_from(self.frozen_stage(images), lambda: images)
-
-    def frozen_stage(self, images: Tensor) -> Tensor:
-        """The queries."""
-        return self.backbone(images)
-
-    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
-        chosen = match(similarity(frozen, self.keys), self.top_k, vote=self.choice.vote_test)
-        return self.head(self.prompted(self.backbone.tokens(images()), chosen))
-
-    def features(self, images: Tensor) -> Tensor:
-        chosen = match(similarity(self.frozen_stage(images), self.keys), self.top_k, vote=self.choice.vote_test)
-        return self.prompted(self.backbone.tokens(images), chosen)
+    def prompted(self, queries: Tensor, images: Tensor) -> Tensor:
+        return self.under(images, match(similarity(queries, self.keys), self.top_k, vote=self.choice.vote_test))
 
     # --- gradient projection ------------------------------------------------------------------------------------------
 

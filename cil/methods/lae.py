@@ -3,17 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesLoRA, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Fraction, Whole
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
-from cil.modules.adapters.lora import Changes, LoRA, spread
+from cil.method import Batch, Known, Losses, Method, Phase, Task
+from cil.modules.adapters.lora import LoRA, spread
 from cil.modules.heads.linear import GrowingLinear
 
 LINEARS = ("key", "value")
@@ -50,10 +46,7 @@ class LAE(Method):
         self.head.grow(len(task.seen))
         self.tasks = task.index + 1
         if task.index == 1:
-            for name, parameter in self.online.named_parameters():
-                self.get_buffer(f"offline_{name}").copy_(parameter.data)
-
-    # --- training -----------------------------------------------------------------------------------------------------
+            self.average(1.0)
 
     def phases(self, task: Task) -> list[Phase]:
         head = list(self.head.parameters())
@@ -61,35 +54,27 @@ class LAE(Method):
         return [*first, Phase("train", task, task.train, [*head, *self.online.parameters()])]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        classes = phase.task.classes
-        features = self.backbone(batch.images, changes=self.changes(dict(self.online.named_parameters())))
-        logits = self.head(features, slice(classes.start, classes.stop))
-        return {"ce": F.cross_entropy(logits, batch.labels - classes.start)}
+        return {"ce": self.head.own_loss(self.features(batch.images), batch.labels, phase.task.classes)}
 
     def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
         """After the step, moves the average."""
         yield from super().training_steps(batch, phase)
         if self.tasks > 1:
-            for name, parameter in self.online.named_parameters():
-                self.get_buffer(f"offline_{name}").lerp_(parameter.data, 1 - self.decay)
+            self.average(1 - self.decay)
 
-    def changes(self, module: dict[str, Tensor]) -> list[Changes]:
-        """Return the changes of all blocks, from the tensors of the online or the offline module."""
-        own = spread(LINEARS, module["down"], module["scale"] * module["up"])
-        by_block = dict(zip(self.blocks, own))
-        return [by_block.get(block, {}) for block in range(self.backbone.depth)]
+    def average(self, share: float) -> None:
+        """Moves the offline module by this share of its distance to the online one."""
+        for name, parameter in self.online.named_parameters():
+            self.get_buffer(f"offline_{name}").lerp_(parameter.data, share)
 
-    # --- tests --------------------------------------------------------------------------------------------------------
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.backbone(images, changes=self.changes(dict(self.online.named_parameters())))
+    def features(self, images: Tensor, offline: bool = False) -> Tensor:
+        """Returns the features of images or tokens with one of the two modules, (batch, width)."""
+        online = self.online.named_parameters()
+        module = {name: self.get_buffer(f"offline_{name}") if offline else own for name, own in online}
+        changes = dict(zip(self.blocks, spread(LINEARS, module["down"], module["scale"] * module["up"])))
+        return self.backbone(images, changes=[changes.get(block, {}) for block in range(self.backbone.depth)])
 
     def predict(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) → (batch, classes) larger probabilities."""
-        tokens = self.backbone.tokens(images)
-        online = self.head(self.features(tokens)).float().softmax(1)
-        if self.tasks < 2:
-            return online
-        names = [name for name, _ in self.online.named_parameters()]
-        offline = self.changes({name: self.get_buffer(f"offline_{name}") for name in names})
-        return torch.maximum(online, self.head(self.backbone(tokens, changes=offline)).float().softmax(1))
+        tokens, modules = self.backbone.tokens(images), (False, True) if self.tasks > 1 else (False,)
+        return torch.stack([self.head(self.features(tokens, own)).float().softmax(1) for own in modules]).amax(0)

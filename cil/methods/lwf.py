@@ -7,17 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from cil.common.ranges import Positive, Weight, Whole
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
-from cil.modules.heads.linear_host import LinearHost, Teacher
+from cil.method import Batch, Losses, Method, Phase, Task
+from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.distillation import softened
 
 
 class LwF(LinearHost, Method):
     """Trains on the images of the new task only, and keeps the outputs for old classes close to those before the task."""
 
-    divisible = True
+    divisible = taught = True
 
     def __init__(
         self, backbone: nn.Module, *, strength: Weight, temperature: Positive, squared: bool, columns: Literal["seen", "new"],
@@ -31,12 +29,6 @@ class LwF(LinearHost, Method):
         super().__init__(backbone)
         self.factor = strength * (temperature**2 if squared else 1.0)
         self.temperature, self.columns, self.warm_epochs = temperature, columns, warm_epochs
-        self.teacher: Teacher | None = None  # from the second task on
-
-    def begin_task(self, task: Task) -> None:
-        if task.index:
-            self.teacher = Teacher(self)
-        super().begin_task(task)
 
     def phases(self, task: Task) -> Iterator[Phase]:
         if task.index and self.warm_epochs:

@@ -1,6 +1,6 @@
 """MG-CLIP: LoRA on CLIP, stopped while the gap between images and texts stays, and a visual head (Huang et al., ICCV 2025)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -11,20 +11,15 @@ from torch import Tensor, nn
 from cil.capabilities import HasText, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Positive, Rate, Share, Whole
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.adapters.attention_lora import AttentionLoRA
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.linear import GrowingCosine
+from cil.modules.statistics.features import IMAGES, class_means, computed
 from cil.modules.statistics.pseudo_features import PseudoFeatures
-from cil.modules.text.names import written
-from cil.modules.text.templates import encoded
-from cil.modules.text.templates import templates as named
+from cil.modules.text.templates import ClassTexts
 from cil.optim.schedules import cosine_above
 
-FEATURES = 250  # images per batch when features are computed
 FALLING = partial(cosine_above, every="step", least=0.01)
 
 
@@ -37,14 +32,13 @@ class MGCLIP(Method):
     texts: Tensor  # (classes seen, width), normalized
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, rank: Count, scale: Positive,
-        epochs: Count | None, change: Positive, trial: Literal["again", "kept"], visual_epochs: Whole, visual_lr: Rate,
-        visual_batch: Count, visual_share: Share, twice: bool,
+        self, backbone: nn.Module, *, class_texts: ClassTexts, rank: Count, scale: Positive, epochs: Count | None,
+        change: Positive, trial: Literal["again", "kept"], visual_epochs: Whole, visual_lr: Rate, visual_batch: Count,
+        visual_share: Share, twice: bool,
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `rank`, `scale`: of the changes.
-
-        `epochs`: of a task; null: found on the first task, of at most train.epochs, where the mean logit of wrong classes
-        changes by the share `change`. `trial`: the first task is then trained `again`, or what the search trained is `kept`.
+        """`rank`, `scale`: of the changes. `epochs`: of a task; null: found on the first task, of at most train.epochs, where
+        the mean logit of wrong classes changes by the share `change`. `trial`: the first task is then trained `again`, or what
+        the search trained is `kept`.
 
         `visual_…`: training of the head on the features of the task, and its share of the probabilities. `twice`: the softmax
         of the logits with texts is taken twice.
@@ -53,7 +47,7 @@ class MGCLIP(Method):
         require(backbone, HasText, "mg_clip")
         if not any(isinstance(part, nn.MultiheadAttention) for part in backbone.image_tower.modules()):
             raise UserError("mg_clip changes the attention of CLIP's own image encoder; type backbone=clip_vit_b16")
-        self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
+        self.backbone, self.class_texts = backbone, class_texts
         self.epochs, self.change, self.trial, self.twice = epochs, change, trial, twice
         self.visual_epochs, self.visual_lr, self.visual_batch = visual_epochs, visual_lr, visual_batch
         self.visual_share, self.visual = visual_share, GrowingCosine(backbone.width)
@@ -64,10 +58,10 @@ class MGCLIP(Method):
         self.features_of: tuple[int, Tensor] = -1, self.texts  # a task, and its normalized features
 
     def suits(self, scenario: Scenario) -> None:
-        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+        self.class_texts.check(self.backbone, scenario)
 
     def begin_task(self, task: Task) -> None:
-        self.names += written(task.names, self.underscores)
+        self.names += task.names
         self.texts = torch.cat([self.texts, self.texts.new_zeros(len(task.classes), self.texts.shape[1])])
         self.visual.grow(len(task.seen))
 
@@ -110,7 +104,7 @@ class MGCLIP(Method):
     def wrong(self, task: Task, changed: bool) -> float:
         """Returns the mean logit of wrong classes on the task, by the changed or by the pre-trained network."""
         total = 0.0
-        for batch in task.train_plain.batches(FEATURES, self.texts.device):
+        for batch in task.train_plain.batches(IMAGES, self.texts.device):
             logits = self.logits(batch.images, task.seen, changed).double()
             total += float(logits.sum() - logits.gather(1, batch.labels[:, None]).sum())
         return total / len(task.train_plain) / max(1, len(task.seen) - 1)
@@ -119,7 +113,7 @@ class MGCLIP(Method):
         """Returns the logits of images, (batch, classes)."""
 
         def both() -> tuple[Tensor, Tensor]:
-            texts = encoded(self.backbone, self.templates, self.names[classes.start : classes.stop])
+            texts = self.class_texts.encoded(self.backbone, self.names[classes.start : classes.stop])
             return F.normalize(self.backbone(images).float(), dim=1), texts
 
         return scores(self.backbone.logit_scale, *(self.lora.call(self.backbone, both) if changed else both()))
@@ -130,9 +124,7 @@ class MGCLIP(Method):
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         """Returns the loss of the visual head, whose cosines have no scale."""
-        classes = phase.task.classes
-        cosines = self.visual(known.frozen, slice(classes.start, classes.stop))
-        return {"ce": F.cross_entropy(cosines, known.labels - classes.start)}
+        return {"ce": self.visual.own_loss(known.frozen, known.labels, phase.task.classes)}
 
     @torch.no_grad()
     def end_phase(self, phase: Phase) -> None:
@@ -143,21 +135,19 @@ class MGCLIP(Method):
         if phase.name == "search":
             self.lora.reset()
         elif phase.name == "train":
-            features, labels = self.seen(task), task.train_plain.labels.to(self.texts.device)
-            for label in task.classes:
-                self.visual.weight[label] = features[labels == label].mean(0)
+            labels = task.train_plain.labels.to(self.texts.device)
+            self.visual.weight[task.classes.start :] = class_means(self.seen(task), labels, task.classes)
 
     @torch.no_grad()
     def seen(self, task: Task) -> Tensor:
         """Returns the normalized features of the task's training images, (images, width). They are computed once."""
         if self.features_of[0] != task.index:
-            batches = task.train_plain.batches(FEATURES, self.texts.device)
-            self.features_of = task.index, torch.cat([self.features(batch.images) for batch in batches])
+            self.features_of = task.index, computed(self.features, task.train_plain, self.texts.device)[0]
         return self.features_of[1]
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        self.texts = self.lora.call(self.backbone, encoded, self.backbone, self.templates, self.names)
+        self.texts = self.lora.call(self.backbone, self.class_texts.encoded, self.backbone, self.names)
 
     # --- tests --------------------------------------------------------------------------------------------------------
 

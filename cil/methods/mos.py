@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
-from cil.common.ranges import Count, Fraction, NonNegative, Rate, Share, Weight, Whole
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.common.ranges import NonNegative, Share, Weight
+from cil.method import Batch, Known, Losses, Method, Phase, Task
+from cil.modules.adapters.parallel import AdapterSize
 from cil.modules.adapters.task_sets import Start, TaskSets
+from cil.modules.heads.aligned import Alignment
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import GrowingLinear
+from cil.modules.statistics.features import class_means
 
 REFINEMENTS = 4  # the most sets that an image tries
 TEMPERATURE = 0.8  # of the products of features in the contrast
@@ -33,27 +33,21 @@ class MOS(TaskSets, Method):
     task_of: Tensor  # (classes,)
 
     def __init__(
-        self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction, start: Start, momentum: Share,
-        merge: Literal["step", "pass"], contrast: Weight, head_lr: NonNegative, align_epochs: Whole, align_lr: NonNegative,
-        samples: Count, diagonal: bool,
+        self, backbone: nn.Module, *, size: AdapterSize, start: Start, momentum: Share, merge: Literal["step", "pass"],
+        contrast: Weight, head_lr: NonNegative, alignment: Alignment, diagonal: bool,
     ) -> None:  # fmt: skip
         """`start`: initial values of a set, drawn anew or those of the previous task. `momentum`: share of the older sets' mean
         in a merge. `merge`: after each `step`; or also in each `pass` of training, once per block, and when images pass
         outside of training until only that mean is left.
 
         `contrast`: weight of a loss that separates the features of a batch from each other and from the means of old classes.
-        `head_lr`: learning rate of the head; that of adapters is optim.lr.
-
-        `align_…`: training of the alignment phase, from the second task on. `samples`: pseudo-features per class and epoch, and
-        the size of their batches. `diagonal`: draw each of their dimensions by itself.
+        `head_lr`: learning rate of the head; that of adapters is optim.lr. `diagonal`: sample each dimension by itself.
+        A batch of the alignment holds `samples` features.
         """
         require(backbone, TakesAdapters, "mos")
-        super().__init__(
-            backbone, bottleneck=bottleneck, scale=scale, dropout=dropout, start=start, align_epochs=align_epochs,
-            align_lr=align_lr, align_fall=None, samples=samples, diagonal=diagonal,
-        )  # fmt: skip
+        super().__init__(backbone, size, start, alignment, diagonal=diagonal)
         self.momentum, self.passes, self.contrast, self.head_lr = momentum, merge == "pass", contrast, head_lr
-        self.divisible = not (dropout or contrast or self.passes)
+        self.divisible = not (size.dropout or contrast or self.passes)
         self.head = GrowingLinear(backbone.width)
         self.older = self.new()
         self.register_buffer("prototypes", torch.empty(0, backbone.width))
@@ -71,16 +65,15 @@ class MOS(TaskSets, Method):
 
     def phases(self, task: Task) -> list[Phase]:
         head = {"params": [*self.head.parameters()], "lr": self.head_lr}
-        return [Phase("train", task, task.train, [{"params": [*self.sets[-1].parameters()]}, head]), *self.aligning(task)]
+        return [Phase("train", task, task.train, [{"params": [*self.sets[-1].parameters()]}, head]), *self.alignments(task)]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        classes = phase.task.classes
         features = self.backbone(batch.images, adapters=self.merging() if self.passes else self.sets[-1])
-        logits = self.head(features, slice(classes.start, classes.stop))
-        losses = {"ce": F.cross_entropy(logits, batch.labels - classes.start)}
+        losses = {"ce": self.head.own_loss(features, batch.labels, phase.task.classes)}
         if self.contrast:
+            old = self.gaussians.means[: phase.task.classes.start]
             with exact(features):
-                losses["contrast"] = self.contrast * apart(torch.cat([self.gaussians.means[: classes.start], features.float()]))
+                losses["contrast"] = self.contrast * apart(torch.cat([old, features.float()]))
         return losses
 
     def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
@@ -115,8 +108,7 @@ class MOS(TaskSets, Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        for label, features in self.of_classes(task, 0):
-            self.prototypes[label] = features.mean(0)
+        self.prototypes[task.classes.start :] = class_means(*self.measured(task, 0), task.classes)
 
     # --- tests --------------------------------------------------------------------------------------------------------
 
@@ -130,9 +122,6 @@ class MOS(TaskSets, Method):
                 found = logits[rows, own]
                 own = self.task_of[found.argmax(1)]
             return (len(self.sets) * cosines).softmax(1) + found.softmax(1)
-
-    def facts(self) -> dict:
-        return {"ridge": self.gaussians.ridge}
 
 
 def apart(features: Tensor) -> Tensor:

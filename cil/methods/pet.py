@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from cil.capabilities import ProjectionSite
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Positive, Rate, Whole
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.adapters.shared import SharedAdapters, SharedLoRA
 from cil.modules.heads.task_heads import TaskHeads
 from cil.modules.prompts.deep import DeepPrompts

@@ -1,6 +1,6 @@
 """PROOF: projections of both encoders for each task, and attention between images, texts and prototypes (Zhou et al. 2025)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,17 +9,14 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.common.ranges import Count, Fraction, Whole
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Losses, Method, Phase
+from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.heads.token_fusion import TokenFusion, summed
 from cil.modules.rehearsal.exemplars import Exemplars
 from cil.modules.rehearsal.herding import nearest_sums
-from cil.modules.text.names import written
-from cil.modules.text.templates import templates as named
+from cil.modules.statistics.features import class_means
+from cil.modules.text.templates import ClassTexts
 
 TEST_BATCH = 64  # of the released evaluation
 
@@ -33,11 +30,10 @@ class PROOF(FrozenImages, Method):
     means: Tensor  # (classes seen, width): mean normalized features of images
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, contexts: Count, dropout: Fraction,
+        self, backbone: nn.Module, *, class_texts: ClassTexts, contexts: Count, dropout: Fraction,
         old_texts: Literal["fixed", "moving"], average: bool, normalize: bool, memory: Whole, per_class: Whole | None,
     ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip; training uses the first template.
-        `contexts`: learned tokens per task. `dropout`: in the attention and behind it.
+        """Training uses the first template. `contexts`: learned tokens per task. `dropout`: in the attention and behind it.
 
         `old_texts`: whether text projections of earlier tasks are trained on. `average`: fused texts and prototypes are
         averaged over the images of a batch, in tests too, so that predictions depend on it. `normalize`: image features in
@@ -45,7 +41,7 @@ class PROOF(FrozenImages, Method):
         """
         super().__init__()
         require(backbone, HasText, "proof")
-        self.backbone, self.templates, self.underscores, self.contexts_each = backbone, named(templates), underscores, contexts
+        self.backbone, self.class_texts, self.contexts_each = backbone, class_texts, contexts
         self.moving, self.average, self.normalize = old_texts == "moving", average, normalize
         self.test_batch = TEST_BATCH if average else None
         width = backbone.width
@@ -53,11 +49,11 @@ class PROOF(FrozenImages, Method):
         self.fusion = TokenFusion(width, dropout)
         self.scale = nn.Parameter(backbone.logit_scale.detach().float().log())  # of the contrastive loss
         self.memory = Exemplars(memory, per_class, "herding")
-        self.register_buffer("texts", torch.empty(0, len(self.templates), width))
+        self.register_buffer("texts", torch.empty(0, len(class_texts.templates), width))
         self.register_buffer("means", torch.empty(0, width))
 
     def suits(self, scenario: Scenario) -> None:
-        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+        self.class_texts.check(self.backbone, scenario)
         self.memory.check(scenario)
 
     @torch.no_grad()
@@ -66,10 +62,8 @@ class PROOF(FrozenImages, Method):
         for projections in (self.of_images, self.of_texts):
             projections.append(nn.Linear(width, width))
         self.contexts.append(nn.Parameter(torch.randn(self.contexts_each, width)))
-        names = written(task.names, self.underscores)
-        texts = self.backbone.encode_text([template.format(name) for name in names for template in self.templates])
-        self.texts = torch.cat([self.texts, texts.float().unflatten(0, (len(names), -1))])
-        self.means = torch.cat([self.means, self.means.new_zeros(len(names), width)])
+        self.texts = torch.cat([self.texts, self.class_texts.each(self.backbone, task.names)])
+        self.means = torch.cat([self.means, self.means.new_zeros(len(task.classes), width)])
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -84,17 +78,8 @@ class PROOF(FrozenImages, Method):
         """Before a task is trained, computes the mean features of its classes."""
         task = phase.task
         if not self.means[task.classes.start].any():
-            features, labels = self.seen(task)
-            for label in task.classes:
-                self.means[label] = features[labels == label].mean(0)
-
-    def seen(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Returns the normalized features of the task's training images, (images, width), and the labels."""
-        features = F.normalize(self.frozen.of(task.train_plain), dim=1)
-        return features, task.train_plain.labels.to(features.device)
-
-    def training_step(self, batch: Batch, phase: Phase) -> Losses:
-        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels), phase)
+            features, labels = self.of_task(task)
+            self.means[task.classes.start :] = class_means(F.normalize(features, dim=1), labels, task.classes)
 
     def losses_from(self, known: Known, phase: Phase) -> Losses:
         among = slice(phase.task.rivals.start, phase.task.rivals.stop)
@@ -126,9 +111,9 @@ class PROOF(FrozenImages, Method):
 
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
-        features, labels = (part.cpu() for part in self.seen(task))
+        features, labels = (part.cpu() for part in self.of_task(task))
         own = [(labels == label).nonzero()[:, 0] for label in task.classes]
-        order = torch.cat([rows[nearest_sums(features[rows], self.memory.each(task))] for rows in own])
+        order = torch.cat([rows[nearest_sums(F.normalize(features[rows], dim=1), self.memory.each(task))] for rows in own])
         self.memory.keep(self.memory.after(task, task.train.take(order)))
 
     # --- tests --------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
-from cil.common.ranges import Count, Fraction, Positive, Rate, Whole
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.common.ranges import Positive, Whole
+from cil.method import Method, Task
 from cil.modules.adapters.first_task import FirstTaskTuned
+from cil.modules.adapters.parallel import AdapterSize
 from cil.modules.heads.cosine import exact
 from cil.modules.statistics.random_ridge import RandomRidge
 
@@ -19,16 +19,15 @@ class RanPAC(FirstTaskTuned, Method):
     """Solves the classifier from sums over all images so far. Apart from the shrinkage it does not depend on the task order."""
 
     def __init__(
-        self, backbone: nn.Module, *, tune: bool, bottleneck: Count, scale: Rate, dropout: Fraction, features: Whole,
-        shrinkage: Positive | None, chosen_on: Literal["all", "task"],
+        self, backbone: nn.Module, *, tune: bool, size: AdapterSize, features: Whole, shrinkage: Positive | None,
+        chosen_on: Literal["all", "task"],
     ) -> None:  # fmt: skip
         """`features`: number of random features; 0: use the backbone's features. `shrinkage`: ridge parameter; null chooses the
         power of ten with the least squared error on 20 % of a task's images. `chosen_on`: fit for that choice on `all` images
         so far or only on those of the `task`, which may be too small for the classifier solved from all images."""
         if tune:
             require(backbone, TakesAdapters, "ranpac")
-        super().__init__(backbone, tune=tune, bottleneck=bottleneck, scale=scale, dropout=dropout)
-        self.divisible = not (tune and dropout)
+        super().__init__(backbone, size, tune=tune)
         self.shrinkage, self.chosen, self.used, self.chosen_on = shrinkage, shrinkage, shrinkage, chosen_on
         self.unstable = False
         self.ridge = RandomRidge(backbone.width, features)
@@ -37,12 +36,8 @@ class RanPAC(FirstTaskTuned, Method):
         super().begin_task(task)
         self.ridge.grow(len(task.seen))
 
-    def phases(self, task: Task) -> list[Phase]:
-        return [Phase("tune", task, task.train, self.learning())] if self.head else []
-
     def end_task(self, task: Task) -> None:
-        features = self.frozen.of(task.train_plain)
-        labels = task.train_plain.labels.to(features.device)
+        features, labels = self.of_task(task)
         order = torch.randperm(len(labels)).to(labels.device)  # mixes the classes, as the released code does
         with exact(features):
             self.chosen = self.shrinkage

@@ -1,15 +1,13 @@
 """RAPF: separates similar classes with a hinge loss, and fuses adapters after each task (Huang et al., ECCV 2024)."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.common.ranges import Share
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Task
 from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses, Start
 from cil.modules.adapters.fusion import decomposed
+from cil.modules.text.templates import ClassTexts
 
 
 class RAPF(FusedAdapter, Method):
@@ -19,12 +17,11 @@ class RAPF(FusedAdapter, Method):
     may_differ = ("bias", "start")
 
     def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses, bias: Share,
-        start: Start = "random",
+        self, backbone: nn.Module, *, class_texts: ClassTexts, old_classes: OldClasses, bias: Share, start: Start = "random"
     ) -> None:  # fmt: skip
         """`bias`: least share of its change that a coordinate keeps. Other settings: see FusedAdapter."""
         require(backbone, HasText, "rapf")
-        super().__init__(backbone, templates=templates, underscores=underscores, old_classes=old_classes, start=start)
+        super().__init__(backbone, class_texts=class_texts, old_classes=old_classes, start=start)
         self.bias = bias
 
     def phases(self, task: Task) -> list[Phase]:

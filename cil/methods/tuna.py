@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.capabilities import TakesAdapters, require
-from cil.common.ranges import Count, Fraction, NonNegative, Positive, Rate, Weight, Whole
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.method import Losses, Method, Phase
+from cil.common.ranges import Count, NonNegative, Positive, Weight
+from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.adapters.fusion import unified
-from cil.modules.adapters.parallel import Adapters
+from cil.modules.adapters.parallel import Adapters, AdapterSize
 from cil.modules.adapters.task_sets import Start, TaskSets
+from cil.modules.heads.aligned import Alignment
 from cil.modules.heads.alignment import drifted
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import GrowingCosine
@@ -28,10 +27,9 @@ class TUNA(TaskSets, Method):
     """
 
     def __init__(
-        self, backbone: nn.Module, *, bottleneck: Count, scale: Rate, dropout: Fraction, start: Start, sharpness: Positive,
-        margin: NonNegative, orthogonality: Weight, overlap: Literal["sum", "mean"], old: Literal["fixed", "moving"],
-        shrink: Literal["none", "older", "newer"], align_epochs: Whole, align_lr: NonNegative, align_fall: Count | None,
-        samples: Count,
+        self, backbone: nn.Module, *, size: AdapterSize, start: Start, sharpness: Positive, margin: NonNegative,
+        orthogonality: Weight, overlap: Literal["sum", "mean"], old: Literal["fixed", "moving"],
+        shrink: Literal["none", "older", "newer"], alignment: Alignment, align_fall: Count | None,
     ) -> None:  # fmt: skip
         """`start`: initial values of a set, drawn anew or those of the previous task. `sharpness`: factor of the cosines.
         `margin`: subtracted from the cosine of the right class in training.
@@ -40,16 +38,13 @@ class TUNA(TaskSets, Method):
         task. `overlap`: `sum` of the absolute products over the bottleneck; or the absolute `mean` of the products of unit
         rows. `old`: whether old sets are fixed, or that loss and weight decay move their up-projections.
 
-        `align_…`: training of the alignment phase, from the second task on; `align_fall`: epochs in which its rate falls to 0
-        as a cosine, before it rises again in as many; null: all. `samples`: pseudo-features per class and epoch, and the size
-        of their batches. `shrink`: scale the means at which they are drawn, the more the older or the newer the task.
+        `shrink`: scale the means at which features are sampled, the more the older or the newer the task. `align_fall`: epochs
+        in which the rate of the alignment falls to 0 as a cosine, before it rises again in as many; null: all. A batch of the
+        alignment holds `samples` features.
         """
         require(backbone, TakesAdapters, "tuna")
-        super().__init__(
-            backbone, bottleneck=bottleneck, scale=scale, dropout=dropout, start=start, align_epochs=align_epochs,
-            align_lr=align_lr, align_fall=align_fall, samples=samples,
-        )  # fmt: skip
-        self.divisible = not dropout
+        super().__init__(backbone, size, start, alignment, align_fall=align_fall)
+        self.divisible = not size.dropout
         self.sharpness, self.margin, self.orthogonality, self.shrink = sharpness, margin, orthogonality, shrink
         self.means, self.moving = overlap == "mean", old == "moving" and orthogonality > 0
         self.head = GrowingCosine(backbone.width)
@@ -59,7 +54,7 @@ class TUNA(TaskSets, Method):
         super().begin_task(task)
         self.results = {} if self.moving else {number: kept for number, kept in self.results.items() if number}
 
-    def spaces(self) -> list[Adapters]:
+    def spaces(self) -> list[Adapters | None]:
         return [self.universal, *self.sets]
 
     def logits(self, features: Tensor) -> Tensor:
@@ -70,7 +65,7 @@ class TUNA(TaskSets, Method):
     def phases(self, task: Task) -> list[Phase]:
         old = [adapter.up.weight for own in self.sets[:-1] for adapter in own] if self.moving else []
         learned = [*self.sets[-1].parameters(), *self.head.parameters(), *old]
-        return [Phase("train", task, task.train, learned), *self.aligning(task)]
+        return [Phase("train", task, task.train, learned), *self.alignments(task)]
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         classes = phase.task.classes
@@ -112,6 +107,3 @@ class TUNA(TaskSets, Method):
             entropies = -(logs.exp() * logs).sum(2)[:, 1:]
             surest = logs[torch.arange(len(logs), device=logs.device), 1 + entropies.argmin(1)]
             return logs[:, 0].exp() + surest.exp()
-
-    def facts(self) -> dict:
-        return {"ridge": self.gaussians.ridge}

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Task
 from cil.modifier import Modifier
 
 
@@ -15,6 +14,8 @@ class Freeze(Modifier):
 
     The forgetting of such a run is a bound for what a better treatment of prompts, such as gradient projection, can prevent.
     """
+
+    remembered = ("kept",)
 
     def __init__(self, *, after: Count) -> None:
         """`after`: the number of tasks that are trained as usual."""
@@ -35,12 +36,6 @@ class Freeze(Modifier):
         learned = parts(method)
         for name, value in self.kept.items():
             learned[name].copy_(value)
-
-    def state_dict(self) -> dict:
-        return {"kept": self.kept}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.kept = state["kept"]
 
 
 def parts(method: Method) -> dict[str, nn.Parameter]:

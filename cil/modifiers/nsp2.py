@@ -8,8 +8,7 @@ from torch import Tensor
 from cil.capabilities import ProjectionSite
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Share, Weight
-from cil.data.scenario import Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Task
 from cil.modules.projection import Projection, learns
 from cil.modules.statistics.subspace import before_corner, gram, projector
 

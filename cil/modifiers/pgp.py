@@ -5,7 +5,7 @@ inputs are added to a basis for each projection site. In later tasks the part of
 does the same with the rows of the matrices of adapters and LoRA.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from torch import Tensor
 from cil.capabilities import ProjectionSite
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Range
-from cil.data.scenario import Scenario, Task
-from cil.method import Method, Phase
+from cil.method import Method, Phase, Scenario, Task
 from cil.modules.projection import Projection, learns
 from cil.modules.statistics.subspace import extend, extend_by_scores, gram, held, scores
 
@@ -50,7 +49,7 @@ class PGP(Projection):
                 raise UserError(f"modifier.pgp.{key} has {', '.join(node)}; it needs {', '.join(KINDS)}, each once")
         self.by_samples, self.updates, self.as_released = space == "sample", project == "update", inputs == "released"
         self.always_after, self.images, self.components = sampled == "after", images, components
-        self.energy: dict[str, float | None] = {**energy, "adapter": adapter, "lora": lora, "weight": None}
+        self.energy: dict[str, Any] = {**energy, "adapter": adapter, "lora": lora, "weight": None}
         self.removed: dict[str, Tensor] = {}  # squared norms of this task's gradients: of the removed part, and of all
 
     def attach(self, method: Method) -> None:
@@ -133,7 +132,7 @@ class PGP(Projection):
         if site.own:
             terms.append(gram(self.rows(site.parameter.data, site)[None]))
         for term in terms:
-            bases = [extend(basis, own, self._energy(site)) for basis, own in zip(bases, term, strict=True)]
+            bases = [extend(basis, own, self.energy[site.kind]) for basis, own in zip(bases, term, strict=True)]
         return bases
 
     def _extended_by_scores(self, site: ProjectionSite, rows: list[Tensor], task: Task) -> list[Tensor]:
@@ -149,12 +148,7 @@ class PGP(Projection):
             if site.own and task.index >= site.own_from:
                 found = found + scores(self.rows(site.parameter.data, site)[:, 0].T, components)
         (basis,) = self.bases.get(site.name, [None])
-        return [extend_by_scores(basis, found, self._energy(site))]
-
-    def _energy(self, site: ProjectionSite) -> float:
-        share = self.energy[site.kind]
-        assert share is not None  # sites without one are left out
-        return share
+        return [extend_by_scores(basis, found, self.energy[site.kind])]
 
     # --- the record ---------------------------------------------------------------------------------------------------
 

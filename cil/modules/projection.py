@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from cil.capabilities import HasProjectionSites, ProjectionSite, require
-from cil.data.images import LabelledImages
-from cil.method import Method, Phase
+from cil.method import LabelledImages, Method, Phase
 from cil.modifier import Modifier
 from cil.modules.statistics.subspace import held, projector
 
@@ -83,12 +82,8 @@ class Projection(Modifier):
         for rows in order.split(self.batch):
             yield method.projection_inputs(images.batch(rows, sites[0].parameter.device, random).images, released)
 
-    def state_dict(self) -> dict:
-        return {key: getattr(self, key) for key in self.remembered}
-
     def load_state_dict(self, state: dict) -> None:
-        for key, value in state.items():
-            setattr(self, key, value)
+        super().load_state_dict(state)
         self._removers = {}
 
 

@@ -6,9 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.method import Losses, Method, Phase
+from cil.method import Batch, Known, Losses, Method, Phase
 from cil.modules.replaced import replaced
 
 Inputs = tuple[Tensor | None, ...]

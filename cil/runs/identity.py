@@ -14,6 +14,8 @@ from cil.data.scenario import Scenario
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow", "hydra-core", "omegaconf")
 
+MORE = ("weights_tag", "weights_expect", "weights_positions", "tokenizer")  # of weights that have them
+
 
 def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
     """Identify weights, data and transforms; these must be the same when a run resumes from a checkpoint."""
@@ -21,11 +23,7 @@ def of_inputs(backbone: torch.nn.Module, scenario: Scenario) -> dict[str, str]:
     return {
         "weights": backbone.identity["weights"],
         "weights_sha256": str(backbone.identity["sha256"]),
-        **{
-            key: backbone.identity[key]
-            for key in ("weights_tag", "weights_expect", "weights_positions", "tokenizer")
-            if key in backbone.identity
-        },
+        **{key: backbone.identity[key] for key in MORE if key in backbone.identity},
         "data_digest": scenario.images.digest,
         "order_digest": scenario.order_digest(),
         "split_digest": scenario.split_digest(),

@@ -92,7 +92,7 @@ def test_siglip(run, method):
     torch.testing.assert_close(made.backbone(images), library.encode_image(images), atol=1e-5, rtol=1e-5)
     if method == "continual_clip":
         names = sorted(name.replace("_", " ") for name in CLASSES.values())
-        texts = open_clip.tokenize([made.templates[0].format(name) for name in names], 64)
+        texts = open_clip.tokenize([made.class_texts.templates[0].format(name) for name in names], 64)
         wanted = library.get_logits(images, texts)[0] - library.logit_bias
         torch.testing.assert_close(made.predict(images), wanted, atol=1e-4, rtol=1e-4)
 

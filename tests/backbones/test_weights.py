@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import timm
 
-from cil.backbones.inputs import NORMS, image_spec
+from cil.backbones.base import NORMS, image_spec
 from cil.backbones.registry import ambiguous, entries, pin_of
 from cil.commands.fetch_weights import main
 from cil.common.errors import UserError

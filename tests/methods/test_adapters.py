@@ -242,7 +242,7 @@ def test_ease_encodes_a_test_image_once_a_subspace(small, plain, tmp_path, scena
             shown = task.test.batch(torch.arange(len(task.test))).images
             torch.testing.assert_close(method.known(task.test), method.everywhere(shown))
             torch.testing.assert_close(method.predict_from(method.known(task.test), None), method.predict(shown))
-    assert all(isinstance(kept, FrozenResults) for kept in method.results) and len(method.results) == 3 + extra
+    assert all(isinstance(kept, FrozenResults) for kept in method.results.values()) and len(method.results) == 3 + extra
 
 
 def test_a_set_of_adapters_a_task(small, tmp_path, scenario):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.backbones.inputs import NORMS
+from cil.backbones.base import NORMS
 from cil.common.errors import UserError
 from cil.data.images import Batch
 from cil.data.scenario import InTurn

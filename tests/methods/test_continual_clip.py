@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from cil.common.errors import UserError
 from cil.engine.build import make
 from cil.methods.continual_clip import ContinualCLIP
-from cil.modules.text.templates import templates
+from cil.modules.text.templates import ClassTexts, templates
 from tests.harness import compose
 
 
 def learn(scenario, *templates: str) -> ContinualCLIP:
-    method = ContinualCLIP(
-        make(compose("backbone=clip_tiny")["backbone"], "backbone"), templates=templates, underscores=False
-    ).eval()
+    backbone = make(compose("backbone=clip_tiny")["backbone"], "backbone")
+    method = ContinualCLIP(backbone, class_texts=ClassTexts(templates, underscores=False)).eval()
     for task in scenario:
         method.begin_task(task)
         method.end_task(task)
@@ -61,7 +60,7 @@ def test_a_slip_in_the_templates(wanted, line):
 
 def test_names_with_underscores(scenario):
     backbone = make(compose("backbone=clip_tiny")["backbone"], "backbone")
-    method = ContinualCLIP(backbone, templates=["a {}."], underscores=True)
+    method = ContinualCLIP(backbone, class_texts=ClassTexts(["a {}."], underscores=True))
     method.begin_task(scenario[0])
     method.end_task(scenario[0])
     with torch.no_grad():

@@ -216,7 +216,7 @@ def test_one_weight_for_each_direction(small, tmp_path):  # noqa: F811
 def test_an_adapter_that_starts_at_the_identity_answers_as_continual_clip(small, tmp_path, scenario):  # noqa: F811
     method, plain = (trainer_of(small(*words), tmp_path / words[0]).method.eval()
                      for words in (("rapf", "method.start=identity"), ("continual_clip",)))  # fmt: skip
-    plain.backbone, plain.templates = method.backbone, method.templates
+    plain.backbone, plain.class_texts = method.backbone, method.class_texts
     for one in (method, plain):
         one.begin_task(scenario[0])
     plain.end_task(scenario[0])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cil.common.errors import UserError
 from cil.common.signals import Stopped
+from cil.common.switches import grouped
 from cil.contract.method import StopsAt
 from cil.engine.build import make
 from cil.methods.mg_clip import MGCLIP
@@ -159,4 +160,4 @@ def test_an_encoder_without_such_attention_is_refused(compose):
         config = compose("method=mg_clip")
         backbone = make(config["backbone"], "backbone")
         backbone.trunk.visual.transformer.resblocks = torch.nn.ModuleList()
-        MGCLIP(backbone, **{key: value for key, value in config["method"].items() if key != "_target_"})
+        MGCLIP(backbone, **grouped(MGCLIP, {key: value for key, value in config["method"].items() if key != "_target_"}))

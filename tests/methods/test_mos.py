@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.common.switches import grouped
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.methods.mos import MOS
@@ -27,7 +28,7 @@ def task(index: int) -> SimpleNamespace:
 def mos(tasks: int = 3, **settings) -> MOS:
     """With sets that have learned something, and the mean of all but the last."""
     torch.manual_seed(0)
-    method = MOS(transformer(), **PLAIN | settings)
+    method = MOS(transformer(), **grouped(MOS, PLAIN | settings))
     for index in range(tasks):
         method.begin_task(task(index))
         method.double().eval()
@@ -126,7 +127,7 @@ def test_alignment_merges_nothing_and_is_over_all_classes_seen():
 def test_variances_only():
     kept, features = Gaussians(3, shrinkage=False, diagonal=True), fill(3, 9, 3)
     kept.grow(1)
-    kept.remember(0, features)
+    kept.remember(features, torch.zeros(9), range(1))
     close(kept.factors[0] @ kept.factors[0].T, torch.diag(features.var(0) + 1e-4), 1e-6)
 
 

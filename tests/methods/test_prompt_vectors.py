@@ -98,7 +98,7 @@ def test_l2p(backbone):
 
 def test_the_order_of_the_prompts_does_not_matter(backbone):
     method, tokens = l2p(backbone), backbone.tokens(images())
-    close(*(method.prompted(tokens, torch.tensor([order])) for order in ([0, 3], [3, 0])), 1e-12)
+    close(*(method.under(tokens, torch.tensor([order])) for order in ([0, 3], [3, 0])), 1e-12)
 
 
 DUAL_VECTORS = {

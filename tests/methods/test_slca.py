@@ -7,6 +7,7 @@ from cil.common.signals import Stopped
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.methods.slca import SLCA
+from cil.modules.heads.aligned import Alignment
 from cil.runs.run_folder import RunDir
 from tests import harness, reference
 from tests.methods.test_coda_prompt import FEW, built, small  # noqa: F401
@@ -17,7 +18,7 @@ from tests.reference import WIDTH
 def slca(scenario, *, samples: int = 8, tasks: int = 2) -> SLCA:
     torch.manual_seed(0)
     backbone = reference.transformer().float()
-    method = SLCA(backbone, backbone_lr=1e-4, align_epochs=2, align_lr=0.01, align_batch=16, samples=samples)
+    method = SLCA(backbone, backbone_lr=1e-4, alignment=Alignment(2, 0.01, samples), align_batch=16)
     for task in scenario[:tasks]:
         method.begin_task(task)
     return method
@@ -86,8 +87,9 @@ def test_statistics_are_of_plain_images_and_samples_lie_where_they_should(scenar
     method = slca(scenario, samples=60_000).eval()
     for task in scenario[:2]:
         method.end_phase(method.phases(task)[0])
-    drawn = method.sampled(torch.tensor([3, 0]))
-    for label, own, learned in ((3, drawn[0], 2), (0, drawn[1], 1)):
+    method.begin_epoch(method.phases(scenario[1])[1], 0)
+    drawn = method.drawn.unflatten(0, (4, -1))
+    for label, own, learned in ((3, drawn[3], 2), (0, drawn[0], 1)):
         plain = scenario[learned - 1].train_plain
         features = torch.stack([
             method.backbone(plain.batch(torch.tensor([k])).images)[0] for k in range(len(plain)) if plain.labels[k] == label

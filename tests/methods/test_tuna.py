@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cil.common.switches import grouped
 from cil.data.frozen_features import Known
 from cil.data.images import Batch
 from cil.methods.tuna import TUNA
@@ -28,7 +29,7 @@ def task(index: int) -> SimpleNamespace:
 def tuna(tasks: int = 3, **settings) -> TUNA:
     """With sets that have learned something, and the set that is merged of them."""
     torch.manual_seed(0)
-    method = TUNA(transformer(), **PLAIN | settings)
+    method = TUNA(transformer(), **grouped(TUNA, PLAIN | settings))
     for index in range(tasks):
         method.begin_task(task(index))
         method.double().eval()

@@ -143,7 +143,7 @@ def test_samples_have_the_statistics_of_the_class(shrinkage):
     torch.manual_seed(0)
     kept = Gaussians(3, shrinkage=shrinkage)
     kept.grow(2)
-    kept.remember(1, FEATURES.float())
+    kept.remember(FEATURES.float(), torch.ones(len(FEATURES)), range(1, 2))
     mean, covariance = statistics(FEATURES)
     samples = kept.sample(torch.tensor([1]), 200_000)[0].double()
     close(samples.mean(0), mean, 0.01)

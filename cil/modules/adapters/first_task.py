@@ -3,9 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.data.images import Batch
-from cil.data.scenario import Task
-from cil.modules.adapters.parallel import Adapters
+from cil.method import Batch, Phase, Task
+from cil.modules.adapters.parallel import AdapterSize
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.heads.linear import CosineHead
 
@@ -13,22 +12,21 @@ from cil.modules.heads.linear import CosineHead
 class FirstTaskTuned(FrozenImages, nn.Module):
     """Trains adapters on the first task only. The frozen stage is first used after that, so its outputs can be cached."""
 
-    def __init__(self, backbone: nn.Module, *, tune: bool, bottleneck: int, scale: float, dropout: float) -> None:
+    def __init__(self, backbone: nn.Module, size: AdapterSize, *, tune: bool = True) -> None:
         """`tune`: if false, the backbone has no adapters and nothing is trained."""
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.divisible = backbone, not (tune and size.dropout)
         self.head: CosineHead | None = None
-        self.adapters: Adapters | None = None
-        if tune:
-            self.adapters = Adapters(backbone.depth, backbone.width, bottleneck=bottleneck, scale=scale, dropout=dropout)
+        self.adapters = size.made(backbone) if tune else None
 
     def begin_task(self, task: Task) -> None:
         first = self.adapters is not None and task.index == 0
         self.head = CosineHead(self.backbone.width, len(task.classes)) if first else None
 
-    def learning(self) -> list[nn.Parameter]:
-        """Return the parameters to train in the first task; none afterwards."""
-        return [*self.adapters.parameters(), *self.head.parameters()] if self.adapters and self.head else []
+    def phases(self, task: Task) -> list[Phase]:
+        if not (self.adapters and self.head):
+            return []
+        return [Phase("tune", task, task.train, [*self.adapters.parameters(), *self.head.parameters()])]
 
     def training_step(self, batch: Batch, phase: object) -> dict[str, Tensor]:
         assert self.head is not None  # there is a phase in the first task only

@@ -14,16 +14,11 @@ from cil.common.errors import UserError
 from cil.common.ranges import Count, Positive, Range, Weight
 from cil.common.switches import switches
 from cil.common.transfer import sent
-from cil.data.frozen_features import Known
-from cil.data.images import Batch
-from cil.data.scenario import Scenario, Task
-from cil.method import Phase
+from cil.method import Known, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.statistics.gaussians import Gaussians
-from cil.modules.text.names import written
-from cil.modules.text.templates import encoded
-from cil.modules.text.templates import templates as named
+from cil.modules.text.templates import ClassTexts
 
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, to be multiplied by beta
 AHEAD = 16384  # pseudo-features that are drawn at a time, for several steps
@@ -63,20 +58,16 @@ class FusedAdapter(FrozenImages, nn.Module):
     old: Tensor  # the adapter before this task
     texts: Tensor  # (classes seen, width), normalised
 
-    def __init__(
-        self, backbone: nn.Module, *, templates: str | Sequence[str], underscores: bool, old_classes: OldClasses, start: Start,
-    ) -> None:  # fmt: skip
-        """`templates`, `underscores`: the texts of the classes, as in continual_clip. `start`: the adapter before the first
-        task, `random` or the `identity`, which answers as continual_clip."""
+    def __init__(self, backbone: nn.Module, *, class_texts: ClassTexts, old_classes: OldClasses, start: Start) -> None:
+        """`start`: the adapter before the first task, `random` or the `identity`, which answers as continual_clip."""
         super().__init__()
         classes_drawn, beta, shrinkage = old_classes.classes_drawn, old_classes.beta, old_classes.shrinkage
         if int(PER_CLASS * beta) < 1:
             raise UserError(f"method.classes_drawn={classes_drawn} method.beta={beta} sample no pseudo-features for old "
                             "classes; type method.classes_drawn=2 method.beta=1.0")  # fmt: skip
-        self.backbone, self.templates, self.underscores = backbone, named(templates), underscores
+        self.backbone, self.class_texts, self.start = backbone, class_texts, start
         self.classes_drawn, self.per_class, self.per_pair = classes_drawn, int(PER_CLASS * beta), int(PER_PAIR * beta)
         self.hinge, self.margin, self.threshold = old_classes.hinge, old_classes.margin, old_classes.threshold
-        self.start = start
         width = backbone.width
         self.adapter = nn.Parameter(torch.zeros(width, width))
         self.register_buffer("old", torch.empty(width, width))
@@ -91,7 +82,7 @@ class FusedAdapter(FrozenImages, nn.Module):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def suits(self, scenario: Scenario) -> None:
-        self.backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+        self.class_texts.check(self.backbone, scenario)
 
     @torch.no_grad()
     def begin_task(self, task: Task) -> None:
@@ -104,8 +95,7 @@ class FusedAdapter(FrozenImages, nn.Module):
                 self.adapter.copy_(torch.eye(len(self.adapter)))
         self.old.copy_(self.adapter)
         self.gaussians.grow(len(task.seen))
-        names = written(task.names, self.underscores)
-        self.texts = torch.cat([self.texts, encoded(self.backbone, self.templates, names)])
+        self.texts = torch.cat([self.texts, self.class_texts.encoded(self.backbone, task.names)])
         if self.hinge:
             self.compare(near_pairs(self.texts, task.classes.start, self.threshold))
 
@@ -116,9 +106,6 @@ class FusedAdapter(FrozenImages, nn.Module):
     def begin_epoch(self, phase: Phase, epoch: int) -> None:
         self.turn = torch.randperm(phase.task.classes.start)
         self._seed, self._block = int(torch.randint(2**62, ())), ()
-
-    def training_step(self, batch: Batch, phase: object) -> dict[str, Tensor]:
-        return self.losses_from(Known(self.frozen_stage(batch.images).detach(), batch.labels, batch.step), phase)
 
     def losses_from(self, known: Known, phase: object) -> dict[str, Tensor]:
         alone = Drawn(*(part[None] for part in self.inputs(known, phase)))
@@ -149,11 +136,8 @@ class FusedAdapter(FrozenImages, nn.Module):
             features = self.gaussians.sample(labels, self.per_class, random).unflatten(0, (size, self.classes_drawn))
             near = self.gaussians.sample(self.pairs[:, 0].repeat(size), self.per_pair, random)
             self._first = first
-            self._block = (
-                sent(labels, features.device).view(size, -1),
-                features,
-                near.view(size, len(self.pairs), *near.shape[1:]),
-            )
+            near = near.view(size, len(self.pairs), *near.shape[1:])
+            self._block = sent(labels, features.device).view(size, -1), features, near
         return tuple(part[step - first] for part in self._block)
 
     def losses_of(self, runs: Sequence, learned: dict, settings: dict, drawn: Drawn, phase: object) -> dict[str, Tensor]:
@@ -177,12 +161,10 @@ class FusedAdapter(FrozenImages, nn.Module):
     @torch.no_grad()
     def end_task(self, task: Task) -> None:
         """Store the statistics of the unadapted features, then merge. Tests and the next task use the merged adapter."""
-        features = self.frozen.of(task.train_plain)
-        labels = task.train_plain.labels.to(features.device)
-        with exact(features):
-            for label in task.classes:
-                self.gaussians.remember(label, features[labels == label])
-            if task.index:
+        features, labels = self.of_task(task)
+        self.gaussians.remember(features, labels, task.classes)
+        if task.index:
+            with exact(features):
                 self.adapter.copy_(self.merged(self.old.double(), self.adapter.double()))
 
     def merged(self, old: Tensor, new: Tensor) -> Tensor:
@@ -205,6 +187,5 @@ def adapted(features: Tensor, adapters: Tensor) -> Tensor:
 
 def near_pairs(texts: Tensor, first_new: int, threshold: float) -> Tensor:
     """Return old and new classes whose normalised texts are less than `threshold` apart, (pairs, 2), sorted by old class."""
-    return (torch.cdist(texts[:first_new].double(), texts[first_new:].double()) < threshold).nonzero() + texts.new_tensor(
-        [0, first_new], dtype=torch.long
-    )
+    near = torch.cdist(texts[:first_new].double(), texts[first_new:].double()) < threshold
+    return near.nonzero() + torch.tensor([0, first_new], device=texts.device)

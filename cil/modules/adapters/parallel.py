@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from cil.common.ranges import Count, Fraction, Rate
+from cil.common.switches import switches
+
 
 class Adapter(nn.Module):
     """Computes `scale` · up(relu(down(x))) of the residual stream. Its initial output is zero."""
@@ -28,6 +31,22 @@ class Adapters(nn.ModuleList):
 
     def __init__(self, depth: int, width: int, *, bottleneck: int, scale: float, dropout: float) -> None:
         super().__init__(Adapter(width, bottleneck, scale, dropout) for _ in range(depth))
+
+
+@switches
+class AdapterSize:
+    """The adapters of a set:
+
+    - `bottleneck`: their width. `scale`: factor of their outputs. `dropout`: rate inside an adapter.
+    """
+
+    bottleneck: Count
+    scale: Rate
+    dropout: Fraction
+
+    def made(self, backbone: nn.Module) -> Adapters:
+        """Return a new set for all blocks of the backbone."""
+        return Adapters(backbone.depth, backbone.width, **vars(self))
 
 
 def side_by_side(sets: Sequence[Adapters]) -> list[Callable[[Tensor], Tensor]]:

@@ -1,6 +1,7 @@
 """Adapters and LoRA of the first blocks, one set for all tasks, whose matrices are projection sites (PEGP)."""
 
-from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,27 +24,21 @@ class SharedAdapters(nn.Module):
             adapter.down.bias = adapter.up.bias = None
 
     def given(self, backbone: nn.Module) -> dict:
-        """Return the arguments of the backbone's forward pass."""
         return {"adapters": [*self.own, *[nothing] * (backbone.depth - len(self.own))]}
 
     def sites(self) -> list[ProjectionSite]:
-        found = []
-        for block, adapter in enumerate(self.own):
-            found += _pair("adapter", str(block), adapter.down.weight, adapter.up.weight)
-        return found
+        pairs = (_pair("adapter", str(block), own.down.weight, own.up.weight) for block, own in enumerate(self.own))
+        return [site for pair in pairs for site in pair]
 
     def inputs(self, backbone: nn.Module, tokens: Tensor, released: bool) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
-        def watched(block: int, adapter: Adapter) -> Callable[[Tensor], Tensor]:
-            def add(x: Tensor) -> Tensor:
+        def watched(block: int, adapter: Adapter, x: Tensor) -> Tensor:
+            if block < len(self.own):
                 found.update(_met(str(block), x, adapter.down(x).relu()))
-                return adapter(x)
+            return adapter(x)
 
-            return add
-
-        rest = self.given(backbone)["adapters"][len(self.own) :]
-        backbone(tokens, adapters=[*(watched(*pair) for pair in enumerate(self.own)), *rest])
+        backbone(tokens, adapters=[partial(watched, *pair) for pair in enumerate(self.given(backbone)["adapters"])])
         return found
 
 
@@ -56,15 +51,12 @@ class SharedLoRA(nn.Module):
         self.own = LoRA(blocks, backbone.width, LINEARS, rank)
 
     def given(self, backbone: nn.Module) -> dict:
-        """Return the arguments of the backbone's forward pass."""
         return {"changes": [*self.own.changes(), *[{}] * (backbone.depth - len(self.own.down))]}
 
     def sites(self) -> list[ProjectionSite]:
-        found = []
-        for block in range(len(self.own.down)):
-            for number, name in enumerate(LINEARS):
-                found += _pair("lora", f"{block}.{name}", self.own.down, self.own.up, (block, number))
-        return found
+        places = product(range(len(self.own.down)), enumerate(LINEARS))
+        pairs = (_pair("lora", f"{block}.{name}", self.own.down, self.own.up, (block, n)) for block, (n, name) in places)
+        return [site for pair in pairs for site in pair]
 
     def inputs(self, backbone: nn.Module, tokens: Tensor, released: bool) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from cil.capabilities import ReadsWithTokens, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Fraction, Range, Rate, Whole
 from cil.common.switches import switches
 from cil.common.transfer import sent
-from cil.data.images import Batch, LabelledImages
 from cil.data.memory import Memory
 from cil.data.sampling import repeated, shuffled, stored
-from cil.data.scenario import Scenario, Task
 from cil.data.transforms.views import View
+from cil.method import Batch, LabelledImages, Phase, Scenario, Task
 from cil.modules.growing.task_reader import TaskReader
 from cil.modules.rehearsal.exemplars import by_herding
 from cil.modules.rehearsal.frozen_copy import FrozenCopy
@@ -61,7 +61,7 @@ class Teacher(FrozenCopy):
 
 
 class GrowingTransformer(nn.Module):
-    """The base of DyTox and Raw. They make their phases from `stretches`."""
+    """The base of DyTox and Raw."""
 
     token_a_task: bool
 
@@ -77,6 +77,7 @@ class GrowingTransformer(nn.Module):
         image this many times, and so many fewer images.
         """
         super().__init__()
+        require(backbone, ReadsWithTokens, type(self).__name__.lower())
         self.backbone, self.reader = backbone, TaskReader(backbone.width, token_a_task=self.token_a_task, std=backbone.std)
         self.memory, self.herding, self.distil = Memory(memory), herding, distil
         self.mixup = None if mixup is None else torch.distributions.Beta(mixup, mixup)
@@ -99,16 +100,16 @@ class GrowingTransformer(nn.Module):
             self.teacher = Teacher(backbone=self.backbone, reader=self.reader)
         self.reader.grow(len(task.classes))
 
-    def stretches(self, task: Task) -> Iterator[dict]:
-        """Yield the arguments of each phase: training on all images, then finetuning of the upper part on the memory."""
+    def phases(self, task: Task) -> Iterator[Phase]:
+        """Yield training on all images, then finetuning of the upper part on the memory."""
         later = bool(task.index)
         rate = {"lr": self.later.later_lr} if later and self.later.later_lr is not None else {}
-        yield dict(name="train", task=task, data=self.memory.joined(task), parameters=[{"params": self.learning(), **rate}],
-                   epochs=self.later.later_epochs if later else None, order=self.repeats)  # fmt: skip
+        yield Phase("train", task, self.memory.joined(task), [{"params": self.learning(), **rate}],
+                    self.later.later_epochs if later else None, order=self.repeats)  # fmt: skip
         kept = self.memory.of(task)
         if later and self.later.tune_epochs and len(kept):
-            yield dict(name="tune", task=task, data=kept, parameters=[{"params": self.tuned(), "lr": self.later.tune_lr}],
-                       epochs=self.later.tune_epochs, schedule=constant, order=self.tune_order)  # fmt: skip
+            yield Phase("tune", task, kept, [{"params": self.tuned(), "lr": self.later.tune_lr}], self.later.tune_epochs,
+                        schedule=constant, order=self.tune_order)  # fmt: skip
 
     def learning(self) -> list[nn.Parameter]:
         """Everything but the heads of old tasks and, where each task has a token, the tokens of old tasks."""

@@ -7,26 +7,6 @@ from torch import Tensor, nn
 from cil.modules.heads.cosine import exact, scores
 
 
-class GrowingLinear(nn.Module):
-    """A linear layer over the classes seen. New rows are drawn from N(0, 0.02²); new biases are zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(0, width))
-        self.bias = nn.Parameter(torch.empty(0))
-
-    def grow(self, classes: int) -> None:
-        """Grow to `classes` rows. Existing rows keep their values."""
-        new = classes - len(self.weight)
-        rows = torch.randn(new, self.weight.shape[1]).mul_(0.02).to(self.weight.device)
-        self.weight = nn.Parameter(torch.cat([self.weight.data, rows]))
-        self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(new)]))
-
-    def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
-        """(batch, width) → logits, (batch, classes), of the given `classes` only; the others get no gradient."""
-        return F.linear(features, self.weight[classes], self.bias[classes])
-
-
 class GrowingCosine(nn.Module):
     """Cosines between features and the rows of the classes seen. New rows are drawn from N(0, 0.02²)."""
 
@@ -43,6 +23,25 @@ class GrowingCosine(nn.Module):
         """(…, width) → (…, classes), of the given `classes` only; the others get no gradient."""
         with exact(features):
             return F.normalize(features.float(), dim=-1) @ F.normalize(self.weight[classes].float(), dim=1).T
+
+    def own_loss(self, features: Tensor, labels: Tensor, classes: range) -> Tensor:
+        """Return the cross-entropy among these classes only, to which all labels belong."""
+        return F.cross_entropy(self(features, slice(classes.start, classes.stop)), labels - classes.start)
+
+
+class GrowingLinear(GrowingCosine):
+    """A linear layer over the classes seen. New rows are drawn from N(0, 0.02²); new biases are zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.bias = nn.Parameter(torch.empty(0))
+
+    def grow(self, classes: int) -> None:
+        super().grow(classes)
+        self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(classes - len(self.bias))]))
+
+    def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
+        return F.linear(features, self.weight[classes], self.bias[classes])
 
 
 class CosineHead(nn.Module):

@@ -1,20 +1,25 @@
-"""A fully trained backbone with a linear head, the base of most rehearsal and regularisation methods."""
+"""A backbone with a linear head, the base of most rehearsal and regularisation methods."""
 
 from torch import Tensor, nn
 
-from cil.data.scenario import Task
+from cil.method import Task
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.rehearsal.frozen_copy import FrozenCopy
 
 
 class LinearHost(nn.Module):
-    """Trains the whole backbone and a linear head that grows with each task."""
+    """Has a linear head that grows with each task. What is trained, the method says; `everything` is backbone and head."""
+
+    taught = False  # whether the network as it was before the task, `teacher`, is kept from the second task on
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, GrowingLinear(backbone.width)
+        self.teacher: Teacher | None = None
 
     def begin_task(self, task: Task) -> None:
+        if self.taught and task.index:
+            self.teacher = Teacher(self)
         self.head.grow(len(task.seen))
 
     def everything(self) -> list[nn.Parameter]:

@@ -1,5 +1,7 @@
 """Selects prompts from a pool by the similarity of an image's query and the prompts' keys (L2P and DualPrompt, 2022)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,37 @@ from torch import Tensor, nn
 from cil.common.errors import UserError
 from cil.common.ranges import Count
 from cil.common.switches import switches
+from cil.method import Batch, Task
+
+
+class Queried:
+    """Base class of methods whose prompts depend on a query: the class token of the backbone without prompts.
+
+    The method has a `head`. `prompted` gives the features of images, or of their tokens, under the prompts for their queries.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    prompted: Callable[[Tensor, Tensor], Tensor]
+
+    def scored(self, task: Task) -> int:
+        return len(self.head.weight)
+
+    def queries(self, tokens: Tensor, batch: Batch) -> Tensor:
+        return self.backbone(tokens) if batch.frozen is None else batch.frozen
+
+    def frozen_stage(self, images: Tensor) -> Tensor:
+        return self.backbone(images)
+
+    def predict_from(self, frozen: Tensor, images: Callable[[], Tensor]) -> Tensor:
+        return self.head(self.prompted(frozen, images()))
+
+    def features(self, images: Tensor) -> Tensor:
+        tokens = self.backbone.tokens(images)
+        return self.prompted(self.backbone(tokens), tokens)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
 
 
 def uniform(*shape: int) -> nn.Parameter:

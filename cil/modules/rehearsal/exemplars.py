@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from cil.common.errors import UserError
-from cil.data.images import LabelledImages
 from cil.data.memory import Memory
-from cil.data.scenario import Scenario, Task
+from cil.method import LabelledImages, Scenario, Task
 from cil.modules.rehearsal.herding import nearest_sums
 
 Selection = Literal["herding", "random", "first"]

@@ -31,12 +31,15 @@ class Gaussians(nn.Module):
         self.means = torch.cat([self.means, self.means.new_zeros(new, *self.means.shape[1:])])
         self.factors = torch.cat([self.factors, self.factors.new_zeros(new, *self.factors.shape[1:])])
 
-    def remember(self, label: int, features: Tensor) -> None:
-        """Store the statistics of one class. `features`: (images, width)."""
-        mean, covariance = statistics(features.double())
-        covariance = torch.diag(covariance.diagonal()) if self.diagonal else covariance
-        factor, ridge = cholesky(shrunk(covariance) if self.shrinkage else covariance)
-        self.means[label], self.factors[label], self.ridge = mean.float(), factor.float(), max(self.ridge, ridge)
+    @torch.no_grad()
+    def remember(self, features: Tensor, labels: Tensor, classes: range) -> None:
+        """Store the statistics of these classes. `features`: (images, width)."""
+        with exact(features):
+            for label in classes:
+                mean, covariance = statistics(features[labels == label].double())
+                covariance = torch.diag(covariance.diagonal()) if self.diagonal else covariance
+                factor, ridge = cholesky(shrunk(covariance) if self.shrinkage else covariance)
+                self.means[label], self.factors[label], self.ridge = mean.float(), factor.float(), max(self.ridge, ridge)
 
     def sample(self, labels: Tensor, count: int, random: torch.Generator | None = None) -> Tensor:
         """Sample pseudo-features, (labels, count, width). `labels` are on the CPU; each class takes one matrix product."""

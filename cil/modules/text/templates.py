@@ -1,4 +1,4 @@
-"""Text templates for class names: the sets of CLIP's release, by name, or a list of texts."""
+"""The texts that stand for classes: templates, as a list or by the names of the sets of CLIP's release, with class names."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cil.common.errors import UserError, nearest
+from cil.common.switches import switches
+from cil.data.scenario import Scenario
+from cil.modules.text.names import written
 
 LOOKS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
 NAMED = ("imagenet80", "cifar18")
@@ -29,8 +32,29 @@ def templates(wanted: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def encoded(backbone: nn.Module, templates: Sequence[str], names: Sequence[str]) -> Tensor:
-    """Return the text features of the names, (names, width), normalized: the mean over the templates of normalized ones."""
-    texts = [template.format(name) for name in names for template in templates]
-    found = F.normalize(backbone.encode_text(texts).float(), dim=1).view(len(names), len(templates), -1)
-    return F.normalize(found.mean(1), dim=1)
+@switches
+class ClassTexts:
+    """The texts of the classes:
+
+    - `templates`: texts in which {} stands for the class name, or the name of a predefined set.
+    - `underscores`: write class names with underscores instead of spaces.
+    """
+
+    templates: str | Sequence[str]
+    underscores: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", templates(self.templates))
+
+    def check(self, backbone: nn.Module, scenario: Scenario) -> None:
+        """Raise an error if the text of a class is too long for the encoder."""
+        backbone.room_for([max(self.templates, key=len).format(name) for name in scenario.class_names], 0)
+
+    def each(self, backbone: nn.Module, names: Sequence[str]) -> Tensor:
+        """Return the features of all texts of the classes, (names, templates, width), as the encoder gives them."""
+        texts = [template.format(name) for name in written(names, self.underscores) for template in self.templates]
+        return backbone.encode_text(texts).float().unflatten(0, (len(names), -1))
+
+    def encoded(self, backbone: nn.Module, names: Sequence[str]) -> Tensor:
+        """Return the features of the classes, (names, width), normalized: the mean over the templates of normalized ones."""
+        return F.normalize(F.normalize(self.each(backbone, names), dim=2).mean(1), dim=1)

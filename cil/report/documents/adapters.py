@@ -1,10 +1,7 @@
 """Documentation blocks on adapters on CLIP: RAPF, AWPF and its merges, and the time saved by cached features."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from itertools import product
 from tempfile import TemporaryDirectory
@@ -76,10 +73,7 @@ def fusions(at: Project, settings: list[str]) -> str:
     base = [s["class_il"]["acc"] for s in of(at, FUSION, "method.fusion=stacked")]
     lines = []
     for label, words in FUSIONS.items():
-        runs = of(at, FUSION, *words)
-        numbers = [mean_and_spread([s["class_il"][key] for s in runs]) for key in NUMBERS.values()]
-        last = [s["class_il"]["acc"] for s in runs]
-        lines.append([label, *numbers, weights(at, runs), "–" if last == base else str(paired(base, last))])
+        lines.append([label, *compared(at, of(at, FUSION, *words), base)])
     return grid(["merge", *NUMBERS, "weight of new", "Last less stacked's"], lines, markdown=True)
 
 
@@ -92,12 +86,8 @@ def readings(at: Project, settings: list[str]) -> str:
     lines = []
     for start, (name, words) in product(STARTS, rows.items()):
         runs = at.found(*words, f"method.start={start}", SCENARIO, seeds=SEEDS)
-        numbers = [mean_and_spread([s["class_il"][key] for s in runs]) for key in NUMBERS.values()]
-        last = [s["class_il"]["acc"] for s in runs]
         typed = " ".join(words) + ("" if start == STARTS[0] else f" method.start={start}")
-        lines.append(
-            [f"{name}, {start}", f"`{typed}`", *numbers, weights(at, runs), "–" if last == base else str(paired(base, last))]
-        )
+        lines.append([f"{name}, {start}", f"`{typed}`", *compared(at, runs, base)])
     head = ["merge, start", "settings", *NUMBERS, "weight of new", "Last less RAPF's"]
     return grid(head, lines, markdown=True)
 
@@ -132,9 +122,7 @@ def features(at: Project) -> str:
     """The output of `scripts/bench.py features` as a table."""
     lines = []
     for method in ("rapf", "awpf", "class_mean"):
-        words = [sys.executable, str(at.root / "scripts" / "bench.py"), "features", f"method={method}", ON]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        for row in map(json.loads, done.stdout.splitlines()):
+        for row in at.bench("features", f"method={method}", ON):
             encodes = f"{row['image_encodes']:,} ({row['image_encodes'] / row['images']:.1f} per image)"
             lines.append([method, row["what"], encodes, f"{row['seconds']:.1f}", f"{row['times_faster']:.1f}"])
     return grid(["method", "features", "image encodes", "seconds", "times faster"], lines, markdown=True)
@@ -161,10 +149,16 @@ def of(at: Project, experiment: str, *words: str, seeds: range = SEEDS) -> list[
     return at.found(f"experiment={experiment}", *words, seeds=seeds)
 
 
+def compared(at: Project, runs: list[dict], base: list[float]) -> list[str]:
+    """The numbers of a row, the weight of the new matrix, and how ACC differs from that of the `base`."""
+    numbers = [mean_and_spread([s["class_il"][key] for s in runs]) for key in NUMBERS.values()]
+    last = [s["class_il"]["acc"] for s in runs]
+    return [*numbers, weights(at, runs), "–" if last == base else str(paired(base, last))]
+
+
 def weight(at: Project, summary: dict) -> float | None:
     """The mean weight of the new matrix over the merges of a run."""
-    lines = (at.outputs / summary["address"] / "events.jsonl").read_text().splitlines()
-    found = [event["weight of new"] for event in map(json.loads, lines) if "weight of new" in event]
+    found = [event["weight of new"] for event in at.events(summary) if "weight of new" in event]
     return sum(found) / len(found) if found else None
 
 

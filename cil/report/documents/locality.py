@@ -1,6 +1,5 @@
 """Documentation block on transformers trained from scratch, with three kinds of attention."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -47,8 +46,7 @@ def locality(at: Project, settings: list[str]) -> str:
 def cost(at: Project) -> str:
     """The cost of a training step with RandAugment, measured by `scripts/bench.py`."""
     own = ["step", "method=dytox", "backbone=convit_tiny", "+augment.train.randaugment=true", "--batch", "32"]
-    done = subprocess.run([sys.executable, at.root / "scripts" / "bench.py", *own], capture_output=True, text=True, check=True)
-    row = json.loads(done.stdout)
+    (row,) = at.bench(*own)
     share, forwards = 100 * row["share_of_the_batch"], row["flops_ratio"]
     return (
         f"A training step of `dytox` on 32 images costs as many operations as {forwards:.2f} bare forward passes. With "

@@ -1,6 +1,8 @@
 """What the documentation needs of the project: its folders, and functions that compose, start and find runs."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,16 @@ class Project:
 
     def fill(self, block: str, content: str) -> None:
         fill(page_of(self.root, block), block, content)
+
+    def bench(self, *words: str) -> list[dict]:
+        """The rows that `scripts/bench.py` prints."""
+        command = [sys.executable, str(self.root / "scripts" / "bench.py"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def events(self, summary: dict) -> list[dict]:
+        """The record of a finished run."""
+        return [json.loads(line) for line in RunDir(self.outputs / summary["address"]).events.read_text().splitlines()]
 
     def kept(self, block: str, place: str, numbers: Callable[[dict], Any]) -> Any:
         """What a table needs of the run at this address: `numbers` of its summary if it is finished here, or what was kept in

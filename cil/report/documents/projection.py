@@ -85,8 +85,7 @@ def bases(at: Project, runs: list[dict]) -> dict[str, tuple[float, float, float]
     ranks: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
     removed: dict[str, list[float]] = defaultdict(list)
     for summary in runs:
-        lines = (at.outputs / summary["address"] / "events.jsonl").read_text().splitlines()
-        events = [event for event in map(json.loads, lines) if event.get("modifier") == "PGP"]
+        events = [event for event in at.events(summary) if event.get("modifier") == "PGP"]
         for site in events[0]["ranks"]:
             kind = site.split(".")[0]
             for place, event in zip(ranks[kind], (events[0], events[-1]), strict=True):

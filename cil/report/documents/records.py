@@ -1,8 +1,6 @@
 """Documentation blocks on recorded results: pre-training of the shipped weights, packed text, runs on photographs."""
 
 import json
-import subprocess
-import sys
 
 from cil.common.tables import grid, number
 from cil.report.collect import collect, rows, table
@@ -25,10 +23,7 @@ def pretraining(at: Project) -> str:
 
 def text(at: Project, settings: list[str]) -> None:
     """Fill the block with the output of `scripts/bench.py text` as a table."""
-    done = subprocess.run(
-        [sys.executable, at.root / "scripts" / "bench.py", "text", "--rounds", "1"], capture_output=True, text=True, check=True
-    )
-    found = map(json.loads, done.stdout.splitlines())
+    found = at.bench("text", "--rounds", "1")
     lines = [[row["what"], f"{row['times_faster']:.1f}", f"{row['seconds']:.2f}"] for row in found]
     at.fill("text", grid(["what", "times faster", "seconds"], lines, markdown=True))
 

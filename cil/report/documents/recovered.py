@@ -70,16 +70,8 @@ def effects(at: Project, settings: list[str]) -> str:
             shares = {kind: fmean(run["bases"][kind][2] for run in projected) for kind in projected[0]["bases"]}
             removed = [f"{kind} {100 * share:.0f} %" for kind, share in shares.items()]
             lines.append([told, host, *moved(plain, projected), ", ".join(removed), str(len(pairs))])
-    head = [
-        "last block trained",
-        "host",
-        "PGP moves ACC by",
-        "forgetting by",
-        "forgetting, task told, by",
-        "gradient removed",
-        "seeds",
-    ]
-    return grid(head, lines, markdown=True)
+    change = ["PGP moves ACC by", "forgetting by", "forgetting, task told, by"]
+    return grid(["last block trained", "host", *change, "gradient removed", "seeds"], lines, markdown=True)
 
 
 def numbers_of(runs: list[dict]) -> list[str]:

@@ -25,11 +25,7 @@ def fill_fuzz(at: Project, settings: list[str]) -> None:
 def _lines(sums: dict[str, Counter]):
     for kind, found in sorted(sums.items()):
         if kind == "command lines":
-            yield [
-                "meaningless command lines",
-                f"{found['tried']:,}",
-                f"{found['otherwise']} without a one-line error message",
-            ]
+            yield ["meaningless command lines", f"{found['tried']:,}", f"{found['otherwise']} without a one-line error message"]
         elif kind == "kills":
             yield [f"kills and signals, {found['methods']} methods", f"{found['tried']:,}", "all bit-identical after resuming"]
         elif kind == "few images":

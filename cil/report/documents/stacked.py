@@ -1,8 +1,6 @@
 """Documentation block on runs that are trained in one pass: kernels of a step, and the CPU time of whole sweeps."""
 
-import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,28 +11,15 @@ from typing import NamedTuple
 from cil.common.errors import UserError
 from cil.common.tables import grid
 from cil.report.documents.project import Project, listed
+from cil.report.documents.start import cpu_seconds
 from cil.runs.run_folder import RunDir
 
-STEPS = {
-    "l2p": ["method=l2p"],
-    "dualprompt": ["method=dualprompt"],
-    "dualprompt, half with pgp": ["method=dualprompt", "modifier=pgp"],
-    "coda_prompt": ["method=coda_prompt"],
-}
+STEPS = ("l2p", "dualprompt", "dualprompt, half with pgp", "coda_prompt")
 VIT_B = ["backbone=vit_b16_in21k", "backbone.weights=null", "backbone.sha256=null", "backbone.image.size=64",
          "scenario=glyphs_10tasks", "augment=random_resized_crop", "dataset.train_per_class=2", "train.batch_size=4",
          "machine=cpu"]  # fmt: skip
-SWEEPS = {
-    "l2p": ["method=l2p"],
-    "dualprompt": ["method=dualprompt"],
-    "coda_prompt": ["method=coda_prompt"],
-    "finetune, head only": ["method=finetune", "method.learn=head"],
-    "clip_prompt": ["method=clip_prompt"],
-    "coop": ["method=coop"],
-    "attriclip": ["method=attriclip"],
-    "rapf": ["method=rapf"],
-    "awpf": ["method=awpf"],
-}
+SWEEPS = ("l2p", "dualprompt", "coda_prompt", "finetune, head only", "clip_prompt", "coop", "attriclip", "rapf", "awpf")
+MORE = {"half with pgp": ["modifier=pgp"], "head only": ["method.learn=head"]}  # settings of a row
 SMALL = ["scenario=glyphs_10tasks", "dataset.train_per_class=20", "dataset.test_per_class=5", "train.epochs=1",
          "data.features=null", "machine=cpu", "log.live=false"]  # fmt: skip
 RUNS, TIMES = (2, 5), 2  # how many runs; how often a sweep is measured, of which the shortest counts
@@ -54,21 +39,19 @@ def stacked(at: Project, settings: list[str]) -> str:
 
 def kernels(at: Project, settings: list[str]) -> str:
     lines = []
-    for name, words in STEPS.items():
-        own = [sys.executable, str(at.root / "scripts" / "bench.py"), "stack", "--rounds", "1", *words, *VIT_B, *settings]
-        done = subprocess.run(own, capture_output=True, text=True, check=True)
-        rows = [json.loads(line) for line in done.stdout.splitlines()]
+    for name in STEPS:
+        rows = at.bench("stack", "--rounds", "1", *typed(name), *VIT_B, *settings)
         lines.append([name, str(rows[0]["kernels"]), *(f"{row['kernels_ratio']:.2f}" for row in rows[1:])])
     return grid(["a step of", "one run", "2 runs", "5 runs", "10 runs"], lines, markdown=True)
 
 
 def sweeps(at: Project, settings: list[str]) -> str:
     lines = []
-    for name, words in SWEEPS.items():
+    for name in SWEEPS:
         cells: list[str] = []
         for runs in RUNS:
             pairs = [
-                [measured(at, runs, *words, *SMALL, *settings, *more) for more in ([], ["hydra/launcher=stacked"])]
+                [measured(at, runs, *typed(name), *SMALL, *settings, *more) for more in ([], ["hydra/launcher=stacked"])]
                 for _ in range(TIMES)
             ]
             alone, together = map(min, zip(*pairs))
@@ -81,6 +64,11 @@ def sweeps(at: Project, settings: list[str]) -> str:
     return grid(head, lines, markdown=True)
 
 
+def typed(row: str) -> list[str]:
+    method, _, more = row.partition(", ")
+    return [f"method={method}", *MORE.get(more, ())]
+
+
 class Measured(NamedTuple):
     """A sweep: the CPU seconds of its process, and the mean accuracy of its runs."""
 
@@ -90,12 +78,11 @@ class Measured(NamedTuple):
 
 def measured(at: Project, runs: int, *words: str) -> Measured:
     with TemporaryDirectory() as folder:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = cpu_seconds()
         command = [sys.executable, str(at.root / "run.py"), "-m", *words, f"seed={listed(range(runs))}", f"outputs={folder}"]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = cpu_seconds() - before
         found = [RunDir(done.parent).summary() for done in Path(folder).rglob("DONE")]
         if len(found) != runs:
             raise UserError(f"{len(found)} of {runs} runs are finished; type {' '.join(command[1:])} to see why")
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return Measured(cpu, fmean(run["class_il"]["acc"] for run in found))

@@ -1,4 +1,8 @@
-"""The input size and pixel normalisation of a backbone."""
+"""What all backbones share, and the input size and pixel normalisation of one."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
 
 from cil.common.errors import UserError, nearest
 from cil.data.transforms.views import ImageSpec
@@ -10,6 +14,22 @@ NORMS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
+
+
+class Backbone(nn.Module):
+    """Base class of all backbones. `forward` turns images, (batch, 3, height, width), into features, (batch, width)."""
+
+    def __init__(self, image: ImageSpec, width: int) -> None:
+        super().__init__()
+        self.image, self.width = image, width
+        self.identity: dict = {}  # of its weights
+
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+    def bare(self, images: Tensor) -> Tensor:
+        """The forward pass that `make bench` compares with: the library's own, if there is another here."""
+        return self(images)
 
 
 def image_spec(node: dict, expects: dict | None) -> ImageSpec:
