@@ -97,17 +97,17 @@ def bases(at: Project, runs: list[dict]) -> dict[str, tuple[float, float, float]
 
 def switches(at: Project, settings: list[str]) -> None:
     """Fill the block on the paper's reading with one setting at a time as in the released code."""
-    lines = []
+    lines, more = [], [*settings, "hydra/launcher=stacked"]
     for host in HOSTS:
         for modifier in ("none", "pgp"):
             words = [f"method={host}", f"modifier={modifier}", SCENARIO]
-            at.run(*words, f"seed={listed(FEWER)}", *settings)
+            at.run(*words, f"seed={listed(FEWER)}", *more)
             before = at.found(*words, seeds=FEWER)
             for key, values in differing(at, words).items():
                 if modifier == "pgp" and not key.startswith("modifier."):
                     continue  # already measured without the modifier
                 change = [f"{key}={json.dumps(values[1])}", *together(at, key, words)]
-                at.run(*words, f"seed={listed(FEWER)}", *change, *settings)
+                at.run(*words, f"seed={listed(FEWER)}", *change, *more)
                 after = at.found(*words, *change, seeds=FEWER)
                 what = host if modifier == "none" else f"{host}+{modifier}"
                 lines.append([what, f"`{key}`", *(f"`{json.dumps(value)}`" for value in values), *moved(before, after)])
