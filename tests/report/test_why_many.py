@@ -32,7 +32,7 @@ def sweeps(tmp_path):
 def test_two_sweeps_are_told_apart_by_what_has_other_values(sweeps):
     told = "\n".join(why.answer(sweeps[0], str(sweeps[1])))
     assert "another checkpoint or backbone:\n  weights_sha256: ab12 → cd34" in told
-    assert "optim.lr: 0.002 → 0.5" in told
+    assert "optim.lr: 0.004 → 0.5" in told
     assert "ACC 75.00 ± 0.00 (2) → 50.00 ± 0.00 (2)  (-25.00)" in told and "not there → " in told
     assert "git_commit" not in told, "what both have is no reason"
     first, recipe = told.index("another checkpoint"), told.index("another recipe")
