@@ -68,7 +68,8 @@ def experiment(
         tasks = scenario(backbone.image) if scenario else build_scenario(config, backbone, images)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
-    if len(projecting := [type(own).__name__.lower() for own in modifiers if isinstance(own, Projection)]) > 1:
+    typed = zip(config.get("modifier") or (), modifiers, strict=True)
+    if len(projecting := [name for name, own in typed if isinstance(own, Projection)]) > 1:
         raise UserError(f"{' and '.join(projecting)} would both project each update; type modifier={projecting[0]}")
     method.suits(tasks)
     for modifier in modifiers:

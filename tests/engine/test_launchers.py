@@ -12,13 +12,16 @@ from types import SimpleNamespace
 import pytest
 import submitit
 import yaml
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from cil.commands import run as front_door
+from cil.commands import stacked
 from cil.commands.sweep import Named, Sweep, Watched, brief
 from cil.common.errors import UserError, explain
+from hydra_plugins.cil_stacked import StackedLauncher
 from tests import harness
 from tests.report.test_reproduce import finished_run
 
@@ -186,3 +189,27 @@ def test_lines_of_a_process_carry_its_name():
     with redirect_stdout(Named(into, "finetune seed=0")):
         print("decoding: 1 of 2\ndecoding: 2", "of 2")
     assert into.getvalue() == "finetune seed=0: decoding: 1 of 2\nfinetune seed=0: decoding: 2 of 2\n"
+
+
+def test_a_stacked_sweep_composes_each_run_once(monkeypatch):
+    """Hydra asks for a run's configuration to check the sweep and to launch it, `train_together` in between."""
+    calls = []
+
+    def compose(master_config, sweep_overrides):
+        calls.append(sweep_overrides)
+        return OmegaConf.create({"hydra": {"job": {}}})
+
+    loader = SimpleNamespace(repository=None, load_sweep_config=compose)
+    launcher = StackedLauncher()
+    launcher.setup(hydra_context=SimpleNamespace(config_loader=loader), task_function=None, config=OmegaConf.create())
+    checked = loader.load_sweep_config(master_config=launcher.config, sweep_overrides=["seed=0"])
+    together = []
+    monkeypatch.setattr(stacked, "train_together", lambda jobs, compose: together.extend(map(compose, map(list, jobs))))
+    launcher.train_together([("seed=0",)])
+    launched = []
+    monkeypatch.setattr(BasicLauncher, "launch", lambda self, jobs, first: launched.extend(
+        self.hydra_context.config_loader.load_sweep_config(self.config, list(words)) for words in jobs))  # fmt: skip
+    launcher.launch([("seed=0",)], 0)
+    assert calls == [["seed=0"]] and together[0] is checked and launched[0] is checked
+    launcher.launch([("seed=0",)], 1)
+    assert launched[1] is not checked, "the number of an earlier job is not left in it"

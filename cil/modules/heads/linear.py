@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from cil.modules.heads.cosine import exact, scores
 
 
-class GrowingCosine(nn.Module):
-    """Cosines between features and the rows of the classes seen. New rows are drawn from N(0, 0.02²)."""
+class GrowingHead(nn.Module):
+    """The rows of the classes seen. New rows are drawn from N(0, 0.02²). `forward` is (…, width) → (…, classes)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -19,18 +19,22 @@ class GrowingCosine(nn.Module):
         rows = torch.randn(classes - len(self.weight), self.weight.shape[1]).mul_(0.02).to(self.weight.device)
         self.weight = nn.Parameter(torch.cat([self.weight.data, rows]))
 
-    def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
-        """(…, width) → (…, classes), of the given `classes` only; the others get no gradient."""
-        with exact(features):
-            return F.normalize(features.float(), dim=-1) @ F.normalize(self.weight[classes].float(), dim=1).T
-
     def own_loss(self, features: Tensor, labels: Tensor, classes: range) -> Tensor:
         """Return the cross-entropy among these classes only, to which all labels belong."""
         return F.cross_entropy(self(features, slice(classes.start, classes.stop)), labels - classes.start)
 
 
-class GrowingLinear(GrowingCosine):
-    """A linear layer over the classes seen. New rows are drawn from N(0, 0.02²); new biases are zero."""
+class GrowingCosine(GrowingHead):
+    """Cosines between features and rows."""
+
+    def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
+        """Of the given `classes` only; the others get no gradient."""
+        with exact(features):
+            return F.normalize(features.float(), dim=-1) @ F.normalize(self.weight[classes].float(), dim=1).T
+
+
+class GrowingLinear(GrowingHead):
+    """A linear layer. New biases are zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -41,6 +45,7 @@ class GrowingLinear(GrowingCosine):
         self.bias = nn.Parameter(torch.cat([self.bias.data, self.bias.new_zeros(classes - len(self.bias))]))
 
     def forward(self, features: Tensor, classes: slice = slice(None)) -> Tensor:
+        """Of the given `classes` only; the others get no gradient."""
         return F.linear(features, self.weight[classes], self.bias[classes])
 
 

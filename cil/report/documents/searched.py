@@ -62,7 +62,8 @@ def rates(at: Project, settings: list[str]) -> None:
 def rule() -> str:
     first, *others = SEEDS
     return (
-        f"The rule was fixed before the runs. Half and double of each learning rate are first run with one seed ({first}). "
+        "The rule was fixed when only the runs of `rapf` and `ranpac` were known. "
+        f"Half and double of each learning rate are first run with one seed ({first}). "
         f"If neither is better by at least {LEAST:g} points of ACC, the recipe keeps its rate. Otherwise the better of the two "
         f"and the rate before are run with the seeds {listed(others)} as well. The better one becomes the recipe's rate if it "
         f"is better by at least {LEAST:g} points in the mean of the {len(SEEDS)} seeds, and by more than {ERRORS} standard "
@@ -75,7 +76,7 @@ def note() -> str:
     return (
         f"ACC on held-out images (`{HELD_OUT}`); *better by*: the better of half and double against the rate before, with the "
         "standard error where three seeds were run. All seeds hold out the same images, so the error does not cover the choice "
-        "of images. A bold rate is now the recipe's own. "
+        "of images. The first seed also chose which of half and double is compared. A bold rate is now the recipe's own. "
         "`python scripts/fill_docs.py rates` fills this table from finished runs and prints the commands of the "
         "others, so `python scripts/fill_docs.py rates | sh` runs them. Type it twice: the second call runs the other seeds. "
         "Numbers of finished runs are kept in `docs/results/rates.json`."
