@@ -12,6 +12,7 @@ from cil.data.image_store import Size
 from cil.engine.build import build_scenario, checked_images, make
 from cil.runs.run_folder import digest
 from tests.data.datasets import miniature
+from tests.data.test_image_store import files, photos  # noqa: F401
 from tests.harness import compose
 
 
@@ -68,3 +69,21 @@ def test_a_read_only_data_folder_works_with_another_folder_for_decoded_photograp
 def test_the_folder_of_decoded_photographs_changes_no_address():
     assert digest(compose("data.decoded=elsewhere")) == digest(compose())
     assert compose("data.root=disk")["data"]["decoded"] == "disk/decoded"
+
+
+def test_the_digest_is_that_of_the_pixels_and_their_order(files, tmp_path):  # noqa: F811
+    whole = photos(files, tmp_path)
+    some = whole.take(torch.tensor([1, 3]))
+    (tmp_path / "other").mkdir()
+    again = photos({name: files[name] for name in ("01.jpg", "03.jpg")}, tmp_path / "other")
+    assert some.decoded(Size()).digest() == again.decoded(Size()).digest()
+    assert whole.take(torch.tensor([3, 1])).decoded(Size()).digest() != some.decoded(Size()).digest()
+
+
+def test_a_smaller_store_is_another_store(files, tmp_path):  # noqa: F811
+    listing = photos(files, tmp_path)
+    small = listing.decoded(Size(40))
+    assert small.store.sizes.min(1).tolist() == [40, 40, 40, 40, 40, 31]  # never enlarged
+    assert listing.decoded(Size()).digest() != small.digest()
+    named = photos(files, tmp_path, size=Size(40))
+    assert named.decoded(Size()).digest() == small.digest()  # what the data set was told goes before what a view needs

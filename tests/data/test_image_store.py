@@ -282,24 +282,6 @@ print(photos.decoded(Size()).digest().hex(), count, flush=True)
     assert sorted(map(int, counts))[0] == 0  # one of them found everything done
 
 
-def test_the_digest_is_that_of_the_pixels_and_their_order(files, tmp_path):
-    whole = photos(files, tmp_path)
-    some = whole.take(torch.tensor([1, 3]))
-    (tmp_path / "other").mkdir()
-    again = photos({name: files[name] for name in ("01.jpg", "03.jpg")}, tmp_path / "other")
-    assert some.decoded(Size()).digest() == again.decoded(Size()).digest()
-    assert whole.take(torch.tensor([3, 1])).decoded(Size()).digest() != some.decoded(Size()).digest()
-
-
-def test_a_smaller_store_is_another_store(files, tmp_path):
-    listing = photos(files, tmp_path)
-    small = listing.decoded(Size(40))
-    assert small.store.sizes.min(1).tolist() == [40, 40, 40, 40, 40, 31]  # never enlarged
-    assert listing.decoded(Size()).digest() != small.digest()
-    named = photos(files, tmp_path, size=Size(40))
-    assert named.decoded(Size()).digest() == small.digest()  # what the data set was told goes before what a view needs
-
-
 def test_the_store_is_what_is_in_memory(files, tmp_path):
     """A store maps its files: opening one of any size costs no memory for pixels."""
     store = photos(files, tmp_path).decoded(Size()).store

@@ -1,10 +1,13 @@
 """The report page in a real browser: at the width of a desk and of a phone, on light and dark ground, and on paper."""
 
 import base64
+import shutil
 
 import pytest
 
-from tests.report.test_report_page import BROWSER, DRIVER, HOSTILE, html, outputs  # noqa: F401
+from tests.report.test_report_page import HOSTILE, html, outputs  # noqa: F401
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
