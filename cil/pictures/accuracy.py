@@ -1,12 +1,12 @@
 """Plots accuracy curves and accuracy matrices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cil.common.files import replace_file
-from cil.metrics import AccuracyMatrix
+from cil.metrics import NAN, AccuracyMatrix
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#b7791f", "#285e61")
 
@@ -31,15 +31,38 @@ def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -
     """Plot the mean accuracy over the tasks seen, after each task: one curve for each name in `matrices`."""
     drawing = figure(6, 3.6)
     axes = drawing.add_subplot()
-    for colour, (label, matrix) in zip(COLOURS, matrices.items(), strict=False):
-        tasks = range(1, matrix.learned + 1)
-        axes.plot(tasks, [matrix.after(task - 1) for task in tasks], marker="o", markersize=4, color=colour, label=label)
-    axes.set(title=title, xlabel="tasks learned", ylabel="percent correct", ylim=(0, 102), xticks=list(tasks))
+    _curves(axes, {name: [matrix.after(task) for task in range(matrix.learned)] for name, matrix in matrices.items()})
+    axes.set(title=title, ylabel="percent correct", ylim=(0, 102))
     axes.title.set_fontsize("medium")
+    save(drawing, file)
+
+
+def draw_accuracy_and_forgetting(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:
+    """Plot the mean accuracy after each task, and beside it the mean forgetting of the earlier tasks."""
+    drawing = figure(9, 3.6)
+    accuracy, forgetting = drawing.subplots(1, 2)
+    _curves(accuracy, {name: [matrix.after(task) for task in range(matrix.learned)] for name, matrix in matrices.items()})
+    accuracy.set(ylabel="percent correct, all classes seen", ylim=(0, None))
+    _curves(forgetting, {name: _forgetting(matrix) for name, matrix in matrices.items()})
+    forgetting.set(ylabel="forgetting", ylim=(0, None))
+    drawing.suptitle(title, fontsize="medium")
+    save(drawing, file)
+
+
+def _forgetting(matrix: AccuracyMatrix) -> list[float]:
+    """Forgetting after each task; nothing can be forgotten after the first."""
+    rows = matrix.percent.tolist()
+    triangle = [row[: task + 1] for task, row in enumerate(rows)]
+    return [NAN, *(AccuracyMatrix.of_percents(triangle[: task + 1]).forgetting() for task in range(1, matrix.learned))]
+
+
+def _curves(axes, curves: Mapping[str, Sequence[float]]) -> None:
+    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
+        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, color=colour, label=label)
+    axes.set(xlabel="tasks learned", xticks=range(1, max(map(len, curves.values())) + 1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best", fontsize="small")
-    save(drawing, file)
 
 
 def draw_matrix(file: Path, matrix: AccuracyMatrix, title: str) -> None:

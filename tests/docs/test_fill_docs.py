@@ -17,6 +17,11 @@ SUMMARY = {
     "class_il": {"acc": 61.25, "forgetting": 7.5, "backward_transfer": -7.5, "incremental_average": 70.0},
     "task_il": {"acc": 90.0, "forgetting": 1.0}, "config": {"method": {"memory": 500}},
 }  # fmt: skip
+ACCURACY = """after_task,on_task,images,correct_class_il,correct_task_il
+1,1,10,9,9
+2,1,10,4,9
+2,2,10,8,9
+"""
 SITE = {"modifier": "PGP", "ranks": {"prompts.0": [7]}, "removed": {"prompts.0": 0.25}}
 
 
@@ -78,44 +83,67 @@ def test_the_records_of_the_weights_stand_in_the_documents(at):
     assert content(at, "pretraining").strip() == records.pretraining(at)
 
 
-def test_the_recovered_transformer(at, monkeypatch):
-    """The records of both checkpoints, and a line for each method, run or not."""
+@pytest.fixture
+def weights(at):
+    """The records of both checkpoints of the recovered transformer."""
     for name in recovered.BACKBONES:
         folder = at.root / "data" / "weights" / name
         folder.mkdir(parents=True)
         percent = {"frozen_class_token": 28.3, "body": 15.7, "recovered": 36.75}
         record = {"percent_on_the_unseen_half": percent, "weights_sha256": "ab" * 32, "command": "python scripts/recover.py"}
         (folder / "record.json").write_text(json.dumps(record))
-    made = {"class_il": {"acc": 33.3, "forgetting": 9.9}, "task_il": {"forgetting": 0.5}, "seconds": 7.0, "image_encodes": 8000}
-    done = ("method=class_mean", "seed=0", "dataset.md5=null")
-    monkeypatch.setattr(recovered, "finished", lambda at, *words: made if set(done) <= set(words) else None)
+
+
+def test_the_recovered_transformer(at, weights, monkeypatch):
+    """A line for each method, run or not; modifiers are compared seed by seed; the curves are drawn."""
+
+    def one(at, backbone, row, seed, settings):
+        if row.split()[0] != "dualprompt" or seed > 2 or backbone != "vit_s14_photographs_selfsup":
+            return None
+        acc = 33.3 + seed + 2.0 * ("freeze" in row)
+        part = {"acc": acc, "incremental_average": 40.0, "forgetting": 9.9}
+        return {
+            "class_il": part, "task_il": part, "class_means": part, "seconds": 7.0, "image_encodes": 8000,
+            "bases": {"g_prefix": [1.0, 2.0, 0.59]} if "pgp" in row else {}, "percent": [[90.0], [50.0, acc]],
+        }  # fmt: skip
+
+    monkeypatch.setattr(recovered, "one", one)
     recovered.recovered(at, ["dataset.md5=null"])
     text = content(at, "recovered")
-    assert text.count("| 36.8 |") == 2 or text.count("36.8") == 2
-    assert text.count("33.3") == 2 and text.count("8,000") == 2 and text.count("not run") == 2 * (len(recovered.ROWS) - 1)
+    assert text.count("36.8") == 2 and text.count("8,000") == 2
+    assert text.count("not run") == sum(map(len, recovered.ROWS.values())) - 2
+    frozen, projected = (next(line for line in text.splitlines() if f"`modifier={name}`" in line) for name in ("freeze", "pgp"))
+    assert "+2.00 ± 0.00" in frozen and "+0.00 ± 0.00" in projected and "g_prefix 59 %" in projected
+    assert "| without labels | `dualprompt` | 34.3 ± 1.0 |" in " ".join(text.split())
+    assert all((at.pictures / f"photographs{kind}.svg").exists() for kind in ("", "_pgp"))
 
 
-def test_numbers_of_photographs_are_kept_for_the_same_weights(at):
+def test_numbers_of_photographs_are_kept_for_the_same_weights(at, weights):
     """A table may grow on several machines: a finished run counts after its folder is gone, but not for other weights."""
-    name = "vit_s14_photographs"
-    (folder := at.root / "data" / "weights" / name).mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps({"weights_sha256": "ab" * 32}))
-    words = (*recovered.ROWS["L2P with PGP"], f"backbone={name}", "seed=0", "dataset.md5=null")
+    backbone, row, settings = "vit_s14_photographs", "l2p modifier=[pgp,class_means]", ["dataset.md5=null"]
     (at.root / "docs" / "results" / "photographs.json").unlink(missing_ok=True)
-    assert recovered.finished(at, *words) is None
+    assert recovered.one(at, backbone, row, 0, settings) is None
+    words = [recovered.EXPERIMENT, *f"method={row}".split(), f"backbone={backbone}", "seed=0", *settings]
     run = at.outputs / address(at.compose(*words))
     run.mkdir(parents=True)
-    summary = SUMMARY | {"address": str(run.relative_to(at.outputs)), "identity": {"weights_sha256": "ab" * 32},
-                         "image_encodes": 7, "config": {"modifier": {"pgp": {}}}}  # fmt: skip
+    part = {"acc": 61.25, "incremental_average": 70.0, "forgetting": 7.5}
+    summary = {
+        "class_il": part, "task_il": part, "seconds": 3.0, "address": str(run.relative_to(at.outputs)), "image_encodes": 7,
+        "identity": {"weights_sha256": "ab" * 32}, "config": {"modifier": {"pgp": {}, "class_means": {}}},
+    }  # fmt: skip
     (run / "summary.json").write_text(json.dumps(summary))
-    (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (SITE, SITE)))
+    means = [{"modifier": "ClassMeans", "correct": correct, "acc": 0.0} for correct in ([90.0], [70.0, 60.0])]
+    (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (SITE, SITE, *means)))
+    (run / "accuracy.csv").write_text(ACCURACY)
     (run / "DONE").touch()
-    first = recovered.finished(at, *words)
-    assert first["class_il"] == {"acc": 61.25, "forgetting": 7.5} and first["bases"]["prompts"][2] == 0.25
+    first = recovered.one(at, backbone, row, 0, settings)
+    assert first["class_il"] == part and first["bases"]["prompts"][2] == 0.25 and first["percent"] == [[90.0], [40.0, 80.0]]
+    assert first["class_means"] == {"acc": 65.0, "forgetting": 20.0}
     shutil.rmtree(run)
-    assert recovered.finished(at, *words) == first
-    (folder / "record.json").write_text(json.dumps({"weights_sha256": "cd" * 32}))
-    assert recovered.finished(at, *words) is None
+    assert recovered.one(at, backbone, row, 0, settings) == first
+    record = at.root / "data" / "weights" / backbone / "record.json"
+    record.write_text(json.dumps({"weights_sha256": "cd" * 32}))
+    assert recovered.one(at, backbone, row, 0, settings) is None
 
 
 def test_recipes_follow_their_rule_and_name_what_was_not_run(at, monkeypatch, capsys):

@@ -1,33 +1,56 @@
 """Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs."""
 
 import json
+from collections.abc import Sequence
 from itertools import product
 from statistics import fmean
 
+import numpy as np
+
 from cil.common.tables import grid, mean_and_spread
+from cil.metrics import AccuracyMatrix
+from cil.pictures.accuracy import draw_accuracy_and_forgetting, draw_curve
 from cil.report.documents.project import Project
 from cil.report.documents.projection import bases, moved
-from cil.runs.run_folder import address
+from cil.runs.run_folder import address, read_matrices
 
 BACKBONES = {"vit_s14_photographs_selfsup": "without labels", "vit_s14_photographs": "with labels"}
-OTHERS, PROMPTS = "experiment=photographs/half_10tasks_others", "experiment=photographs/half_10tasks"
-FEWER = ("dataset.train_per_class=30", "dataset.test_per_class=10")  # a prompted run then takes seven minutes of one core
+EXPERIMENT = "experiment=photographs/half_10tasks"
+ONCE = "train.first.epochs=1"  # lae and pet train longer in the first task by default
+LORA, PROMPT = f"pet method.kind=lora {ONCE}", f"pet method.kind=prompt {ONCE}"
+HEAD = "finetune method.learn=head"
 ROWS = {
-    "nearest class mean": (OTHERS, "method=class_mean"),
-    "linear head, task after task": (OTHERS, "method=finetune", "method.learn=head"),
-    "linear head, all classes at once": (OTHERS, "method=finetune", "method.learn=head", "scenario.tasks=1"),
-    "RanPAC": (OTHERS, "method=ranpac"),
-    "L2P": (PROMPTS, "method=l2p", *FEWER),
-    "L2P with PGP": (PROMPTS, "method=l2p", "modifier=pgp", *FEWER),
-    "DualPrompt": (PROMPTS, "method=dualprompt", *FEWER),
-    "DualPrompt with PGP": (PROMPTS, "method=dualprompt", "modifier=pgp", *FEWER),
+    "without labels": (
+        "class_mean", "fecam", "ranpac", HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", "slca", "l2p",
+        "l2p modifier=pgp", "dualprompt", "dualprompt modifier=pgp", "coda_prompt", f"lae {ONCE}", "inflora", "sd_lora", "tuna",
+        "mos", LORA, f"{LORA} modifier=pgp", PROMPT, f"{PROMPT} modifier=nsp2",
+    ),
+    "with labels": (
+        "class_mean", "ranpac", HEAD, "l2p", "l2p modifier=pgp", "dualprompt", "dualprompt modifier=pgp",
+    ),
+}  # fmt: skip
+CHANGES = {
+    "modifier=pgp": ("l2p", "l2p reading=released", "dualprompt", "dualprompt reading=released", LORA),
+    "modifier=nsp2": (PROMPT,),
+    "modifier=freeze": ("l2p", "dualprompt"),
 }
+FEATURES = ("l2p", "dualprompt")  # hosts whose features were also classified by class means
+DRAWN = ("l2p", "l2p modifier=pgp", "dualprompt", "dualprompt modifier=pgp")
+FRONT = ("ranpac", "class_mean", "slca", "ease", "dualprompt", "l2p", HEAD)  # on the first page of the documentation
 SEEDS = (0, 1, 2, 3, 4)
 
 
 def recovered(at: Project, settings: list[str]) -> None:
-    """Fill the block with the record of each checkpoint and a table of what is finished; other cells say so."""
-    at.fill("recovered", f"{records(at)}\n\n{table(at, settings)}\n\n{effects(at, settings)}")
+    """Fill the block with the record of each checkpoint and tables of what is finished; other cells say so. Draw the curves."""
+    command = f"`python run.py {EXPERIMENT} method=… backbone=… seed=… {' '.join(settings)}`"
+    tables = [f"Last block trained {told} (`{name}`):\n\n{table(at, name, settings)}" for name, told in BACKBONES.items()]
+    more = [effects(at, settings), of_features(at, settings)]
+    at.fill("recovered", "\n\n".join([records(at), *tables, f"Each row: {command}.", *more]))
+    name = next(iter(BACKBONES))
+    about = "TinyImageNet, ViT-S/14 without labels"
+    draw_accuracy_and_forgetting(at.pictures / "photographs_pgp.svg", averages(at, name, DRAWN, settings), about)
+    front = {row.split()[0] if row != HEAD else "linear head": one for row, one in averages(at, name, FRONT, settings).items()}
+    draw_curve(at.pictures / "photographs.svg", front, f"{about}: accuracy over all classes seen")
 
 
 def records(at: Project) -> str:
@@ -45,58 +68,93 @@ def record(at: Project, name: str) -> dict:
     return json.loads((at.root / "data" / "weights" / name / "record.json").read_text())
 
 
-def table(at: Project, settings: list[str]) -> str:
-    """One line per checkpoint and method; what has no finished run says so."""
-    lines = []
-    for backbone, told in BACKBONES.items():
-        for name, words in ROWS.items():
-            own = [finished(at, *words, f"backbone={backbone}", f"seed={seed}", *settings) for seed in SEEDS]
-            lines.append([told, name, *numbers_of([run for run in own if run])])
-    head = ["last block trained", "method", "ACC", "forgetting", "forgetting, task told", "seeds", "seconds", "images encoded"]
-    commands = "; ".join(f"{name}: `python run.py {' '.join(words)}`" for name, words in ROWS.items())
-    more = " ".join(["backbone=…", "seed=…", *settings])
-    return f"{grid(head, lines, markdown=True)}\n\n{commands}; each with `{more}`."
+def table(at: Project, backbone: str, settings: list[str]) -> str:
+    """One line per method, the best first; what has no finished run says so and stands last."""
+    found = {row: runs(at, backbone, row, settings) for row in ROWS[BACKBONES[backbone]]}
+    order = sorted(found, key=lambda row: -fmean(run["class_il"]["acc"] for run in found[row]) if found[row] else 1.0)
+    head = ["method", "ACC", "avg inc", "forgetting", "forgetting, task told", "seeds", "seconds", "images encoded"]
+    return grid(head, [[f"`{row}`", *cells(found[row])] for row in order], markdown=True)
 
 
-def effects(at: Project, settings: list[str]) -> str:
-    """What PGP changes, seed by seed, where runs with and without it are finished."""
-    lines = []
-    for (backbone, told), host in product(BACKBONES.items(), ("L2P", "DualPrompt")):
-        words = ROWS[host], ROWS[f"{host} with PGP"]
-        both = [[finished(at, *own, f"backbone={backbone}", f"seed={seed}", *settings) for own in words] for seed in SEEDS]
-        pairs = [(plain, projected) for plain, projected in both if plain and projected]
-        if len(pairs) > 1:
-            plain, projected = (list(runs) for runs in zip(*pairs))
-            shares = {kind: fmean(run["bases"][kind][2] for run in projected) for kind in projected[0]["bases"]}
-            removed = [f"{kind} {100 * share:.0f} %" for kind, share in shares.items()]
-            lines.append([told, host, *moved(plain, projected), ", ".join(removed), str(len(pairs))])
-    change = ["PGP moves ACC by", "forgetting by", "forgetting, task told, by"]
-    return grid(["last block trained", "host", *change, "gradient removed", "seeds"], lines, markdown=True)
-
-
-def numbers_of(runs: list[dict]) -> list[str]:
-    if not runs:
-        return ["not run", *["–"] * 5]
-    lost = [[run[kind]["forgetting"] for run in runs] for kind in ("class_il", "task_il")]
+def cells(found: Sequence[dict]) -> list[str]:
+    if not found:
+        return ["not run", *["–"] * 6]
+    columns = [[run["class_il"][key] for run in found] for key in ("acc", "incremental_average", "forgetting")]
+    columns.append([run["task_il"]["forgetting"] for run in found])
     return [
-        mean_and_spread([run["class_il"]["acc"] for run in runs]),
-        *(mean_and_spread(values) if None not in values else "–" for values in lost),
-        str(len(runs)),
-        f"{fmean(run['seconds'] for run in runs):.0f}",
-        f"{fmean(run['image_encodes'] for run in runs):,.0f}",
+        *(mean_and_spread(values) if None not in values else "–" for values in columns),
+        str(len(found)),
+        f"{fmean(run['seconds'] for run in found):.0f}",
+        f"{fmean(run['image_encodes'] for run in found):,.0f}",
     ]
 
 
-def finished(at: Project, *words: str) -> dict | None:
+def effects(at: Project, settings: list[str]) -> str:
+    """What a modifier changes, seed by seed, where at least two seeds are finished with and without it."""
+    lines = []
+    for (backbone, told), (modifier, hosts) in product(BACKBONES.items(), CHANGES.items()):
+        for host in hosts:
+            both = [[one(at, backbone, own, seed, settings) for own in (host, f"{host} {modifier}")] for seed in SEEDS]
+            pairs = [(plain, changed) for plain, changed in both if plain and changed]
+            if len(pairs) > 1:
+                plain, changed = (list(every) for every in zip(*pairs))
+                lines.append([told, f"`{host}`", f"`{modifier}`", *moved(plain, changed), removed(changed), str(len(pairs))])
+    change = ["moves ACC by", "forgetting by", "forgetting, task told, by"]
+    return grid(["last block trained", "host", "modifier", *change, "gradient removed", "seeds"], lines, markdown=True)
+
+
+def removed(found: Sequence[dict]) -> str:
+    """The mean share of the squared gradient norm that was removed, for each kind of parameter."""
+    kinds = found[0]["bases"]
+    return ", ".join(f"{kind} {100 * fmean(run['bases'][kind][2] for run in found):.0f} %" for kind in kinds) or "–"
+
+
+def of_features(at: Project, settings: list[str]) -> str:
+    """The head of a prompted network against class means of its features, which no later task changes."""
+    lines = []
+    for (backbone, told), host in product(BACKBONES.items(), FEATURES):
+        found = runs(at, backbone, f"{host} modifier=class_means", settings)
+        if found:
+            ways = [[run[way][key] for run in found] for way in ("class_il", "class_means") for key in ("acc", "forgetting")]
+            lines.append([told, f"`{host}`", *(mean_and_spread(values) for values in ways), str(len(found))])
+    head = ["last block trained", "host", "ACC of its head", "forgetting", "ACC of class means", "forgetting ", "seeds"]
+    return grid(head, lines, markdown=True)
+
+
+def averages(at: Project, backbone: str, rows: Sequence[str], settings: list[str]) -> dict[str, AccuracyMatrix]:
+    """The mean accuracy matrix over the finished seeds of each row."""
+    found = {row: [run["percent"] for run in runs(at, backbone, row, settings)] for row in rows}
+    return {
+        row: AccuracyMatrix.of_percents([np.mean(same, axis=0).tolist() for same in zip(*every, strict=True)])
+        for row, every in found.items() if every
+    }  # fmt: skip
+
+
+def runs(at: Project, backbone: str, row: str, settings: list[str]) -> list[dict]:
+    return [run for seed in SEEDS if (run := one(at, backbone, row, seed, settings))]
+
+
+def one(at: Project, backbone: str, row: str, seed: int, settings: list[str]) -> dict | None:
     """The numbers of a run that is finished, here or before elsewhere, with the weights of the record."""
-    config = at.compose(*words)
-    own = at.kept("photographs", address(config), lambda summary: numbers(at, summary))
-    return own if own and own["weights"] == record(at, config["backbone"]["weights"])["weights_sha256"] else None
+    words = [EXPERIMENT, *f"method={row}".split(), f"backbone={backbone}", f"seed={seed}", *settings]
+    own = at.kept("photographs", address(at.compose(*words)), lambda summary: numbers(at, summary))
+    return own if own and own["weights"] == record(at, backbone)["weights_sha256"] else None
 
 
 def numbers(at: Project, summary: dict) -> dict:
-    """What the tables need of a run's summary and events."""
-    parts = {kind: {name: summary[kind][name] for name in ("acc", "forgetting")} for kind in ("class_il", "task_il")}
-    found = {kind: [*of] for kind, of in bases(at, [summary] if summary["config"].get("modifier") else []).items()}
-    return {**parts, **{key: summary[key] for key in ("seconds", "image_encodes")}, "bases": found,
-            "weights": summary["identity"]["weights_sha256"]}  # fmt: skip
+    """What the tables and curves need of a run's summary, accuracies and events."""
+    keys = ("acc", "incremental_average", "forgetting")
+    modifier = [*(summary["config"].get("modifier") or {})]
+    percent = read_matrices(at.outputs / summary["address"])["class_il"].percent
+    own = {
+        **{kind: {key: summary[kind][key] for key in keys} for kind in ("class_il", "task_il")},
+        **{key: summary[key] for key in ("seconds", "image_encodes")},
+        "bases": {kind: [*of] for kind, of in bases(at, [summary] if "pgp" in modifier else []).items()},
+        "weights": summary["identity"]["weights_sha256"],
+        "percent": [[round(value, 2) for value in row[: task + 1]] for task, row in enumerate(percent.tolist())],
+    }
+    if "class_means" in modifier:
+        rows = [event["correct"] for event in at.events(summary) if event.get("modifier") == "ClassMeans"]
+        means = AccuracyMatrix.of_percents(rows)
+        own["class_means"] = {"acc": means.average(), "forgetting": means.forgetting()}
+    return own
