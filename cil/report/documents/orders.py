@@ -6,6 +6,7 @@ from cil.common.tables import grid, mean_and_spread
 from cil.report.collect import count
 from cil.report.documents.baselines import COLUMNS, SCENARIO, SEEDS
 from cil.report.documents.project import Project, listed
+from cil.report.documents.projection import moved
 from cil.runs.run_folder import address
 
 TABLES = {
@@ -17,6 +18,7 @@ TABLES = {
     "`clip_tiny`": ("continual_clip", "rapf", "awpf", "bofa", "mg_clip", "proof"),
 }  # fmt: skip
 ORDER = "scenario.order=seed"
+PROJECTED = {"pet method.kind=lora": "modifier=pgp", "pet method.kind=prompt": "modifier=nsp2"}
 
 
 def orders(at: Project, settings: list[str]) -> None:
@@ -35,7 +37,17 @@ def orders(at: Project, settings: list[str]) -> None:
         "the commands of the others, so `python scripts/fill_docs.py orders | sh` runs them. Numbers of "
         "finished runs are kept in `docs/results/class_orders.json`."
     )
-    at.fill("orders", "\n\n".join([*tables, note]))
+    at.fill("orders", "\n\n".join([*tables, note, effects(at, settings)]))
+
+
+def effects(at: Project, settings: list[str]) -> str:
+    """What a projection changes, order by order, where all orders are finished with and without it."""
+    lines = []
+    for row, modifier in PROJECTED.items():
+        plain, projected = (runs(at, own, settings) for own in (row, f"{row} {modifier}"))
+        if len(plain) == len(projected) == len(SEEDS):
+            lines.append([f"`{row}`", f"`{modifier}`", *moved(plain, projected)])
+    return grid(["host", "modifier", "moves ACC by", "forgetting by", "forgetting, task told, by"], lines, markdown=True)
 
 
 def words(row: str) -> list[str]:
@@ -49,9 +61,8 @@ def runs(at: Project, row: str, settings: list[str]) -> list[dict]:
 
 
 def numbers(summary: dict) -> dict:
-    parts = {
-        part: {key: summary[part][key] for own, key in COLUMNS.values() if own == part} for part in ("class_il", "task_il")
-    }
+    keys = ("acc", "forgetting", "incremental_average")
+    parts = {part: {key: summary[part][key] for key in keys} for part in ("class_il", "task_il")}
     return {**parts, **{key: summary[key] for key in ("trained_parameters", "seconds")}}
 
 
