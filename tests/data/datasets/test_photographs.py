@@ -5,8 +5,12 @@ import pytest
 from tests.data.datasets import miniature
 from tests.harness import CONF, compose, execute
 
-NAMES = sorted(file.stem for file in (CONF / "experiment" / "photographs").glob("*.yaml"))
-OTHERS = ("class_mean", "ranpac", "finetune", "joint", "aper", "ease", "slca", "coda_prompt")
+NAMES = sorted(file.stem for file in (CONF / "experiment" / "photographs").glob("*_10tasks.yaml"))  # with a pre-trained network
+OTHERS = (
+    "class_mean", "fecam", "ranpac", "finetune", "joint", "aper", "ease", "slca", "coda_prompt", "lae", "inflora", "sd_lora",
+    "tuna", "mos", "pet method.kind=lora modifier=pgp", "pet method.kind=prompt modifier=nsp2",
+)  # fmt: skip
+HOSTS = (("l2p", "none", "paper"), ("l2p", "pgp", "released"), ("dualprompt", "pgp", "paper"))
 SMALL = [f"+backbone.changes.{key}" for key in ("depth=6", "embed_dim=24", "num_heads=3")]
 
 
@@ -22,11 +26,9 @@ def test_no_view_has_a_crop_in_it(name):
 
 def rows():
     for name in NAMES:
-        if name.endswith("_others"):
-            yield from ((name, f"method={method}") for method in OTHERS)
-        else:
-            yield from ((name, f"method={host}", f"modifier={modifier}", f"reading={reading}") for host, modifier, reading in
-                        (("l2p", "none", "paper"), ("l2p", "pgp", "released"), ("dualprompt", "pgp", "paper")))  # fmt: skip
+        hosts = [(f"method={host}", f"modifier={modifier}", f"reading={reading}") for host, modifier, reading in HOSTS]
+        yield from ((name, *words) for words in hosts)
+    yield from (("half_10tasks", *f"method={words}".split()) for words in OTHERS)
 
 
 @pytest.mark.parametrize("words", rows(), ids=" ".join)
@@ -42,5 +44,16 @@ def test_each_runs_on_a_few_images(tmp_path, words):
         f"experiment=photographs/{name}", *row, *few, f"scenario.tasks={2 if half else 3}", "backbone.weights=null",
         *SMALL, *own, f"outputs={tmp_path / 'outputs'}", f"data.root={tmp_path}", "data.features=null",
         "machine=cpu", "log.live=false",
+    ))  # fmt: skip
+    assert 0 <= run.summary()["class_il"]["acc"] <= 100
+
+
+@pytest.mark.parametrize("backbone", ["convit_tiny_plain", "convit_tiny", "convit_tiny_lpa"])
+def test_attentions_learn_from_photographs(tmp_path, backbone):
+    miniature.zipped(miniature.tinyimagenet(4), tmp_path / "tiny-imagenet-200.zip")
+    few = ["dataset.md5=null", "dataset.train_per_class=4", "dataset.test_per_class=2", "method.memory=2", "scenario.tasks=2"]
+    run = execute(compose(
+        "experiment=photographs/dytox", f"backbone={backbone}", *few, f"outputs={tmp_path / 'outputs'}",
+        f"data.root={tmp_path}", "machine=cpu", "log.live=false",
     ))  # fmt: skip
     assert 0 <= run.summary()["class_il"]["acc"] <= 100
