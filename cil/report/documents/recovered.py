@@ -1,7 +1,7 @@
 """Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from statistics import fmean
 
@@ -17,26 +17,40 @@ from cil.runs.run_folder import address, read_matrices
 BACKBONES = {"vit_s14_photographs_selfsup": "without labels", "vit_s14_photographs": "with labels"}
 EXPERIMENT = "experiment=photographs/half_10tasks"
 ONCE = "train.first.epochs=1"  # lae and pet train longer in the first task by default
+L2P, CODA, INFLORA = "l2p method.read=class optim.lr=0.0075", "coda_prompt optim.lr=0.004", "inflora optim.lr=0.002"
 LORA, PROMPT = f"pet method.kind=lora {ONCE}", f"pet method.kind=prompt {ONCE}"
 HEAD = "finetune method.learn=head"
+RANPAC = "ranpac method.features=2000"  # its search over 10,000 takes half an hour of a core
 ROWS = {
     "without labels": (
-        "class_mean", "fecam", "ranpac", HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", "slca", "l2p",
-        "l2p modifier=pgp", "dualprompt", "dualprompt modifier=pgp", "coda_prompt", f"lae {ONCE}", "inflora", "sd_lora", "tuna",
-        "mos", LORA, f"{LORA} modifier=pgp", PROMPT, f"{PROMPT} modifier=nsp2",
+        "class_mean", "fecam", RANPAC, HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", "slca", L2P,
+        f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp", CODA, f"lae {ONCE}", INFLORA, "sd_lora", "tuna", "mos",
+        LORA, f"{LORA} modifier=pgp", PROMPT, f"{PROMPT} modifier=nsp2",
     ),
     "with labels": (
-        "class_mean", "ranpac", HEAD, "l2p", "l2p modifier=pgp", "dualprompt", "dualprompt modifier=pgp",
+        "class_mean", RANPAC, HEAD, L2P, f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp",
     ),
 }  # fmt: skip
 CHANGES = {
-    "modifier=pgp": ("l2p", "l2p reading=released", "dualprompt", "dualprompt reading=released", LORA),
+    "modifier=pgp": (L2P, "dualprompt", "dualprompt reading=released", LORA),
     "modifier=nsp2": (PROMPT,),
-    "modifier=freeze": ("l2p", "dualprompt"),
+    "modifier=freeze": (L2P, "dualprompt"),
 }
-FEATURES = ("l2p", "dualprompt")  # hosts whose features were also classified by class means
-DRAWN = ("l2p", "l2p modifier=pgp", "dualprompt", "dualprompt modifier=pgp")
-FRONT = ("ranpac", "class_mean", "slca", "ease", "dualprompt", "l2p", HEAD)  # on the first page of the documentation
+FEATURES = (L2P, "dualprompt")  # hosts whose features were also classified by class means
+DRAWN = {
+    "L2P": L2P, "L2P with PGP": f"{L2P} modifier=pgp", "DualPrompt": "dualprompt",
+    "DualPrompt with PGP": "dualprompt modifier=pgp",
+}  # fmt: skip
+FRONT = {  # on the front page of the project
+    "RanPAC": RANPAC, "SLCA": "slca", "FeCAM": "fecam", "nearest class mean": "class_mean", "DualPrompt": "dualprompt",
+    "L2P": L2P, "linear head": HEAD,
+}  # fmt: skip
+SEARCHED = {  # where heads learn by gradient alone: the published learning rate and larger ones; the rows above have the best
+    "l2p": ("0.001875", "0.0075", "0.03"), "l2p method.read=class": ("0.0075", "0.03"), "dualprompt": ("0.0028125", "0.01125"),
+    "coda_prompt": ("0.001", "0.004"), f"lae {ONCE}": ("0.0028125", "0.01125"), "inflora": ("0.0005", "0.002"),
+    "sd_lora": ("0.008", "0.032"), LORA: ("0.0028125", "0.01125"), PROMPT: ("0.0028125", "0.01125"),
+}  # fmt: skip
+HELD_OUT = "scenario.validation=0.2"
 SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -44,13 +58,11 @@ def recovered(at: Project, settings: list[str]) -> None:
     """Fill the block with the record of each checkpoint and tables of what is finished; other cells say so. Draw the curves."""
     command = f"`python run.py {EXPERIMENT} method=… backbone=… seed=… {' '.join(settings)}`"
     tables = [f"Last block trained {told} (`{name}`):\n\n{table(at, name, settings)}" for name, told in BACKBONES.items()]
-    more = [effects(at, settings), of_features(at, settings)]
+    more = [searches(at, settings), effects(at, settings), of_features(at, settings)]
     at.fill("recovered", "\n\n".join([records(at), *tables, f"Each row: {command}.", *more]))
-    name = next(iter(BACKBONES))
-    about = "TinyImageNet, ViT-S/14 without labels"
+    name, about = next(iter(BACKBONES)), "TinyImageNet, ViT-S/14 without labels"
     draw_accuracy_and_forgetting(at.pictures / "photographs_pgp.svg", averages(at, name, DRAWN, settings), about)
-    front = {row.split()[0] if row != HEAD else "linear head": one for row, one in averages(at, name, FRONT, settings).items()}
-    draw_curve(at.pictures / "photographs.svg", front, f"{about}: accuracy over all classes seen")
+    draw_curve(at.pictures / "photographs.svg", averages(at, name, FRONT, settings), f"{about}: accuracy over all classes seen")
 
 
 def records(at: Project) -> str:
@@ -89,6 +101,17 @@ def cells(found: Sequence[dict]) -> list[str]:
     ]
 
 
+def searches(at: Project, settings: list[str]) -> str:
+    """The mean accuracy over tasks on held-out images, for each learning rate that was tried."""
+    lines = []
+    for row, rates in SEARCHED.items():
+        tried = [one(at, next(iter(BACKBONES)), f"{row} optim.lr={rate} {HELD_OUT}", 0, settings) for rate in rates]
+        told = [f"{rate}: {found['class_il']['incremental_average']:.1f}" if found else f"{rate}: not run"
+                for rate, found in zip(rates, tried, strict=True)]  # fmt: skip
+        lines.append([f"`{row}`", ", ".join(told)])
+    return grid(["method", f"learning rate: avg inc on held-out images (`{HELD_OUT}`, seed 0)"], lines, markdown=True)
+
+
 def effects(at: Project, settings: list[str]) -> str:
     """What a modifier changes, seed by seed, where at least two seeds are finished with and without it."""
     lines = []
@@ -121,12 +144,12 @@ def of_features(at: Project, settings: list[str]) -> str:
     return grid(head, lines, markdown=True)
 
 
-def averages(at: Project, backbone: str, rows: Sequence[str], settings: list[str]) -> dict[str, AccuracyMatrix]:
+def averages(at: Project, backbone: str, rows: Mapping[str, str], settings: list[str]) -> dict[str, AccuracyMatrix]:
     """The mean accuracy matrix over the finished seeds of each row."""
-    found = {row: [run["percent"] for run in runs(at, backbone, row, settings)] for row in rows}
+    found = {name: [run["percent"] for run in runs(at, backbone, row, settings)] for name, row in rows.items()}
     return {
-        row: AccuracyMatrix.of_percents([np.mean(same, axis=0).tolist() for same in zip(*every, strict=True)])
-        for row, every in found.items() if every
+        name: AccuracyMatrix.of_percents([np.mean(same, axis=0).tolist() for same in zip(*every, strict=True)])
+        for name, every in found.items() if every
     }  # fmt: skip
 
 
