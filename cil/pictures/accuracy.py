@@ -58,7 +58,8 @@ def _forgetting(matrix: AccuracyMatrix) -> list[float]:
 
 def _curves(axes, curves: Mapping[str, Sequence[float]]) -> None:
     for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
-        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, color=colour, label=label)
+        style = "--" if " with " in label else "-"  # drawn over the same method without, so that both can be seen
+        axes.plot(range(1, len(values) + 1), values, style, marker="o", markersize=4, color=colour, label=label)
     axes.set(xlabel="tasks learned", xticks=range(1, max(map(len, curves.values())) + 1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -60,7 +60,7 @@ def recovered(at: Project, settings: list[str]) -> None:
     tables = [f"Last block trained {told} (`{name}`):\n\n{table(at, name, settings)}" for name, told in BACKBONES.items()]
     more = [searches(at, settings), effects(at, settings), of_features(at, settings)]
     at.fill("recovered", "\n\n".join([records(at), *tables, f"Each row: {command}.", *more]))
-    name, about = next(iter(BACKBONES)), "TinyImageNet, ViT-S/14 without labels"
+    name, about = next(iter(BACKBONES)), "TinyImageNet, ViT-S/14 pre-trained without labels"
     draw_accuracy_and_forgetting(at.pictures / "photographs_pgp.svg", averages(at, name, DRAWN, settings), about)
     draw_curve(at.pictures / "photographs.svg", averages(at, name, FRONT, settings), f"{about}: accuracy over all classes seen")
 
@@ -127,9 +127,12 @@ def effects(at: Project, settings: list[str]) -> str:
 
 
 def removed(found: Sequence[dict]) -> str:
-    """The mean share of the squared gradient norm that was removed, for each kind of parameter."""
-    kinds = found[0]["bases"]
-    return ", ".join(f"{kind} {100 * fmean(run['bases'][kind][2] for run in found):.0f} %" for kind in kinds) or "–"
+    """The share of the squared gradient norm that was removed, and the ranks of the bases after the first and last task."""
+    lines = []
+    for kind in found[0]["bases"]:
+        first, last, share = (fmean(values) for values in zip(*(run["bases"][kind] for run in found), strict=True))
+        lines.append(f"{kind} {100 * share:.0f} % (rank {first:.0f} to {last:.0f})")
+    return ", ".join(lines) or "–"
 
 
 def of_features(at: Project, settings: list[str]) -> str:
