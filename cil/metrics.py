@@ -47,6 +47,10 @@ class AccuracyMatrix:
         """A_t = (1/t) Σ_{i≤t} R[t, i]: mean over tasks after learning `task` (L2P, DualPrompt, PGP, AttriCLIP)."""
         return float(np.mean(self.percent[task, : task + 1]))
 
+    def curve(self) -> list[float]:
+        """A_t after each task learned."""
+        return [self.after(task) for task in range(self.learned)]
+
     def pooled_after(self, task: int) -> float:
         """Accuracy on the union of the test sets (PyCIL, PILOT, DyTox). Differs from `after` if tasks have unequal sizes."""
         return float(100 * self.correct[task, : task + 1].sum() / self.totals[: task + 1].sum())
@@ -73,6 +77,12 @@ class AccuracyMatrix:
         A task whose last accuracy is its best gives a negative term. The result is NaN if an earlier row was not measured.
         """
         return self._mean_over_old(lambda r, i, last: r[i:last, i].max() - r[last, i])
+
+    def forgetting_curve(self) -> list[float]:
+        """The forgetting after each task learned; NaN after the first, when nothing can be forgotten."""
+        triangles = (self.percent[: task + 1].tolist() for task in range(1, self.learned))
+        earlier = ([row[: task + 1] for task, row in enumerate(rows)] for rows in triangles)
+        return [NAN, *(AccuracyMatrix.of_percents(rows).forgetting() for rows in earlier)]
 
     def forgetting_with_last(self) -> float:
         """F⁺: the maximum includes the last row, so no term is negative (released code of L2P, DualPrompt, PGP; mammoth)."""

@@ -5,7 +5,7 @@ Runs that are missing are run first, except by `generated`.
 python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
 
   generated    from code and YAML only; takes seconds
-  start        the 60-second run and the curves of README.md
+  start        the 60-second run of README.md, and curves on Split-Glyphs
   prompts      the effect of gradient projection; prompts on CLIP
   switches     each setting on which a paper and its code differ, one at a time
   across       two datasets, one after the other
@@ -16,7 +16,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   orders       methods of 2023 to 2026, three class orders; only finished runs
   text         the time that packed text saves
   photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
-  recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=…)
+  recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=… machine.precision=bf16)
   optuna       the search of docs/search.md (needs hydra-optuna-sweeper)
   rates        learning rates on held-out images; only finished runs
   stacked      kernels and CPU time of several runs in one pass

@@ -48,7 +48,7 @@ def finish(trainer: Trainer, config: dict) -> None:
         "config": config,
     }
     pictures = run.path / "pictures"
-    curves = {COUNTS[name].removeprefix("among "): matrix for name, matrix in trainer.matrices.items()}
+    curves = {COUNTS[name].removeprefix("among "): matrix.curve() for name, matrix in trainer.matrices.items()}
     draw_curve(pictures / "accuracy.png", curves, f"{method} on {scenario}, seed {config['seed']}")
     draw_matrix(pictures / "matrix.png", trainer.matrix, f"{method} on {scenario}, seed {config['seed']}: percent correct")
     run.finish(summary)

@@ -1,12 +1,13 @@
 """Plots accuracy curves and accuracy matrices."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
 from cil.common.files import replace_file
-from cil.metrics import NAN, AccuracyMatrix
+from cil.metrics import AccuracyMatrix
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#b7791f", "#285e61")
 
@@ -27,38 +28,36 @@ def save(drawing, file: Path) -> None:
         drawing.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
-def draw_curve(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:
-    """Plot the mean accuracy over the tasks seen, after each task: one curve for each name in `matrices`."""
+def draw_curve(file: Path, curves: Mapping[str, Sequence[float]], title: str) -> None:
+    """Plot the mean accuracy over the tasks seen, after each task: one curve for each name in `curves`."""
     drawing = figure(6, 3.6)
     axes = drawing.add_subplot()
-    _curves(axes, {name: [matrix.after(task) for task in range(matrix.learned)] for name, matrix in matrices.items()})
+    _plot(axes, curves)
     axes.set(title=title, ylabel="percent correct", ylim=(0, 102))
     axes.title.set_fontsize("medium")
     save(drawing, file)
 
 
-def draw_accuracy_and_forgetting(file: Path, matrices: Mapping[str, AccuracyMatrix], title: str) -> None:
-    """Plot the mean accuracy after each task, and beside it the mean forgetting of the earlier tasks."""
+def draw_accuracy_and_forgetting(
+    file: Path, accuracy: Mapping[str, Sequence[float]], forgetting: Mapping[str, Sequence[float]], title: str
+) -> None:
+    """Plot the mean accuracy after each task, and beside it the mean forgetting.
+
+    Every second curve is dashed, so that the one before it can be seen beneath.
+    """
     drawing = figure(9, 3.6)
-    accuracy, forgetting = drawing.subplots(1, 2)
-    _curves(accuracy, {name: [matrix.after(task) for task in range(matrix.learned)] for name, matrix in matrices.items()})
-    accuracy.set(ylabel="percent correct, all classes seen", ylim=(0, None))
-    _curves(forgetting, {name: _forgetting(matrix) for name, matrix in matrices.items()})
-    forgetting.set(ylabel="forgetting", ylim=(0, None))
+    both = drawing.subplots(1, 2)
+    for axes, curves, about in zip(
+        both, (accuracy, forgetting), ("percent correct, all classes seen", "forgetting"), strict=True
+    ):
+        _plot(axes, curves, styles=("-", "--"))
+        axes.set(ylabel=about, ylim=(0, None))
     drawing.suptitle(title, fontsize="medium")
     save(drawing, file)
 
 
-def _forgetting(matrix: AccuracyMatrix) -> list[float]:
-    """Forgetting after each task; nothing can be forgotten after the first."""
-    rows = matrix.percent.tolist()
-    triangle = [row[: task + 1] for task, row in enumerate(rows)]
-    return [NAN, *(AccuracyMatrix.of_percents(triangle[: task + 1]).forgetting() for task in range(1, matrix.learned))]
-
-
-def _curves(axes, curves: Mapping[str, Sequence[float]]) -> None:
-    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
-        style = "--" if " with " in label else "-"  # drawn over the same method without, so that both can be seen
+def _plot(axes, curves: Mapping[str, Sequence[float]], styles: Sequence[str] = ("-",)) -> None:
+    for colour, style, (label, values) in zip(COLOURS, cycle(styles), curves.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values, style, marker="o", markersize=4, color=colour, label=label)
     axes.set(xlabel="tasks learned", xticks=range(1, max(map(len, curves.values())) + 1))
     axes.grid(alpha=0.3)

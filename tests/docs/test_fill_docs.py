@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cil.metrics import AccuracyMatrix
 from cil.report.documents import adapters, baselines, clip, locality, orders, projection, records, recovered, searched
 from cil.report.documents.project import page_of
 from cil.runs.run_folder import address
@@ -70,12 +71,16 @@ def test_merges_and_their_sweep(at, monkeypatch):
 
 
 def test_class_orders_tell_what_was_not_run(at, monkeypatch, capsys):
-    monkeypatch.setattr(orders, "runs", lambda at, row, settings: [SUMMARY] * (3 if row in ("rapf", "mos") else 2))
+    finished = ("rapf", "mos", "pet method.kind=lora", "pet method.kind=lora modifier=pgp")
+    monkeypatch.setattr(orders, "runs", lambda at, row, settings: [SUMMARY] * (3 if row in finished else 2))
     orders.orders(at, [])
     rows, every = content(at, "orders"), [row for table in orders.TABLES.values() for row in table]
-    assert rows.count("| 61.2 ± 0.0 |") == 2 and rows.count("not run") == len(every) - 2
+    assert rows.count("| 61.2 ± 0.0 |") == 4 and rows.count("not run") == len(every) - 4
+    assert (
+        rows.count("| `modifier=pgp` |") == 1 and rows.count("+0.00 ± 0.00") == 3 and "nsp2` |" not in rows.split("What a")[1]
+    )
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == len(every) - 2
+    assert len(printed) == len(every) - 4
     assert "python run.py -m method=fecam scenario=glyphs_10tasks scenario.order=seed seed=0,1,2" in printed
 
 
@@ -98,16 +103,19 @@ def test_the_recovered_transformer(at, weights, monkeypatch):
     """A line for each method, run or not; modifiers are compared seed by seed; the curves are drawn."""
 
     def one(at, backbone, row, seed, settings):
-        if row.split()[0] != "dualprompt" or seed > 2 or backbone != "vit_s14_photographs_selfsup":
+        if row.split()[0] != "dualprompt" or backbone != "vit_s14_photographs_selfsup":
             return None
         acc = 33.3 + seed + 2.0 * ("freeze" in row)
         part = {"acc": acc, "incremental_average": 40.0, "forgetting": 9.9}
         return {
             "class_il": part, "task_il": part, "class_means": part, "seconds": 7.0, "image_encodes": 8000,
-            "bases": {"g_prefix": [1.0, 2.0, 0.59]} if "pgp" in row else {}, "percent": [[90.0], [50.0, acc]],
+            "bases": {"g_prefix": [1.0, 2.0, 0.59]} if "pgp" in row else {}, "accuracy": [90.0, acc], "forgetting": [None, 9.9],
         }  # fmt: skip
 
     monkeypatch.setattr(recovered, "one", one)
+    drawn = [at.pictures / f"photographs{kind}.svg" for kind in ("", "_pgp")]
+    for file in drawn:
+        file.unlink(missing_ok=True)
     recovered.recovered(at, ["dataset.md5=null"])
     text = content(at, "recovered")
     assert text.count("36.8") == 2 and text.count("8,000") == 2
@@ -115,8 +123,22 @@ def test_the_recovered_transformer(at, weights, monkeypatch):
     assert text.count("not run") == sum(map(len, recovered.ROWS.values())) - 2 + searched
     frozen, projected = (next(line for line in text.splitlines() if f"`modifier={name}`" in line) for name in ("freeze", "pgp"))
     assert "+2.00 ± 0.00" in frozen and "+0.00 ± 0.00" in projected and "g_prefix 59 %" in projected
-    assert "| without labels | `dualprompt` | 34.3 ± 1.0 |" in " ".join(text.split())
-    assert all((at.pictures / f"photographs{kind}.svg").exists() for kind in ("", "_pgp"))
+    assert "| `dualprompt` | without labels | 35.3 ± 1.6 |" in " ".join(text.split())
+    assert all(file.exists() for file in drawn)
+
+
+def test_nothing_is_drawn_where_nothing_is_finished(at, weights, monkeypatch):
+    monkeypatch.setattr(recovered, "one", lambda *_: None)
+    recovered.recovered(at, [])
+    assert "±" not in content(at, "recovered").replace("mean ± standard deviation", "")
+
+
+def test_curves_are_averaged_after_they_are_computed():
+    """Forgetting takes a maximum, so the forgetting of the mean matrix is another number."""
+    runs = [AccuracyMatrix.of_percents(rows) for rows in ([[80], [20, 9], [10, 9, 9]], [[20], [80, 9], [10, 9, 9]])]
+    curves = [{"forgetting": [None, *run.forgetting_curve()[1:]]} for run in runs]
+    assert recovered.means_of(curves, "forgetting")[1:] == [0.0, 35.0]
+    assert runs[0].curve() == [80.0, 14.5, pytest.approx(28 / 3)]
 
 
 def test_numbers_of_photographs_are_kept_for_the_same_weights(at, weights):
@@ -138,7 +160,12 @@ def test_numbers_of_photographs_are_kept_for_the_same_weights(at, weights):
     (run / "accuracy.csv").write_text(ACCURACY)
     (run / "DONE").touch()
     first = recovered.one(at, backbone, row, 0, settings)
-    assert first["class_il"] == part and first["bases"]["prompts"][2] == 0.25 and first["percent"] == [[90.0], [40.0, 80.0]]
+    assert (
+        first["class_il"] == part
+        and first["bases"]["prompts"][2] == 0.25
+        and first["accuracy"] == [90.0, 60.0]
+        and first["forgetting"] == [None, 50.0]
+    )
     assert first["class_means"] == {"acc": 65.0, "forgetting": 20.0}
     shutil.rmtree(run)
     assert recovered.one(at, backbone, row, 0, settings) == first

@@ -37,7 +37,8 @@ def orders(at: Project, settings: list[str]) -> None:
         "the commands of the others, so `python scripts/fill_docs.py orders | sh` runs them. Numbers of "
         "finished runs are kept in `docs/results/class_orders.json`."
     )
-    at.fill("orders", "\n\n".join([*tables, note, effects(at, settings)]))
+    told = "What a projection changes, order by order, with the p-value of a paired t-test:"
+    at.fill("orders", "\n\n".join([*tables, note, told, effects(at, settings)]))
 
 
 def effects(at: Project, settings: list[str]) -> str:

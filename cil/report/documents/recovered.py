@@ -1,20 +1,20 @@
 """Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
+from math import isnan
 from statistics import fmean
 
-import numpy as np
-
 from cil.common.tables import grid, mean_and_spread
-from cil.metrics import AccuracyMatrix
+from cil.metrics import NAN, AccuracyMatrix
 from cil.pictures.accuracy import draw_accuracy_and_forgetting, draw_curve
 from cil.report.documents.project import Project
 from cil.report.documents.projection import bases, moved
 from cil.runs.run_folder import address, read_matrices
 
 BACKBONES = {"vit_s14_photographs_selfsup": "without labels", "vit_s14_photographs": "with labels"}
+FIRST = next(iter(BACKBONES))
 EXPERIMENT = "experiment=photographs/half_10tasks"
 ONCE = "train.first.epochs=1"  # lae and pet train longer in the first task by default
 L2P, CODA, INFLORA = "l2p method.read=class optim.lr=0.0075", "coda_prompt optim.lr=0.004", "inflora optim.lr=0.002"
@@ -22,12 +22,12 @@ LORA, PROMPT = f"pet method.kind=lora {ONCE}", f"pet method.kind=prompt {ONCE}"
 HEAD = "finetune method.learn=head"
 RANPAC = "ranpac method.features=2000"  # its search over 10,000 takes half an hour of a core
 ROWS = {
-    "without labels": (
+    "vit_s14_photographs_selfsup": (
         "class_mean", "fecam", RANPAC, HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", "slca", L2P,
         f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp", CODA, f"lae {ONCE}", INFLORA, "sd_lora", "tuna", "mos",
         LORA, f"{LORA} modifier=pgp", PROMPT, f"{PROMPT} modifier=nsp2",
     ),
-    "with labels": (
+    "vit_s14_photographs": (
         "class_mean", RANPAC, HEAD, L2P, f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp",
     ),
 }  # fmt: skip
@@ -43,26 +43,53 @@ DRAWN = {
 }  # fmt: skip
 FRONT = {  # on the front page of the project
     "RanPAC": RANPAC, "SLCA": "slca", "FeCAM": "fecam", "nearest class mean": "class_mean", "DualPrompt": "dualprompt",
-    "L2P": L2P, "linear head": HEAD,
+    "L2P": L2P, "linear head, task after task": HEAD,
 }  # fmt: skip
-SEARCHED = {  # where heads learn by gradient alone: the published learning rate and larger ones; the rows above have the best
+SEARCHED = {  # methods whose heads learn by gradient alone: the rows above have the best of these learning rates
     "l2p": ("0.001875", "0.0075", "0.03"), "l2p method.read=class": ("0.0075", "0.03"), "dualprompt": ("0.0028125", "0.01125"),
     "coda_prompt": ("0.001", "0.004"), f"lae {ONCE}": ("0.0028125", "0.01125"), "inflora": ("0.0005", "0.002"),
     "sd_lora": ("0.008", "0.032"), LORA: ("0.0028125", "0.01125"), PROMPT: ("0.0028125", "0.01125"),
 }  # fmt: skip
+CURVES = ("accuracy", "forgetting")
 HELD_OUT = "scenario.validation=0.2"
 SEEDS = (0, 1, 2, 3, 4)
 
 
 def recovered(at: Project, settings: list[str]) -> None:
     """Fill the block with the record of each checkpoint and tables of what is finished; other cells say so. Draw the curves."""
-    command = f"`python run.py {EXPERIMENT} method=… backbone=… seed=… {' '.join(settings)}`"
-    tables = [f"Last block trained {told} (`{name}`):\n\n{table(at, name, settings)}" for name, told in BACKBONES.items()]
-    more = [searches(at, settings), effects(at, settings), of_features(at, settings)]
-    at.fill("recovered", "\n\n".join([records(at), *tables, f"Each row: {command}.", *more]))
-    name, about = next(iter(BACKBONES)), "TinyImageNet, ViT-S/14 pre-trained without labels"
-    draw_accuracy_and_forgetting(at.pictures / "photographs_pgp.svg", averages(at, name, DRAWN, settings), about)
-    draw_curve(at.pictures / "photographs.svg", averages(at, name, FRONT, settings), f"{about}: accuracy over all classes seen")
+    command = f"Each row: `python run.py {EXPERIMENT} method=… backbone=… seed=… {' '.join(settings)}`."
+    tables = [
+        f"`{backbone}`, last block trained {told}:\n\n{table(at, backbone, settings)}" for backbone, told in BACKBONES.items()
+    ]
+    tried = (
+        f"Learning rates, and the *avg inc* that each reached on held-out images (`{HELD_OUT}`, seed 0, {BACKBONES[FIRST]}):"
+    )
+    change = (
+        "What a modifier changes, seed by seed: mean ± standard deviation of the differences, with the p-value of a paired "
+        "t-test. Gradient removed: the share of its squared norm, with the ranks of PGP's bases after the first and last task."
+    )
+    means = "What class means of a method's features reach in place of its head. No later task changes a mean:"
+    more = [tried, searches(at, settings), change, effects(at, settings), means, of_features(at, settings)]
+    at.fill("recovered", "\n\n".join([records(at), *tables, command, *more]))
+    draw(at, settings)
+
+
+def draw(at: Project, settings: list[str]) -> None:
+    """Draw what is finished: with and without PGP over all seeds, and methods beside each other on the first class order."""
+    about = f"TinyImageNet, ViT-S/14 pre-trained {BACKBONES[FIRST]}"
+    every = {name: runs(at, FIRST, row, settings) for name, row in DRAWN.items()}
+    every = {name: found for name, found in every.items() if len(found) == len(SEEDS)}
+    if every:
+        accuracy, forgetting = ({name: means_of(found, key) for name, found in every.items()} for key in CURVES)
+        draw_accuracy_and_forgetting(at.pictures / "photographs_pgp.svg", accuracy, forgetting, about)
+    first = {name: one(at, FIRST, row, SEEDS[0], settings) for name, row in FRONT.items()}
+    if front := {name: run["accuracy"] for name, run in first.items() if run}:
+        draw_curve(at.pictures / "photographs.svg", front, f"{about}: accuracy over all classes seen")
+
+
+def means_of(found: Sequence[dict], key: str) -> list[float]:
+    """The mean curve over runs."""
+    return [NAN if None in same else fmean(same) for same in zip(*(run[key] for run in found), strict=True)]
 
 
 def records(at: Project) -> str:
@@ -81,11 +108,21 @@ def record(at: Project, name: str) -> dict:
 
 
 def table(at: Project, backbone: str, settings: list[str]) -> str:
-    """One line per method, the best first; what has no finished run says so and stands last."""
-    found = {row: runs(at, backbone, row, settings) for row in ROWS[BACKBONES[backbone]]}
-    order = sorted(found, key=lambda row: -fmean(run["class_il"]["acc"] for run in found[row]) if found[row] else 1.0)
-    head = ["method", "ACC", "avg inc", "forgetting", "forgetting, task told", "seeds", "seconds", "images encoded"]
-    return grid(head, [[f"`{row}`", *cells(found[row])] for row in order], markdown=True)
+    """One line per method, the best last; what has no finished run says so and stands first."""
+    found = {row: runs(at, backbone, row, settings) for row in ROWS[backbone]}
+    order = sorted(found, key=lambda row: fmean(run["class_il"]["acc"] for run in found[row]) if found[row] else -1.0)
+    head = [
+        "method",
+        "last block",
+        "ACC",
+        "avg inc",
+        "forgetting",
+        "forgetting, task told",
+        "seeds",
+        "seconds",
+        "images encoded",
+    ]
+    return grid(head, [[f"`{row}`", BACKBONES[backbone], *cells(found[row])] for row in order], markdown=True)
 
 
 def cells(found: Sequence[dict]) -> list[str]:
@@ -93,23 +130,19 @@ def cells(found: Sequence[dict]) -> list[str]:
         return ["not run", *["–"] * 6]
     columns = [[run["class_il"][key] for run in found] for key in ("acc", "incremental_average", "forgetting")]
     columns.append([run["task_il"]["forgetting"] for run in found])
-    return [
-        *(mean_and_spread(values) if None not in values else "–" for values in columns),
-        str(len(found)),
-        f"{fmean(run['seconds'] for run in found):.0f}",
-        f"{fmean(run['image_encodes'] for run in found):,.0f}",
-    ]
+    seconds, encodes = (fmean(run[key] for run in found) for key in ("seconds", "image_encodes"))
+    return [*(mean_and_spread(values) for values in columns), str(len(found)), f"{seconds:.0f}", f"{encodes:,.0f}"]
 
 
 def searches(at: Project, settings: list[str]) -> str:
     """The mean accuracy over tasks on held-out images, for each learning rate that was tried."""
     lines = []
     for row, rates in SEARCHED.items():
-        tried = [one(at, next(iter(BACKBONES)), f"{row} optim.lr={rate} {HELD_OUT}", 0, settings) for rate in rates]
+        tried = [one(at, FIRST, f"{row} optim.lr={rate} {HELD_OUT}", 0, settings) for rate in rates]
         told = [f"{rate}: {found['class_il']['incremental_average']:.1f}" if found else f"{rate}: not run"
                 for rate, found in zip(rates, tried, strict=True)]  # fmt: skip
         lines.append([f"`{row}`", ", ".join(told)])
-    return grid(["method", f"learning rate: avg inc on held-out images (`{HELD_OUT}`, seed 0)"], lines, markdown=True)
+    return grid(["searched", "learning rate: avg inc"], lines, markdown=True)
 
 
 def effects(at: Project, settings: list[str]) -> str:
@@ -121,9 +154,9 @@ def effects(at: Project, settings: list[str]) -> str:
             pairs = [(plain, changed) for plain, changed in both if plain and changed]
             if len(pairs) > 1:
                 plain, changed = (list(every) for every in zip(*pairs))
-                lines.append([told, f"`{host}`", f"`{modifier}`", *moved(plain, changed), removed(changed), str(len(pairs))])
+                lines.append([f"`{host}`", told, f"`{modifier}`", *moved(plain, changed), removed(changed), str(len(pairs))])
     change = ["moves ACC by", "forgetting by", "forgetting, task told, by"]
-    return grid(["last block trained", "host", "modifier", *change, "gradient removed", "seeds"], lines, markdown=True)
+    return grid(["host", "last block", "modifier", *change, "gradient removed", "seeds"], lines, markdown=True)
 
 
 def removed(found: Sequence[dict]) -> str:
@@ -142,18 +175,9 @@ def of_features(at: Project, settings: list[str]) -> str:
         found = runs(at, backbone, f"{host} modifier=class_means", settings)
         if found:
             ways = [[run[way][key] for run in found] for way in ("class_il", "class_means") for key in ("acc", "forgetting")]
-            lines.append([told, f"`{host}`", *(mean_and_spread(values) for values in ways), str(len(found))])
-    head = ["last block trained", "host", "ACC of its head", "forgetting", "ACC of class means", "forgetting ", "seeds"]
+            lines.append([f"`{host}`", told, *(mean_and_spread(values) for values in ways), str(len(found))])
+    head = ["host", "last block", "ACC of its head", "forgetting", "ACC of class means", "forgetting", "seeds"]
     return grid(head, lines, markdown=True)
-
-
-def averages(at: Project, backbone: str, rows: Mapping[str, str], settings: list[str]) -> dict[str, AccuracyMatrix]:
-    """The mean accuracy matrix over the finished seeds of each row."""
-    found = {name: [run["percent"] for run in runs(at, backbone, row, settings)] for name, row in rows.items()}
-    return {
-        name: AccuracyMatrix.of_percents([np.mean(same, axis=0).tolist() for same in zip(*every, strict=True)])
-        for name, every in found.items() if every
-    }  # fmt: skip
 
 
 def runs(at: Project, backbone: str, row: str, settings: list[str]) -> list[dict]:
@@ -171,13 +195,16 @@ def numbers(at: Project, summary: dict) -> dict:
     """What the tables and curves need of a run's summary, accuracies and events."""
     keys = ("acc", "incremental_average", "forgetting")
     modifier = [*(summary["config"].get("modifier") or {})]
-    percent = read_matrices(at.outputs / summary["address"])["class_il"].percent
+    matrix = read_matrices(at.outputs / summary["address"])["class_il"]
     own = {
         **{kind: {key: summary[kind][key] for key in keys} for kind in ("class_il", "task_il")},
         **{key: summary[key] for key in ("seconds", "image_encodes")},
         "bases": {kind: [*of] for kind, of in bases(at, [summary] if "pgp" in modifier else []).items()},
         "weights": summary["identity"]["weights_sha256"],
-        "percent": [[round(value, 2) for value in row[: task + 1]] for task, row in enumerate(percent.tolist())],
+        **{
+            key: [None if isnan(value) else round(value, 3) for value in curve]
+            for key, curve in zip(CURVES, (matrix.curve(), matrix.forgetting_curve()), strict=True)
+        },
     }
     if "class_means" in modifier:
         rows = [event["correct"] for event in at.events(summary) if event.get("modifier") == "ClassMeans"]
