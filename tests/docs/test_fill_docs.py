@@ -119,7 +119,7 @@ def test_the_recovered_transformer(at, weights, monkeypatch):
     recovered.recovered(at, ["dataset.md5=null"])
     text = content(at, "recovered")
     assert text.count("36.8") == 2 and text.count("8,000") == 2
-    searched = sum(len(rates) for row, rates in recovered.SEARCHED.items() if row != "dualprompt")
+    searched = sum(len(rates) for row, (_, *rates) in recovered.SEARCHED.items() if row != "dualprompt")
     assert text.count("not run") == sum(map(len, recovered.ROWS.values())) - 2 + searched
     frozen, projected = (next(line for line in text.splitlines() if f"`modifier={name}`" in line) for name in ("freeze", "pgp"))
     assert "+2.00 ± 0.00" in frozen and "+0.00 ± 0.00" in projected and "g_prefix 59 %" in projected

@@ -45,10 +45,12 @@ FRONT = {  # on the front page of the project
     "RanPAC": RANPAC, "SLCA": "slca", "FeCAM": "fecam", "nearest class mean": "class_mean", "DualPrompt": "dualprompt",
     "L2P": L2P, "linear head, task after task": HEAD,
 }  # fmt: skip
-SEARCHED = {  # methods whose heads learn by gradient alone: the rows above have the best of these learning rates
-    "l2p": ("0.001875", "0.0075", "0.03"), "l2p method.read=class": ("0.0075", "0.03"), "dualprompt": ("0.0028125", "0.01125"),
-    "coda_prompt": ("0.001", "0.004"), f"lae {ONCE}": ("0.0028125", "0.01125"), "inflora": ("0.0005", "0.002"),
-    "sd_lora": ("0.008", "0.032"), LORA: ("0.0028125", "0.01125"), PROMPT: ("0.0028125", "0.01125"),
+SEARCHED = {  # methods whose networks or heads learn by gradient alone: the rows above have the best of these learning rates
+    "l2p": ("optim.lr", "0.001875", "0.0075", "0.03"), "l2p method.read=class": ("optim.lr", "0.0075", "0.03"),
+    "dualprompt": ("optim.lr", "0.0028125", "0.01125"), "coda_prompt": ("optim.lr", "0.001", "0.004"),
+    f"lae {ONCE}": ("optim.lr", "0.0028125", "0.01125"), "inflora": ("optim.lr", "0.0005", "0.002"),
+    "sd_lora": ("optim.lr", "0.008", "0.032"), LORA: ("optim.lr", "0.0028125", "0.01125"),
+    PROMPT: ("optim.lr", "0.0028125", "0.01125"), "slca": ("method.backbone_lr", "0.00001", "0.0001"),
 }  # fmt: skip
 CURVES = ("accuracy", "forgetting")
 HELD_OUT = "scenario.validation=0.2"
@@ -137,12 +139,12 @@ def cells(found: Sequence[dict]) -> list[str]:
 def searches(at: Project, settings: list[str]) -> str:
     """The mean accuracy over tasks on held-out images, for each learning rate that was tried."""
     lines = []
-    for row, rates in SEARCHED.items():
-        tried = [one(at, FIRST, f"{row} optim.lr={rate} {HELD_OUT}", 0, settings) for rate in rates]
+    for row, (key, *rates) in SEARCHED.items():
+        tried = [one(at, FIRST, f"{row} {key}={rate} {HELD_OUT}", 0, settings) for rate in rates]
         told = [f"{rate}: {found['class_il']['incremental_average']:.1f}" if found else f"{rate}: not run"
                 for rate, found in zip(rates, tried, strict=True)]  # fmt: skip
-        lines.append([f"`{row}`", ", ".join(told)])
-    return grid(["searched", "learning rate: avg inc"], lines, markdown=True)
+        lines.append([f"`{row}`", f"`{key}`", ", ".join(told)])
+    return grid(["searched", "setting", "value: avg inc"], lines, markdown=True)
 
 
 def effects(at: Project, settings: list[str]) -> str:
