@@ -18,12 +18,13 @@ FIRST = next(iter(BACKBONES))
 EXPERIMENT = "experiment=photographs/half_10tasks"
 ONCE = "train.first.epochs=1"  # lae and pet train longer in the first task by default
 L2P, CODA, INFLORA = "l2p method.read=class optim.lr=0.0075", "coda_prompt optim.lr=0.004", "inflora optim.lr=0.002"
+SLCA = "slca method.backbone_lr=0.00001"
 LORA, PROMPT = f"pet method.kind=lora {ONCE}", f"pet method.kind=prompt {ONCE}"
 HEAD = "finetune method.learn=head"
 RANPAC = "ranpac method.features=2000"  # its search over 10,000 takes half an hour of a core
 ROWS = {
     "vit_s14_photographs_selfsup": (
-        "class_mean", "fecam", RANPAC, HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", "slca", L2P,
+        "class_mean", "fecam", RANPAC, HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", SLCA, L2P,
         f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp", CODA, f"lae {ONCE}", INFLORA, "sd_lora", "tuna", "mos",
         LORA, f"{LORA} modifier=pgp", PROMPT, f"{PROMPT} modifier=nsp2",
     ),
@@ -42,7 +43,7 @@ DRAWN = {
     "DualPrompt with PGP": "dualprompt modifier=pgp",
 }  # fmt: skip
 FRONT = {  # on the front page of the project
-    "RanPAC": RANPAC, "SLCA": "slca", "FeCAM": "fecam", "nearest class mean": "class_mean", "DualPrompt": "dualprompt",
+    "RanPAC": RANPAC, "SLCA": SLCA, "FeCAM": "fecam", "nearest class mean": "class_mean", "DualPrompt": "dualprompt",
     "L2P": L2P, "linear head, task after task": HEAD,
 }  # fmt: skip
 SEARCHED = {  # methods whose networks or heads learn by gradient alone: the rows above have the best of these learning rates
