@@ -12,6 +12,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   sweeps       tables 6, 7 and 8 of AttriCLIP on Split-Glyphs
   adapters     RAPF and AWPF: merges, λ, features, images encoded
   locality     DyTox and Raw from scratch, with three kinds of attention
+  locality_photographs  DyTox on TinyImageNet; only finished runs (needs dataset.md5=…)
   baselines    the baselines, pre-trained and from scratch
   orders       methods of 2023 to 2026, three class orders; only finished runs
   text         the time that packed text saves
@@ -63,6 +64,7 @@ BLOCKS = {
     "sweeps": lambda at, settings: at.fill("sweeps", clip.sweeps(at, settings)),
     "adapters": adapters.fill_all,
     "locality": locality.fill_all,
+    "locality_photographs": locality.on_photographs,
     "baselines": lambda at, settings: at.fill("baselines", baselines.baselines(at, settings)),
     "orders": orders.orders,
     "text": records.text,

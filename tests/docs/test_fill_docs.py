@@ -84,6 +84,19 @@ def test_class_orders_tell_what_was_not_run(at, monkeypatch, capsys):
     assert "python run.py -m method=fecam scenario=glyphs_10tasks scenario.order=seed seed=0,1,2" in printed
 
 
+def test_attention_on_photographs_tells_what_was_not_run(at, monkeypatch):
+    """How far patches look is the mean over blocks and heads, after the first and after the last task."""
+    own = replace(at, nonlocality=lambda path: [[1.5, 2.5], [3.0], [2.0, 4.0]])
+    run = at.outputs / address(at.compose(locality.PHOTOGRAPHS, "backbone=convit_tiny", "seed=0"))
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps(SUMMARY | {"address": str(run.relative_to(at.outputs))}))
+    (run / "DONE").touch()
+    (at.root / "docs" / "results" / "photographs.json").unlink(missing_ok=True)
+    locality.on_photographs(own, [])
+    text = " ".join(content(at, "locality_photographs").split())
+    assert "| gated | 61.2 | 70.0 | 7.5 | 2.00 | 3.00 |" in text and text.count("not run") == 2
+
+
 def test_the_records_of_the_weights_stand_in_the_documents(at):
     assert content(at, "pretraining").strip() == records.pretraining(at)
 

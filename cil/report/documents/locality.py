@@ -17,6 +17,8 @@ from cil.runs.run_folder import address
 SEEDS = {"finetune": range(3), "raw": range(1), "dytox": range(3)}
 ATTENTIONS = {"plain": "convit_tiny_plain", "gated": "convit_tiny", "LPA": "convit_tiny_lpa"}
 NUMBERS = {"ACC": "acc", "avg inc": "incremental_average", "forgetting": "forgetting"}
+LOOKS = ("looks_first", "looks_last")
+PHOTOGRAPHS = "experiment=photographs/dytox"
 NOTE = (
     "Looks: the mean attention distance of a patch, in patches, over heads, blocks and the test images of the first task, "
     "after that task and after the last. Differences from gated attention: seed by seed, with the p-value of a paired t-test."
@@ -41,6 +43,25 @@ def locality(at: Project, settings: list[str]) -> str:
     draw_nonlocality(at.pictures / "nonlocality.svg", panels, everywhere(8))
     head = ["method", "attention", *NUMBERS, "looks, task 1", "after the last", "ACC less gated's", "seeds"]
     return f"{grid(head, lines, markdown=True)}\n\n{NOTE}"
+
+
+def on_photographs(at: Project, settings: list[str]) -> None:
+    """Fill the block on DyTox with the photographs of TinyImageNet, from finished runs; it starts none."""
+    lines = []
+    for name, backbone in ATTENTIONS.items():
+        place = address(at.compose(PHOTOGRAPHS, f"backbone={backbone}", "seed=0", *settings))
+        own = at.kept("photographs", place, lambda summary: looks_of(at, summary))
+        cells = [f"{own[key]:.1f}" for key in NUMBERS.values()] + [f"{own[key]:.2f}" for key in LOOKS] if own else ["–"] * 5
+        lines.append([name, *(cells if own else ["not run", *cells[1:]])])
+    command = f"`python run.py -m {PHOTOGRAPHS} backbone={listed(ATTENTIONS.values())} {' '.join(settings)}`"
+    head = ["attention", *NUMBERS, "looks, task 1", "after the last"]
+    at.fill("locality_photographs", f"{grid(head, lines, markdown=True)}\n\nOne seed: {command}.")
+
+
+def looks_of(at: Project, summary: dict) -> dict:
+    """A run's accuracies, and how far its patches look after the first and the last task."""
+    tasks = at.nonlocality(at.outputs / summary["address"])
+    return {key: summary["class_il"][key] for key in NUMBERS.values()} | dict(zip(LOOKS, (fmean(tasks[0]), fmean(tasks[-1]))))
 
 
 def cost(at: Project) -> str:
