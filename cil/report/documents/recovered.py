@@ -24,7 +24,7 @@ HEAD = "finetune method.learn=head"
 RANPAC = "ranpac method.features=2000"  # its search over 10,000 takes half an hour of a core
 ROWS = {
     "vit_s14_photographs_selfsup": (
-        "class_mean", "fecam", RANPAC, HEAD, f"{HEAD} scenario.tasks=1", "finetune", "joint", "aper", "ease", SLCA, L2P,
+        "class_mean", "fecam", RANPAC, HEAD, f"{HEAD} scenario.tasks=1", "finetune", "aper", "ease", SLCA, L2P,
         f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp", CODA, f"lae {ONCE}", INFLORA, "sd_lora", "tuna", "mos",
         LORA, f"{LORA} modifier=pgp", PROMPT, f"{PROMPT} modifier=nsp2",
     ),
@@ -43,7 +43,7 @@ DRAWN = {
     "DualPrompt with PGP": "dualprompt modifier=pgp",
 }  # fmt: skip
 FRONT = {  # on the front page of the project
-    "RanPAC": RANPAC, "SLCA": SLCA, "FeCAM": "fecam", "nearest class mean": "class_mean", "DualPrompt": "dualprompt",
+    "MOS": "mos", "RanPAC": RANPAC, "nearest class mean": "class_mean", "CODA-Prompt": CODA, "DualPrompt": "dualprompt",
     "L2P": L2P, "linear head, task after task": HEAD,
 }  # fmt: skip
 SEARCHED = {  # methods whose networks or heads learn by gradient alone: the rows above have the best of these learning rates
