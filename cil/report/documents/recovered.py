@@ -87,7 +87,7 @@ def draw(at: Project, settings: list[str]) -> None:
         draw_accuracy_and_forgetting(at.pictures / "photographs_pgp.svg", accuracy, forgetting, about)
     first = {name: one(at, FIRST, row, SEEDS[0], settings) for name, row in FRONT.items()}
     if front := {name: run["accuracy"] for name, run in first.items() if run}:
-        draw_curve(at.pictures / "photographs.svg", front, f"{about}: accuracy over all classes seen")
+        draw_curve(at.pictures / "photographs.svg", front, "TinyImageNet, pre-trained ViT-S/14: accuracy over all classes seen")
 
 
 def means_of(found: Sequence[dict], key: str) -> list[float]:
