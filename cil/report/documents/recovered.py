@@ -33,7 +33,7 @@ ROWS = {
     ),
 }  # fmt: skip
 CHANGES = {
-    "modifier=pgp": (L2P, "dualprompt", "dualprompt reading=released", LORA),
+    "modifier=pgp": (L2P, "dualprompt", LORA),
     "modifier=nsp2": (PROMPT,),
     "modifier=freeze": (L2P, "dualprompt"),
 }
