@@ -183,6 +183,9 @@ def test_numbers_of_photographs_are_kept_for_the_same_weights(at, weights):
     shutil.rmtree(run)
     assert recovered.one(at, backbone, row, 0, settings) == first
     record = at.root / "data" / "weights" / backbone / "record.json"
+    shutil.rmtree(record.parent)
+    assert recovered.one(at, backbone, row, 0, settings) == first  # by the copy of the record, where the weights are not
+    record.parent.mkdir()
     record.write_text(json.dumps({"weights_sha256": "cd" * 32}))
     assert recovered.one(at, backbone, row, 0, settings) is None
 

@@ -6,6 +6,7 @@ from itertools import product
 from math import isnan
 from statistics import fmean
 
+from cil.common.files import write_text
 from cil.common.tables import grid, mean_and_spread
 from cil.metrics import NAN, AccuracyMatrix
 from cil.pictures.accuracy import draw_accuracy_and_forgetting, draw_curve
@@ -107,25 +108,20 @@ def records(at: Project) -> str:
 
 
 def record(at: Project, name: str) -> dict:
-    return json.loads((at.root / "data" / "weights" / name / "record.json").read_text())
+    """What scripts/recover.py wrote about the weights here; where there are none, the copy that was kept of it."""
+    made, kept = at.root / "data" / "weights" / name / "record.json", at.root / "docs" / "results" / f"{name}.json"
+    if made.exists():
+        write_text(kept, made.read_text())
+    return json.loads(kept.read_text())
 
 
 def table(at: Project, backbone: str, settings: list[str]) -> str:
     """One line per method, the best last; what has no finished run says so and stands first."""
     found = {row: runs(at, backbone, row, settings) for row in ROWS[backbone]}
     order = sorted(found, key=lambda row: fmean(run["class_il"]["acc"] for run in found[row]) if found[row] else -1.0)
-    head = [
-        "method",
-        "last block",
-        "ACC",
-        "avg inc",
-        "forgetting",
-        "forgetting, task told",
-        "seeds",
-        "seconds",
-        "images encoded",
-    ]
-    return grid(head, [[f"`{row}`", BACKBONES[backbone], *cells(found[row])] for row in order], markdown=True)
+    measures = ["ACC", "avg inc", "forgetting", "forgetting, task told", "seeds", "seconds", "images encoded"]
+    lines = [[f"`{row}`", BACKBONES[backbone], *cells(found[row])] for row in order]
+    return grid(["method", "last block", *measures], lines, markdown=True)
 
 
 def cells(found: Sequence[dict]) -> list[str]:
