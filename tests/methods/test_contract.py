@@ -6,7 +6,7 @@ import pytest
 
 from cil.common.signals import Stopped, StopRequest
 from cil.contract.method import FEW as SHORT
-from cil.contract.method import STOPS, Contract, StopsAt
+from cil.contract.method import Contract, StopsAt
 from cil.engine.build import device_of, experiment
 from cil.runs.run_folder import RunDir
 from tests import harness
@@ -71,8 +71,7 @@ def test_runs_in_half_precision(contract, method):
 def test_resume_equals_straight_run(contract, method):
     """Stopped inside an epoch, between epochs or tasks, in a later task; then gone on with in a fresh object."""
     made = contract(method)
-    for when in STOPS:
-        made.resumes(when, encodes=method not in GROWING)
+    made.resumes(encodes=method not in GROWING)
     made.resumes_after_a_task()
 
 
@@ -80,7 +79,7 @@ def test_a_stop_reaches_the_loop(contract):
     """The request that a check makes is false when it is made, and is not to be replaced for that."""
     made = contract("finetune")
     with pytest.raises(Stopped):
-        made.fitted(made.few, "stopped", StopsAt(STOPS[-1]))
+        made.fitted(made.few, "stopped", StopsAt(10))
 
 
 def trainer_of(config: dict, folder: Path, stop: StopRequest | None = None):
