@@ -33,8 +33,11 @@ ROWS = {
         "class_mean", RANPAC, HEAD, L2P, f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp",
     ),
 }  # fmt: skip
+MORE = "dataset.train_per_class=40"  # PGP's released reading takes as many images per task as the network is wide: 384
+READINGS = tuple(f"{host} reading={reading} {MORE}" for host in (L2P, "dualprompt") for reading in ("paper", "released"))
+BOTH_READINGS = tuple(f"{row}{modifier}" for row in READINGS for modifier in ("", " modifier=pgp"))
 CHANGES = {
-    "modifier=pgp": (L2P, "dualprompt", LORA),
+    "modifier=pgp": (L2P, "dualprompt", LORA, *READINGS),
     "modifier=nsp2": (PROMPT,),
     "modifier=freeze": (L2P, "dualprompt"),
 }
@@ -63,8 +66,10 @@ def recovered(at: Project, settings: list[str]) -> None:
     """Fill the block with the record of each checkpoint and tables of what is finished; other cells say so. Draw the curves."""
     command = f"Each row: `python run.py {EXPERIMENT} method=… backbone=… seed=… {' '.join(settings)}`."
     tables = [
-        f"`{backbone}`, last block trained {told}:\n\n{table(at, backbone, settings)}" for backbone, told in BACKBONES.items()
+        f"`{backbone}`, last block trained {told}:\n\n{table(at, backbone, ROWS[backbone], settings)}"
+        for backbone, told in BACKBONES.items()
     ]
+    tables.append(f"Both readings of PGP's paper, on 40 images per class:\n\n{table(at, FIRST, BOTH_READINGS, settings)}")
     tried = (
         f"Learning rates, and the *avg inc* that each reached on held-out images (`{HELD_OUT}`, seed 0, {BACKBONES[FIRST]}):"
     )
@@ -115,9 +120,9 @@ def record(at: Project, name: str) -> dict:
     return json.loads(kept.read_text())
 
 
-def table(at: Project, backbone: str, settings: list[str]) -> str:
-    """One line per method, the best last; what has no finished run says so and stands first."""
-    found = {row: runs(at, backbone, row, settings) for row in ROWS[backbone]}
+def table(at: Project, backbone: str, rows: Sequence[str], settings: list[str]) -> str:
+    """One line per row, the best last; what has no finished run says so and stands first."""
+    found = {row: runs(at, backbone, row, settings) for row in rows}
     order = sorted(found, key=lambda row: fmean(run["class_il"]["acc"] for run in found[row]) if found[row] else -1.0)
     measures = ["ACC", "avg inc", "forgetting", "forgetting, task told", "seeds", "seconds", "images encoded"]
     lines = [[f"`{row}`", BACKBONES[backbone], *cells(found[row])] for row in order]

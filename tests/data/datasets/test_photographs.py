@@ -1,5 +1,7 @@
 """The experiments on photographs: what they are, and that each runs, on a few images and with untrained weights."""
 
+from itertools import product
+
 import pytest
 
 from cil.report.documents import recovered
@@ -8,7 +10,7 @@ from tests.harness import CONF, compose, execute
 
 NAMES = sorted(file.stem for file in (CONF / "experiment" / "photographs").glob("*_10tasks.yaml"))  # with a pre-trained network
 BOUNDS = ("freeze", "class_means")
-HOSTS = (("l2p", "none", "paper"), ("l2p", "pgp", "released"), ("dualprompt", "pgp", "paper"))
+HOSTS = (("l2p", "none", "paper"), *product(("l2p", "dualprompt"), ("pgp",), ("paper", "released")))
 SMALL = [f"+backbone.changes.{key}" for key in ("depth=6", "embed_dim=24", "num_heads=3")]
 
 
