@@ -75,6 +75,7 @@ class Contract:
     words: tuple[str, ...]  # that choose the method; they make it small too
     learning: tuple[str, ...] = ()  # further words for the check that it learns
     said: list[str] = field(default_factory=list)  # notes for the user
+    moved: list[tuple[str, str, bool, bool]] = field(default_factory=list)  # phase, parameter, whether it moved, whether it may
 
     @cached_property
     def few(self) -> dict:
@@ -93,7 +94,23 @@ class Contract:
 
     @cached_property
     def straight(self) -> Trainer:
-        return self.fitted(self.few, "straight")
+        """A run that is never stopped; what its phases move is watched."""
+        trainer = self.trainer(self.few, "straight")
+        run_phase = trainer._run_phase
+
+        def watch(phase, number, inside):
+            before = copy.deepcopy(dict(trainer.method.named_parameters()))
+            free = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
+            yield from run_phase(phase, number, inside)
+            for name, parameter in trainer.method.named_parameters():
+                moved = name not in before or not torch.equal(parameter, before[name])
+                self.moved.append((phase.name, name, moved, id(parameter) in free))
+
+        trainer._run_phase = watch  # type: ignore[method-assign]
+        with trainer.run:
+            trainer.fit()
+        self.encoded = trainer.encodes.total  # before the checks let it predict more
+        return trainer
 
     def scores_the_classes_seen(self) -> None:
         """scores exactly the classes seen, with finite losses that have names"""
@@ -110,21 +127,11 @@ class Contract:
 
     def moves_only_its_phase(self) -> None:
         """changes no parameter outside its phase"""
-        trainer, moved = self.trainer(self.few, "watched"), []
-
-        def watch(phase, number, inside, run_phase=trainer._run_phase):
-            before = copy.deepcopy(dict(trainer.method.named_parameters()))
-            free = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
-            yield from run_phase(phase, number, inside)
-            for name, parameter in trainer.method.named_parameters():
-                if id(parameter) not in free and not torch.equal(parameter, before[name]):
-                    raise Broken(f"{name} moved in phase {phase.name}, which does not name it")
-                moved.append(name not in before or not torch.equal(parameter, before[name]))
-
-        trainer._run_phase = watch  # type: ignore[method-assign]
-        with trainer.run:
-            trainer.fit()
-        if moved and not any(moved):
+        assert self.straight
+        for phase, name, moved, free in self.moved:
+            if moved and not free:
+                raise Broken(f"{name} moved in phase {phase}, which does not name it")
+        if self.moved and not any(moved for _, _, moved, _ in self.moved):
             raise Broken("no phase moved any parameter")
 
     def learns(self) -> None:
@@ -185,8 +192,8 @@ class Contract:
             raise Broken(f"{how}, it ends differently: {found}; what survives a restart is a "
                          "parameter, a buffer, or in get_extra_state (of a modifier: in state_dict), and "
                          "begin_task only sets shapes")  # fmt: skip
-        if encodes and self.straight.encodes.total != resumed.encodes.total:
-            raise Broken(f"{how}, it encodes {resumed.encodes.total} images, not {self.straight.encodes.total}")
+        if encodes and self.encoded != resumed.encodes.total:
+            raise Broken(f"{how}, it encodes {resumed.encodes.total} images, not {self.encoded}")
 
     def predicts_from_its_frozen_stage(self) -> None:
         """predicts the same from its frozen stage"""

@@ -47,11 +47,14 @@ def contract(images, data_root, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_scores_the_classes_seen_and_moves_only_its_phase(contract, method):
+def test_scores_moves_and_resumes(contract, method):
+    """All of it is held against one run that is never stopped."""
     made = contract(method)
     made.scores_the_classes_seen()
     made.predicts_from_its_frozen_stage()
     made.moves_only_its_phase()
+    made.resumes(encodes=method not in GROWING)
+    made.resumes_after_a_task()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,14 +68,6 @@ def test_learns(contract, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_runs_in_half_precision(contract, method):
     contract(method).runs_in_half_precision()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_resume_equals_straight_run(contract, method):
-    """Stopped inside an epoch, between epochs or tasks, in a later task; then gone on with in a fresh object."""
-    made = contract(method)
-    made.resumes(encodes=method not in GROWING)
-    made.resumes_after_a_task()
 
 
 def test_a_stop_reaches_the_loop(contract):
