@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cil.common.errors import UserError
 from cil.common.seeding import seed_everything
 from cil.engine.evaluation import Evaluation
-from cil.engine.processes import Processes
+from cil.engine.processes import Processes, divides
 from cil.runs.run_folder import RunDir, read_matrices
 from tests import harness
 from tests.methods.test_contract import METHODS, small, trainer_of  # noqa: F401
@@ -23,7 +24,7 @@ ABLE = {"aper", "bic", "class_mean", "clip_prompt", "coda_prompt", "continual_cl
         "fecam", "finetune", "icarl", "inflora", "joint", "l2p", "lae", "lwf", "mg_clip", "mos", "pet", "ranpac",
         "sd_lora", "tuna"}  # fmt: skip
 UNTRAINED, FIRST_ALONE = {"class_mean", "continual_clip", "fecam"}, {"aper", "ranpac"}
-CALM = {"finetune": ("optim.lr=0.001",), "icarl": ("optim.lr=0.001", "method.memory=25"), "dualprompt": ()}
+CALM = {"finetune": ("optim.lr=0.001", "train.epochs=6"), "icarl": ("optim.lr=0.001", "method.memory=25"), "dualprompt": ()}
 
 
 def command(outputs: Path, data_root: Path, *words: str) -> list[str]:
@@ -61,20 +62,24 @@ def near(one: RunDir, two: RunDir) -> None:
             assert torch.equal(value, right[name]), name  # exemplars: the same rows
 
 
+@pytest.fixture(scope="module")
+def straight(data_root, tmp_path_factory) -> RunDir:
+    return ran(tmp_path_factory.mktemp("straight"), data_root, "method=finetune", *CALM["finetune"])
+
+
 @pytest.mark.parametrize("method", CALM)
-def test_two_processes_give_what_one_gives(method, tmp_path, data_root):
+def test_two_processes_give_what_one_gives(method, tmp_path, data_root, request):
     words = (f"method={method}", *CALM[method])
     one = harness.execute(harness.compose(*words, *WORDS, f"outputs={tmp_path / 'one'}", f"data.root={data_root}"))
-    two = ran(tmp_path / "two", data_root, *words)
+    two = request.getfixturevalue("straight") if method == "finetune" else ran(tmp_path / "two", data_root, *words)
     near(one, two)
     numbers = [run.summary() for run in (one, two)]
     assert [n["identity"].get("processes") for n in numbers] == [None, 2]
     assert numbers[0]["address"] == numbers[1]["address"]
 
 
-def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, data_root):
-    words = ("method=finetune", "optim.lr=0.001", "train.epochs=6")
-    straight = ran(tmp_path / "straight", data_root, *words)
+def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, data_root, straight):
+    words = ("method=finetune", *CALM["finetune"])
     cut = tmp_path / "cut"
     process = subprocess.Popen(
         command(cut, data_root, *words), cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -88,23 +93,25 @@ def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, da
     harness.assert_same_bits(straight, ran(cut, data_root, *words))
 
 
+def test_what_looks_at_a_whole_batch_is_refused(tmp_path, data_root):
+    done = subprocess.run(
+        command(tmp_path, data_root, "method=derpp"), cwd=harness.ROOT, capture_output=True, text=True, timeout=300
+    )
+    line = "DERpp with these settings learns from a batch as a whole, so processes cannot share it; type python run.py"
+    assert done.returncode and f"error: {line}" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words, line",
     [
-        (
-            ("method=derpp",),
-            "DERpp with these settings learns from a batch as a whole, so processes cannot share it; type python",
-        ),
-        (("method=dualprompt", "reading=released"), "DualPrompt with these settings learns from a batch as a whole"),
-        (
-            ("method=finetune", "family=resnet32"),
-            "ResNet normalises over a batch, so processes cannot share it; type python run.py",
-        ),
+        (("dualprompt", "reading=released"), "DualPrompt with these settings learns from a batch as a whole, so processes"),
+        (("finetune", "family=resnet32"), "ResNet normalises over a batch, so processes cannot share it; type python run.py"),
     ],
 )
-def test_what_looks_at_a_whole_batch_is_refused(words, line, tmp_path, data_root):
-    done = subprocess.run(command(tmp_path, data_root, *words), cwd=harness.ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode and f"error: {line}" in done.stderr
+def test_so_are_settings_and_networks(small, words, line, tmp_path):  # noqa: F811
+    method = trainer_of(small(*words), tmp_path).method
+    with pytest.raises(UserError, match=line):
+        divides(method, method.backbone.modules())
 
 
 @pytest.mark.parametrize("method", sorted(ABLE - UNTRAINED))
