@@ -6,7 +6,7 @@ raises `Broken`. The images are six drawn characters, so that a check takes seco
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -63,6 +63,14 @@ class StopsAt(StopRequest):
         if self.looks == self.when:
             self.name = "SIGTERM"
         return self.looks >= self.when
+
+
+def in_pieces(fitted: Callable[[StopRequest | None], Trainer], stops: Sequence[int]) -> tuple[Trainer, int]:
+    """Stop a run at the n-th look of one process after another; return the last trainer and the number of stops."""
+    for stopped, when in enumerate(stops):
+        with suppress(Stopped):
+            return fitted(StopsAt(when)), stopped
+    return fitted(None), len(stops)
 
 
 @dataclass
@@ -171,11 +179,10 @@ class Contract:
 
         A process goes on from where the one before was stopped. `encodes`: also check that no image is encoded twice.
         """
-        for when in STOPS:
-            with suppress(Stopped):
-                self.fitted(self.few, "stopped", StopsAt(when))
-                break
-        self.same("stopped", f"stopped up to {len(STOPS)} times and resumed", encodes)
+        resumed, times = in_pieces(lambda stop: self.fitted(self.few, "stopped", stop), STOPS)
+        self.same(resumed, f"stopped {times} times and resumed")
+        if encodes and self.encoded != resumed.encodes.total:
+            raise Broken(f"stopped {times} times and resumed, it encodes {resumed.encodes.total} images, not {self.encoded}")
 
     def resumes_after_a_task(self) -> None:
         """goes on from the checkpoint after the first task to the same bits"""
@@ -183,17 +190,14 @@ class Contract:
         first.scenario = first.scenario[:1]  # type: ignore[assignment]
         with first.run:
             first.fit()
-        self.same("first", "gone on with after the first task")
+        self.same(self.fitted(self.few, "first"), "gone on with after the first task")
 
-    def same(self, name: str, how: str, encodes: bool = False) -> None:
-        """Run on in the folder `name` and compare with the run that was never stopped."""
-        resumed = self.fitted(self.few, name)
+    def same(self, resumed: Trainer, how: str) -> None:
+        """Compare with the run that was never stopped."""
         if found := difference(self.straight.run, resumed.run):
             raise Broken(f"{how}, it ends differently: {found}; what survives a restart is a "
                          "parameter, a buffer, or in get_extra_state (of a modifier: in state_dict), and "
                          "begin_task only sets shapes")  # fmt: skip
-        if encodes and self.encoded != resumed.encodes.total:
-            raise Broken(f"{how}, it encodes {resumed.encodes.total} images, not {self.encoded}")
 
     def predicts_from_its_frozen_stage(self) -> None:
         """predicts the same from its frozen stage"""
