@@ -17,8 +17,8 @@ from cil.runs.run_folder import RunDir, read_matrices
 from tests import harness
 from tests.methods.test_contract import METHODS, small, trainer_of  # noqa: F401
 
-WORDS = ("scenario.tasks=5", "dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin",
-         "+dataset.classes=25", "dataset.train_per_class=8", "dataset.test_per_class=3", "train.batch_size=15", "machine=cpu",
+WORDS = ("scenario.tasks=5", *harness.latin(25), "dataset.train_per_class=8", "dataset.test_per_class=3",
+         "train.batch_size=15", "machine=cpu",
          "machine.checkpoint_seconds=0.2", "log.live=false")  # fmt: skip
 ABLE = {"aper", "bic", "class_mean", "clip_prompt", "coda_prompt", "continual_clip", "coop", "dualprompt", "ease", "ewc",
         "fecam", "finetune", "icarl", "inflora", "joint", "l2p", "lae", "lwf", "mg_clip", "mos", "pet", "ranpac",

@@ -23,8 +23,7 @@ from cil.runs.settings import checked
 from tests import harness
 
 BASE = ("dataset.train_per_class=3", "dataset.test_per_class=1", "machine=cpu", "log.live=false", "data.features=null",
-        "scenario=glyphs_10tasks", "dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin",
-        "+dataset.classes=28", "scenario.tasks=4", "train.epochs=1", "train.batch_size=8")  # fmt: skip
+        "scenario=glyphs_10tasks", *harness.latin(28), "scenario.tasks=4", "train.epochs=1", "train.batch_size=8")  # fmt: skip
 ENCODED = ("augment.train.crop=whole", "backbone=clip_tiny")  # features are computed once
 
 

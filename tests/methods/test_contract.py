@@ -100,8 +100,8 @@ def small(compose, scenario, monkeypatch):
 @pytest.mark.parametrize("method", ["rapf", "awpf", "coop", "attriclip", "dualprompt"])
 def test_killed_in_a_second_task_equals_straight_run(compose, method, tmp_path):
     """Gone on with from the checkpoint of the first: what the second task begins with comes out in the same bits."""
-    config = compose(f"method={method}", "dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin",
-                     "+dataset.classes=4", "scenario.tasks=2", "train.epochs=2", "machine.checkpoint_seconds=1000")  # fmt: skip
+    config = compose(f"method={method}", *harness.latin(4),
+                     "scenario.tasks=2", "train.epochs=2", "machine.checkpoint_seconds=1000")  # fmt: skip
     straight, killed = fitted(config, tmp_path / "straight"), trainer_of(config, tmp_path / "killed")
     with killed.run:
         for step in killed.steps():

@@ -229,8 +229,7 @@ def test_resumes_inside_each_phase_to_the_same_bits(small, chance, method, tmp_p
 def test_memory_is_one_on_any_number_of_processes(data_root, tmp_path):
     """Two processes of a launcher at once: each holds the same images, no more than asked for, and so does one alone."""
     words = [*harness.SMALL, "method=dytox", "method.memory=20", "method.herding=augmented", "scenario.tasks=2",
-             "dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin", "+dataset.classes=10",
-             "dataset.train_per_class=4", "train.epochs=1", "method.later_epochs=1", "method.tune_epochs=1",
+             *harness.latin(10), "dataset.train_per_class=4", "train.epochs=1", "method.later_epochs=1", "method.tune_epochs=1",
              f"data.root={data_root}"]  # fmt: skip
     code = "import sys; from tests import harness; harness.execute(harness.compose(*sys.argv[1:]))"
     runs = {}

@@ -43,7 +43,7 @@ def test_a_map_is_the_gradient_of_one_score_weighted_over_patches():
 
 @pytest.fixture
 def run(compose):
-    words = ("method=attriclip", "scenario.tasks=50", "train.epochs=1", "method.bank=4")
+    words = ("method=attriclip", *harness.latin(20), "scenario.tasks=10", "train.epochs=1", "method.bank=4")
     return lambda *more: harness.execute(compose(*words, *more))
 
 
@@ -100,16 +100,17 @@ def test_a_run_in_half_precision_and_one_without_a_checkpoint(run, capsys):
 
 
 def test_features_after_a_task(compose, capsys):
-    run = harness.execute(compose("method=rapf", "scenario.tasks=10", "train.epochs=1", "machine.keep_checkpoints=all"))
+    words = ("scenario.tasks=5", "train.epochs=1", "machine.keep_checkpoints=all")
+    run = harness.execute(compose("method=rapf", *harness.latin(20), *words))
     for words, name in (([], "tsne.png"), (["--task", "2", "--format", "svg"], "tsne_task_02.svg")):
         drawn = []
         for _ in range(2):
             assert pictures.main([str(run.path), *words]) == 0
             drawn.append((run.path / "pictures" / name).read_bytes())
         assert drawn[0] == drawn[1]
-    assert "60 test images of 2 tasks" in capsys.readouterr().out
+    assert "24 test images of 2 tasks" in capsys.readouterr().out
     assert pictures.main([str(run.path), "--task", "11"]) == 2
-    assert "one of the 10 tasks" in capsys.readouterr().err
+    assert "one of the 5 tasks" in capsys.readouterr().err
     (run.path / "task_03.pt").unlink()
     assert pictures.main([str(run.path), "--task", "4"]) == 2
     assert "machine.keep_checkpoints=all" in capsys.readouterr().err
