@@ -54,7 +54,6 @@ def test_scores_moves_and_resumes(contract, method):
     made.predicts_from_its_frozen_stage()
     made.moves_only_its_phase()
     made.resumes(encodes=method not in GROWING)
-    made.resumes_after_a_task()
 
 
 @pytest.mark.parametrize("method", METHODS)
