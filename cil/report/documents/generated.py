@@ -40,7 +40,9 @@ def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
     yield docs / "scenarios.md", "scenarios", scenarios(at)
     yield docs / "methods" / "index.md", "methods", methods(at)
     for modifier, host in (("pgp", "l2p"), ("nsp2", "pet")):
-        yield docs / "methods" / f"{modifier}.md", "readings", of_modifier(at, modifier, host)
+        page, node = docs / "methods" / f"{modifier}.md", at.compose(f"method={host}", f"modifier={modifier}")["modifier"]
+        yield page, "readings", of_modifier(at, modifier, host)
+        yield page, "settings", settings_of(at, "modifier", modifier, node[modifier]["_target_"])
     for page in sorted((docs / "methods").glob("*.md")):
         if page.stem in at.options("method"):
             for block, content in of_method(at, page.stem).items():
@@ -119,7 +121,7 @@ def target(at: Project, method: str) -> tuple[str, str]:
 def of_method(at: Project, method: str) -> dict[str, str]:
     return {
         "about": about(at, method),
-        "settings": settings_of(at, method),
+        "settings": settings_of(at, "method", method, ".".join(target(at, method))),
         "readings": readings(at, method),
         "recipes": recipes(at, method),
         "measured": measured(at, method),
@@ -132,26 +134,25 @@ def about(at: Project, method: str) -> str:
     return "\n>\n".join(["> *From the docstrings:*", *(f"> {part}" for part in paragraphs)])
 
 
-def settings_of(at: Project, method: str) -> str:
-    """The table of settings, followed by the constructor's docstring.
+def settings_of(at: Project, group: str, name: str, full_name: str) -> str:
+    """The table of settings of a method or modifier, followed by the constructor's docstring.
 
     Values and notes come from the YAML file and its comments, types from the constructor's signature.
     """
-    method_class = find(".".join(target(at, method)), "method")
-    groups = [some.annotation for some in inspect.signature(method_class).parameters.values()]
-    docs = [constructor(class_of(at.root, *target(at, method))), *map(inspect.getdoc, filter(switches.is_group, groups))]
+    own, (module, _, class_name) = find(full_name, group), full_name.rpartition(".")
+    groups = [some.annotation for some in inspect.signature(own).parameters.values()]
+    docs = [constructor(class_of(at.root, module, class_name)), *map(inspect.getdoc, filter(switches.is_group, groups))]
     docstring = "\n\n".join(filter(None, docs))
-    kinds = switches.settings_of(method_class)
-    text = (at.root / "conf" / "method" / f"{method}.yaml").read_text().partition("\nmethod:")[2]
+    kinds, node = switches.settings_of(own), group if group == "method" else name
+    text = (at.root / "conf" / group / f"{name}.yaml").read_text().partition(f"\n{node}:")[2]
     lines = []
     for line in text.splitlines()[1:]:
         if not line.startswith("  "):
             break
         if (found := SETTING.match(line)) and found.group(1) in kinds:
-            name, value, note = found.groups()
-            lines.append(
-                [f"`method.{name}`", shown(value), kind_of(kinds[name].annotation), (note or "").replace(" | ", " / ")]
-            )
+            key, value, note = found.groups()
+            path = f"`{group}.{key}`" if group == "method" else f"`{group}.{name}.{key}`"
+            lines.append([path, shown(value), kind_of(kinds[key].annotation), (note or "").replace(" | ", " / ")])
     if not lines:
         return "This method has no settings of its own."
     table = grid(["setting", "value", "type", "note"], lines)
@@ -167,6 +168,8 @@ def kind_of(annotation: object) -> str:
         return " or ".join(f"`{word}`" for word in parts)
     if get_origin(annotation) is Annotated:
         return " ".join([kind_of(parts[0]), *(some.words() for some in parts[1:] if hasattr(some, "words"))])
+    if get_origin(annotation) is dict:
+        return f"each value: {kind_of(parts[1])}"
     if annotation is NoneType:
         return "`null`"
     return f"`{inspect.formatannotation(annotation).rpartition('.')[2]}`"
