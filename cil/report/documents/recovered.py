@@ -107,7 +107,7 @@ def records(at: Project) -> str:
         made = record(at, name)
         percent = [f"{made['percent_on_the_unseen_half'][key]:.1f}" for key in ("frozen_class_token", "body", "recovered")]
         lines.append([told, *percent, f"`{made['weights_sha256'][:12]}`", f"`{made['command']}`"])
-    head = ["last block trained", "token after block 11", "body as it came", "recovered", "sha256", "command"]
+    head = ["last block trained", "token after block 11", "class token before", "after", "sha256", "command"]
     return grid(head, lines, markdown=True)
 
 
