@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ JITTER = dict(rotation=0.1, scale=0.1, shear=0.1, shift=1.0, noise=0.02)
 UNTRAINED = ("backbone.weights=null", "backbone.sha256=null", "machine=cpu", "log.live=false", "data.features=null")
 FEW = ("train.epochs=2", "train.batch_size=16", "machine.checkpoint_seconds=0")
 LONG, LONGER = ("train.epochs=12", "train.batch_size=36"), ("train.epochs=40", "train.batch_size=12")
-STOPS = (1, 2, 3, 2, 2)  # a stop at the n-th look of each process: inside an epoch, between epochs or tasks, in a later task
+STOPS = (1, 2, 3, 2, 2, 5)  # a stop at the n-th look of each process: inside and at the end of epochs, first to last task
 
 
 class Broken(Exception):
@@ -65,12 +66,21 @@ class StopsAt(StopRequest):
         return self.looks >= self.when
 
 
-def in_pieces(fitted: Callable[[StopRequest | None], Trainer], stops: Sequence[int]) -> tuple[Trainer, int]:
+def in_pieces(run: Callable[[StopRequest | None], Trainer], stops: Sequence[int]) -> tuple[Trainer, int]:
     """Stop a run at the n-th look of one process after another; return the last trainer and the number of stops."""
     for stopped, when in enumerate(stops):
         with suppress(Stopped):
-            return fitted(StopsAt(when)), stopped
-    return fitted(None), len(stops)
+            return run(StopsAt(when)), stopped
+    return run(None), len(stops)
+
+
+class Seen(NamedTuple):
+    """A parameter at the end of a phase."""
+
+    phase: str
+    parameter: str
+    moved: bool
+    named: bool  # by the phase, as one that it trains
 
 
 @dataclass
@@ -83,7 +93,8 @@ class Contract:
     words: tuple[str, ...]  # that choose the method; they make it small too
     learning: tuple[str, ...] = ()  # further words for the check that it learns
     said: list[str] = field(default_factory=list)  # notes for the user
-    moved: list[tuple[str, str, bool, bool]] = field(default_factory=list)  # phase, parameter, whether it moved, whether it may
+    seen: list[Seen] = field(default_factory=list, init=False)  # in the straight run
+    encoded: int = field(default=0, init=False)  # images, by the straight run
 
     @cached_property
     def few(self) -> dict:
@@ -108,11 +119,11 @@ class Contract:
 
         def watch(phase, number, inside):
             before = copy.deepcopy(dict(trainer.method.named_parameters()))
-            free = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
+            named = {id(p) for entry in phase.parameters for p in (entry["params"] if isinstance(entry, dict) else [entry])}
             yield from run_phase(phase, number, inside)
             for name, parameter in trainer.method.named_parameters():
                 moved = name not in before or not torch.equal(parameter, before[name])
-                self.moved.append((phase.name, name, moved, id(parameter) in free))
+                self.seen.append(Seen(phase.name, name, moved, id(parameter) in named))
 
         trainer._run_phase = watch  # type: ignore[method-assign]
         with trainer.run:
@@ -135,11 +146,11 @@ class Contract:
 
     def moves_only_its_phase(self) -> None:
         """changes no parameter outside its phase"""
-        assert self.straight
-        for phase, name, moved, free in self.moved:
-            if moved and not free:
-                raise Broken(f"{name} moved in phase {phase}, which does not name it")
-        if self.moved and not any(moved for _, _, moved, _ in self.moved):
+        learned = any("losses" in event for event in record(self.straight.run))
+        for seen in self.seen:
+            if seen.moved and not seen.named:
+                raise Broken(f"{seen.parameter} moved in phase {seen.phase}, which does not name it")
+        if learned and not any(seen.moved for seen in self.seen):
             raise Broken("no phase moved any parameter")
 
     def learns(self) -> None:
@@ -181,6 +192,8 @@ class Contract:
         `encodes`: also check that no image is encoded twice.
         """
         resumed, times = in_pieces(lambda stop: self.fitted(self.few, "stopped", stop), STOPS)
+        if not times:
+            raise Broken("no request to stop reached the loop of the trainer")
         self.same(resumed, f"stopped {times} times and resumed")
         if encodes and self.encoded != resumed.encodes.total:
             raise Broken(f"stopped {times} times and resumed, it encodes {resumed.encodes.total} images, not {self.encoded}")

@@ -12,7 +12,7 @@ import torch
 from cil.common.errors import UserError
 from cil.common.seeding import seed_everything
 from cil.engine.evaluation import Evaluation
-from cil.engine.processes import Processes, divides
+from cil.engine.processes import Processes
 from cil.runs.run_folder import RunDir, read_matrices
 from tests import harness
 from tests.methods.test_contract import METHODS, small, trainer_of  # noqa: F401
@@ -63,22 +63,22 @@ def near(one: RunDir, two: RunDir) -> None:
 
 
 @pytest.fixture(scope="module")
-def straight(data_root, tmp_path_factory) -> RunDir:
-    return ran(tmp_path_factory.mktemp("straight"), data_root, "method=finetune", *CALM["finetune"])
+def over_two_processes(data_root, tmp_path_factory) -> RunDir:
+    return ran(tmp_path_factory.mktemp("two"), data_root, "method=finetune", *CALM["finetune"])
 
 
 @pytest.mark.parametrize("method", CALM)
 def test_two_processes_give_what_one_gives(method, tmp_path, data_root, request):
     words = (f"method={method}", *CALM[method])
     one = harness.execute(harness.compose(*words, *WORDS, f"outputs={tmp_path / 'one'}", f"data.root={data_root}"))
-    two = request.getfixturevalue("straight") if method == "finetune" else ran(tmp_path / "two", data_root, *words)
+    two = request.getfixturevalue("over_two_processes") if method == "finetune" else ran(tmp_path / "two", data_root, *words)
     near(one, two)
     numbers = [run.summary() for run in (one, two)]
     assert [n["identity"].get("processes") for n in numbers] == [None, 2]
     assert numbers[0]["address"] == numbers[1]["address"]
 
 
-def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, data_root, straight):
+def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, data_root, over_two_processes):
     words = ("method=finetune", *CALM["finetune"])
     cut = tmp_path / "cut"
     process = subprocess.Popen(
@@ -90,7 +90,7 @@ def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, da
     process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
     process.wait(60)
     assert not only(cut).is_done
-    harness.assert_same_bits(straight, ran(cut, data_root, *words))
+    harness.assert_same_bits(over_two_processes, ran(cut, data_root, *words))
 
 
 def test_what_looks_at_a_whole_batch_is_refused(tmp_path, data_root):
@@ -108,10 +108,10 @@ def test_what_looks_at_a_whole_batch_is_refused(tmp_path, data_root):
         (("finetune", "family=resnet32"), "ResNet normalises over a batch, so processes cannot share it; type python run.py"),
     ],
 )
-def test_so_are_settings_and_networks(small, words, line, tmp_path):  # noqa: F811
-    method = trainer_of(small(*words), tmp_path).method
+def test_settings_and_networks_that_need_a_whole_batch_are_refused(small, words, line, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("cil.engine.build.joined", lambda device: Processes(device, 0, 2))
     with pytest.raises(UserError, match=line):
-        divides(method, method.backbone.modules())
+        trainer_of(small(*words), tmp_path)
 
 
 @pytest.mark.parametrize("method", sorted(ABLE - UNTRAINED))

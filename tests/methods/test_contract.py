@@ -1,13 +1,16 @@
 """Every file in conf/method keeps the contract. A new method is checked by being there."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cil.common.signals import Stopped, StopRequest
 from cil.contract.method import FEW as SHORT
-from cil.contract.method import Contract, StopsAt
+from cil.contract.method import Broken, Contract, StopsAt
 from cil.engine.build import device_of, experiment
+from cil.methods.finetune import Finetune
 from cil.runs.run_folder import RunDir
 from tests import harness
 
@@ -74,6 +77,43 @@ def test_a_stop_reaches_the_loop(contract):
     made = contract("finetune")
     with pytest.raises(Stopped):
         made.fitted(made.few, "stopped", StopsAt(10))
+
+
+def test_what_breaks_a_promise_is_told(contract, monkeypatch):
+    """A frozen weight that moves, a phase that moves nothing, a count that is lost when an epoch is interrupted."""
+    step = Finetune.training_step
+
+    def broken(check: str, *words: str, **changed: Callable) -> str:
+        made = contract("finetune")
+        made.words += words
+        with monkeypatch.context() as patched, pytest.raises(Broken) as caught:
+            for name, function in changed.items():
+                patched.setattr(Finetune, name, function)
+            getattr(made, check)()
+        shutil.rmtree(made.folder)
+        return str(caught.value)
+
+    def strays(self, batch, phase):
+        self.backbone.trunk.norm.weight.data += 1
+        return step(self, batch, phase)
+
+    def begins(self, phase, epoch):
+        self.first = epoch == 0
+        self.counted = 0 if self.first else getattr(self, "counted", len(phase.data))
+
+    def counts(self, batch, phase):
+        self.counted += self.first * len(batch.labels)  # of the first epoch
+        return step(self, batch, phase)
+
+    def weighs(self, phase):
+        self.head.bias.data.mul_(self.counted / len(phase.data))
+
+    found = broken("moves_only_its_phase", "method.learn=head", training_step=strays)
+    assert found == "backbone.trunk.norm.weight moved in phase train, which does not name it"
+    found = broken("moves_only_its_phase", "optim.weight_decay=0", training_step=lambda *given: {"ce": 0 * step(*given)["ce"]})
+    assert found == "no phase moved any parameter"
+    found = broken("resumes", begin_epoch=begins, training_step=counts, end_phase=weighs)
+    assert found.startswith("stopped 6 times and resumed, it ends differently")
 
 
 def trainer_of(config: dict, folder: Path, stop: StopRequest | None = None):
