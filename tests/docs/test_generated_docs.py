@@ -46,6 +46,8 @@ def test_a_type_is_said_in_words():
             return "from 2 on"
 
     assert generated.kind_of(Annotated[int, Even()] | None) == "`int` from 2 on or `null`"
+    assert generated.kind_of(dict[str, int] | None) == "`null` or a mapping, each value `int`"
+    assert generated.kind_of(dict[str, int | None]) == "a mapping, each value `int` or `null`"
     assert generated.kind_of(Literal["a", "b"]) == "`a` or `b`" and generated.kind_of(Sequence[str]) == "`Sequence[str]`"
 
 

@@ -154,7 +154,7 @@ def settings_of(at: Project, group: str, name: str, full_name: str) -> str:
             path = f"`{group}.{key}`" if group == "method" else f"`{group}.{name}.{key}`"
             lines.append([path, shown(value), kind_of(kinds[key].annotation), (note or "").replace(" | ", " / ")])
     if not lines:
-        return "This method has no settings of its own."
+        return f"This {group} has no settings of its own."
     table = grid(["setting", "value", "type", "note"], lines)
     return f"{table}\n\n{docstring}" if docstring else table
 
@@ -163,13 +163,13 @@ def kind_of(annotation: object) -> str:
     """A type in words, with the range of a number if it has one."""
     parts = get_args(annotation)
     if get_origin(annotation) in (UnionType, Union):
-        return " or ".join(map(kind_of, parts))
+        return " or ".join(map(kind_of, sorted(parts, key=lambda part: get_origin(part) is dict)))  # `null` before what follows
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{word}`" for word in parts)
     if get_origin(annotation) is Annotated:
         return " ".join([kind_of(parts[0]), *(some.words() for some in parts[1:] if hasattr(some, "words"))])
     if get_origin(annotation) is dict:
-        return f"each value: {kind_of(parts[1])}"
+        return f"a mapping, each value {kind_of(parts[1])}"
     if annotation is NoneType:
         return "`null`"
     return f"`{inspect.formatannotation(annotation).rpartition('.')[2]}`"

@@ -33,10 +33,11 @@ ROWS = {
         "class_mean", RANPAC, HEAD, L2P, f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp",
     ),
 }  # fmt: skip
-MORE = "reading=released dataset.train_per_class=40"  # it takes as many images per task as the network is wide: 384
-RELEASED = tuple(f"{row} {MORE}" for row in (L2P, f"{L2P} modifier=pgp", "dualprompt", "dualprompt modifier=pgp"))
+AS_RELEASED = "reading=released dataset.train_per_class=40"  # the released PGP needs 384 images per task, the network's width
+RELEASED_HOSTS = (f"{L2P} {AS_RELEASED}", f"dualprompt {AS_RELEASED}")
+RELEASED = (*RELEASED_HOSTS, *(f"{host} modifier=pgp" for host in RELEASED_HOSTS))
 CHANGES = {
-    "modifier=pgp": (L2P, "dualprompt", LORA, *RELEASED[::2]),
+    "modifier=pgp": (L2P, "dualprompt", LORA, *RELEASED_HOSTS),
     "modifier=nsp2": (PROMPT,),
     "modifier=freeze": (L2P, "dualprompt"),
 }
