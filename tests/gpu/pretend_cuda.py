@@ -10,7 +10,7 @@ CUDA would. What is not pretended: kernels, their order of summation, memory, au
 
 import sys
 from collections import Counter
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from tests.gpu.pretended_answers import pretended
 
 aten = torch.ops.aten
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -245,47 +247,6 @@ class _Functions(TorchFunctionMode):
         if func is Tensor.new_tensor and isinstance(args[0], OnGPU):
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(CUDA)
         return func(*args, **kwargs)
-
-
-class _Stream:
-    """Streams and events of a device that does everything at once."""
-
-    def __init__(self, *_, **__) -> None:
-        pass
-
-    def wait_stream(self, *_) -> None:
-        pass
-
-    wait_event = record = synchronize = wait_stream
-
-    def record_event(self, *_) -> "_Stream":
-        return self
-
-
-def pretended() -> dict[str, object]:
-    """What torch answers while the device is pretended, by the name under `torch`."""
-    none, stream = (lambda *_, **__: None), _Stream()
-    return {
-        "_C._InferenceMode": lambda mode: torch.no_grad() if mode else torch.enable_grad(),
-        "optim.Optimizer._accelerator_graph_capture_health_check": none,
-        "cuda._lazy_init": none,
-        "cuda.is_available": lambda: True,
-        "cuda.is_initialized": lambda: True,
-        "cuda.device_count": lambda: 1,
-        "cuda.current_device": lambda: 0,
-        "cuda.set_device": none,
-        "cuda.synchronize": none,
-        "cuda.manual_seed_all": none,
-        "cuda.get_device_name": lambda *_: "pretended GPU",
-        "cuda.get_device_capability": lambda *_: (9, 0),
-        "cuda.is_bf16_supported": lambda *_, **__: True,
-        "cuda.max_memory_allocated": lambda *_: 0,
-        "cuda.reset_peak_memory_stats": none,
-        "cuda.Stream": _Stream,
-        "cuda.Event": _Stream,
-        "cuda.stream": lambda *_: nullcontext(),
-        "cuda.current_stream": lambda *_: stream,
-    }
 
 
 class PretendCuda:
