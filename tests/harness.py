@@ -7,7 +7,7 @@ import matplotlib.figure  # noqa: F401  (here, so that forked children need not 
 import cil.engine.build
 import cil.engine.summary  # noqa: F401
 from cil.commands import run as front_door
-from cil.commands.compose import compose, options  # noqa: F401
+from cil.commands.compose import Composer, options  # noqa: F401
 from cil.common.places import CHECKOUT
 from cil.contract.bits import difference, record
 from cil.runs.run_folder import RunDir, address
@@ -15,6 +15,7 @@ from cil.runs.run_folder import RunDir, address
 assert CHECKOUT is not None
 ROOT = CHECKOUT
 CONF = ROOT / "conf"
+compose = Composer()  # as `python run.py` with these words composes, each file read once in a session of tests
 SHIPPED = [name for name in options("method") if (ROOT / "docs" / "methods" / f"{name}.md").exists()]  # not a user's own
 SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",
          "machine=cpu", "log.live=false", "data.features=null")  # fmt: skip

@@ -6,6 +6,7 @@ group `cil.plugins`.
 """
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import os
@@ -25,7 +26,7 @@ def activate(words: Sequence[str] = ()) -> list[str]:
     They are kept in the environment, so that further processes know them.
     """
     names = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
-    names += [point.value for point in entry_points(group="cil.plugins")]
+    names += _installed(tuple(sys.path))
     for word in words:
         if word.startswith("plugins="):
             names += _listed(word.removeprefix("plugins="))
@@ -37,6 +38,12 @@ def activate(words: Sequence[str] = ()) -> list[str]:
     if names:
         os.environ[VARIABLE] = ",".join(names)
     return names
+
+
+@functools.cache
+def _installed(path: tuple[str, ...]) -> list[str]:
+    """The plugins that entry points name. Installed packages change with `path` alone, and reading all of them takes 5 ms."""
+    return [point.value for point in entry_points(group="cil.plugins")]
 
 
 def active() -> list[str]:
