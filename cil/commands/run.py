@@ -15,6 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -264,7 +265,8 @@ def replace_sweeper(words: list[str]) -> None:
     """Let conf/hydra/sweeper/optuna.yaml replace the file of the same name in Optuna's plugin, which minimises by default."""
     Plugins.instance()  # imports the plugins that are installed
     found: Any = ConfigStore.instance().repo["hydra"].get("sweeper", {})
-    if found.pop("optuna.yaml", None) is None and "hydra/sweeper=optuna" in words:
+    found.pop("optuna.yaml", None)
+    if "hydra/sweeper=optuna" in words and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         raise UserError("hydra/sweeper=optuna needs Optuna; type pip install hydra-optuna-sweeper, or see docs/search.md")
 
 

@@ -1,23 +1,23 @@
 """Predictions that runs keep: they count what the accuracies count, however a run is evaluated, killed or asked again."""
 
-import os
-import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import cil
 from cil.commands.run import verified
 from cil.common.errors import UserError
 from cil.engine.trainer import Trainer
 from cil.runs import predictions
-from cil.runs.run_folder import RunDir, read_matrices
+from cil.runs.run_folder import RunDir, read_matrices, run_at
 from tests import harness
+from tests.children import ranks
 from tests.data.test_in_turn import SMALL as IN_TURN
-from tests.engine.test_processes import command, only
+from tests.engine.test_processes import only, words_of
 from tests.methods.test_contract import small, trainer_of  # noqa: F401
 
 KEEP = "save.predictions=true"
@@ -171,32 +171,23 @@ def test_a_checkpoint_that_answers_otherwise_gives_no_predictions(small, monkeyp
     assert not predictions.read(run.path)
 
 
-PROCESS = """
-import sys
-import torch.distributed as dist
-from cil.commands import run as front_door
-from cil.runs import predictions
-from cil.runs.run_folder import run_at
-from tests import harness
-config = harness.compose(*sys.argv[1:])
-run = run_at(harness.run_of(config).path)
-front_door.execute(config, run)
-dist.barrier()
-if run.writes:
-    predictions.place(run.path, 4).unlink()
-dist.barrier()
-front_door.verified(run, config)
-"""
-
-
 def test_two_processes_keep_what_each_has_answered(tmp_path, data_root):
     """Also when they are asked again, with a file missing."""
-    (tmp_path / "process.py").write_text(PROCESS)
-    typed = command(tmp_path / "outputs", data_root, "method=class_mean", KEEP)
-    typed = [str(tmp_path / "process.py") if word.endswith("run.py") else word for word in typed]
-    done = subprocess.run(typed, cwd=harness.ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(harness.ROOT)})  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("made the predictions of 1 task from kept checkpoints\n") == 1
+
+    def work() -> None:
+        config = harness.compose(*words_of(tmp_path / "outputs", data_root, "method=class_mean", KEEP))
+        run = run_at(harness.run_of(config).path)
+        harness.front_door.execute(config, run)
+        dist.barrier()
+        if run.writes:
+            predictions.place(run.path, 4).unlink()
+        dist.barrier()
+        verified(run, config)
+
+    told = ""
+    for done in [rank.wait() for rank in ranks(work)]:
+        assert done.returncode == 0, done.stderr[-2000:]
+        told += done.stdout
+    assert told.count("made the predictions of 1 task from kept checkpoints\n") == 1
     run = only(tmp_path / "outputs")
     assert sorted(counted(run)) == [0, 1, 2, 3, 4] and run.summary()["identity"]["processes"] == 2

@@ -1,5 +1,6 @@
 """One run over two processes of torchrun: the numbers of one process, and what cannot be divided is refused."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import torch
 
 from cil.common.errors import UserError
 from cil.common.seeding import seed_everything
+from cil.common.signals import EXIT_CODE
 from cil.engine.evaluation import Evaluation
 from cil.engine.processes import Processes
 from cil.runs.run_folder import RunDir, read_matrices
 from tests import harness
+from tests.children import ranks
 from tests.methods.test_contract import METHODS, small, trainer_of  # noqa: F401
 
 WORDS = ("scenario.tasks=5", *harness.latin(25), "dataset.train_per_class=8", "dataset.test_per_class=3",
@@ -27,15 +30,13 @@ UNTRAINED, FIRST_ALONE = {"class_mean", "continual_clip", "fecam"}, {"aper", "ra
 CALM = {"finetune": ("optim.lr=0.001", "train.epochs=6"), "icarl": ("optim.lr=0.001", "method.memory=25"), "dualprompt": ()}
 
 
-def command(outputs: Path, data_root: Path, *words: str) -> list[str]:
-    """Of two processes that share a run."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    return [*launcher, str(harness.ROOT / "run.py"), *words, *WORDS, f"outputs={outputs}", f"data.root={data_root}"]
+def words_of(outputs: Path, data_root: Path, *words: str) -> list[str]:
+    return [*words, *WORDS, f"outputs={outputs}", f"data.root={data_root}"]
 
 
 def ran(*given: object) -> RunDir:
-    done = subprocess.run(command(*given), cwd=harness.ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for done in [rank.wait() for rank in ranks(words_of(*given))]:
+        assert done.returncode == 0, done.stderr[-2000:]
     return only(given[0])
 
 
@@ -64,7 +65,13 @@ def near(one: RunDir, two: RunDir) -> None:
 
 @pytest.fixture(scope="module")
 def over_two_processes(data_root, tmp_path_factory) -> RunDir:
-    return ran(tmp_path_factory.mktemp("two"), data_root, "method=finetune", *CALM["finetune"])
+    """As a user starts them; the other tests start the two processes themselves, which spares them three imports of torch."""
+    outputs = tmp_path_factory.mktemp("two")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", harness.ROOT / "run.py"]
+    command = [*launcher, *words_of(outputs, data_root, "method=finetune", *CALM["finetune"])]
+    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return only(outputs)
 
 
 @pytest.mark.parametrize("method", CALM)
@@ -81,24 +88,21 @@ def test_two_processes_give_what_one_gives(method, tmp_path, data_root, request)
 def test_stopped_processes_stop_together_and_go_on_to_the_same_bits(tmp_path, data_root, over_two_processes):
     words = ("method=finetune", *CALM["finetune"])
     cut = tmp_path / "cut"
-    process = subprocess.Popen(
-        command(cut, data_root, *words), cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    two = ranks(words_of(cut, data_root, *words))
     until = time.time() + 300
     while not list(cut.glob("*/*/*/seed0/task_01.pt")) and time.time() < until:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
-    process.wait(60)
+    os.kill(two[1].pid, signal.SIGTERM)  # torchrun tells both, but not at the same step
+    assert [rank.wait().returncode for rank in two] == [EXIT_CODE, EXIT_CODE]
     assert not only(cut).is_done
     harness.assert_same_bits(over_two_processes, ran(cut, data_root, *words))
 
 
 def test_what_looks_at_a_whole_batch_is_refused(tmp_path, data_root):
-    done = subprocess.run(
-        command(tmp_path, data_root, "method=derpp"), cwd=harness.ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = ranks(words_of(tmp_path, data_root, "method=derpp"))
     line = "DERpp with these settings learns from a batch as a whole, so processes cannot share it; type python run.py"
-    assert done.returncode and f"error: {line}" in done.stderr
+    for ended in [rank.wait() for rank in done]:
+        assert ended.returncode == 2 and f"error: {line}" in ended.stderr
 
 
 @pytest.mark.parametrize(

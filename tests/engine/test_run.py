@@ -9,37 +9,31 @@ import sys
 import time
 
 import pytest
-import torch
 
 from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.common.signals import EXIT_CODE
 from cil.runs.run_folder import RunDir
 from tests import harness
+from tests.children import Child, typed
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=5", "train.epochs=2", "optim.lr=0.01",
          "train.batch_size=64", "machine.checkpoint_seconds=0")  # fmt: skip
 
 
-def in_child(config: dict, *, keep: bool = False) -> int:
-    """A process that runs `config`; forked, so that it does not pay for the imports again."""
-    child = os.fork()
-    if child:
-        return child
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to Ctrl-C
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    try:
-        harness.execute(config)
-    except front_door.Stopped:
-        os._exit(EXIT_CODE)
-    except (UserError, KeyboardInterrupt):
-        os._exit(2)
-    os._exit(0)
+def in_child(config: dict) -> Child:
+    """A process that runs `config`."""
 
+    def work() -> int:
+        try:
+            harness.execute(config)
+        except front_door.Stopped:
+            return EXIT_CODE
+        except (UserError, KeyboardInterrupt):
+            return 2
+        return 0
 
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Child(work)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,7 @@ def straight(tmp_path_factory, data_root):
     """One uninterrupted run, and how long it took."""
     config = harness.compose(f"outputs={tmp_path_factory.mktemp('straight')}", f"data.root={data_root}", *harness.SMALL, *WORDS)
     began = time.perf_counter()
-    assert wait(in_child(config)) == 0
+    assert in_child(config).wait().returncode == 0
     return harness.run_of(config), time.perf_counter() - began
 
 
@@ -66,7 +60,7 @@ def test_a_run_that_cannot_start_leaves_no_folder(compose, outputs):
     assert not list(outputs.rglob("*"))
     words = [f"outputs={outputs}", f"data.root={config['data']['root']}", "machine=cpu", "log.live=false", "scenario.tasks=7"]
     for more in ([], ["-m", "seed=0,1"]):
-        done = subprocess.run([sys.executable, harness.ROOT / "run.py", *more, *words], capture_output=True, text=True)
+        done = typed(*more, *words).wait()
         assert done.returncode == 2 and "do not split into 7" in done.stderr
         assert not list(outputs.rglob("seed*")), "Hydra makes the folder before the run begins"
     kept = compose("method=class_mean", "scenario.tasks=2")
@@ -83,15 +77,15 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(compose, str
     while kills < 20:
         child = in_child(config)
         time.sleep(chance.uniform(0.02, 0.3) * seconds)
-        os.kill(child, signal.SIGKILL)
-        if wait(child) == 0:  # it finished first: begin another run
+        os.kill(child.pid, signal.SIGKILL)
+        if child.wait().returncode == 0:  # it finished first: begin another run
             harness.assert_same_bits(reference, harness.run_of(config))
             for file in harness.run_of(config).path.glob("*.*"):
                 file.unlink() if file.is_file() else None
             (harness.run_of(config).path / "DONE").unlink()
         else:
             kills += 1
-    assert wait(in_child(config)) == 0
+    assert in_child(config).wait().returncode == 0
     harness.assert_same_bits(reference, harness.run_of(config))
     assert not list(harness.run_of(config).path.glob(".*.partial"))
 
@@ -103,10 +97,10 @@ def test_a_polite_signal_writes_a_checkpoint_and_says_so_by_its_exit_code(compos
     child, events = in_child(config), harness.run_of(config).events
     while not (events.exists() and events.stat().st_size):  # the first of ten epochs is over
         time.sleep(0.001)
-    os.kill(child, signal.Signals[name])
-    assert wait(child) == EXIT_CODE
+    os.kill(child.pid, signal.Signals[name])
+    assert child.wait().returncode == EXIT_CODE
     assert harness.run_of(config).newest is not None and not harness.run_of(config).is_done
-    assert wait(in_child(config)) == 0
+    assert in_child(config).wait().returncode == 0
     harness.assert_same_bits(reference, harness.run_of(config))
 
 
@@ -129,7 +123,7 @@ def test_a_closed_pipe_stops_a_run_in_one_line(tmp_path, data_root):
 
 
 def shell(*words: str, code: int = 0) -> str:
-    ended = subprocess.run([sys.executable, harness.ROOT / "run.py", *words], capture_output=True, text=True, timeout=120)
+    ended = typed(*words).wait()
     assert ended.returncode == code, ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stdout + ended.stderr

@@ -1,14 +1,12 @@
 """A search with Optuna: a better learning rate on held-out images, the test accuracy once, and trials that stop early."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 import cil
-from tests import harness
+from cil.commands import run as front_door
+from tests.children import typed
 from tests.harness import ROOT
 
 FAST = ("method=finetune", "method.learn=head", "dataset.train_per_class=8", "dataset.test_per_class=3", "scenario.tasks=2",
@@ -20,9 +18,7 @@ def test_optuna_finds_a_better_rate_and_tests_it_once(data_root, outputs, tmp_pa
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
     place = (f"outputs={outputs}", f"data.root={data_root}", f"data.features={data_root}/features")
     words = [*FAST, "scenario.validation=0.25", *place]
-    command = [sys.executable, ROOT / "run.py", "-m", "hydra/sweeper=optuna", *words, RANGE]
-    ended = subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                           timeout=600)  # fmt: skip
+    ended = typed("-m", "hydra/sweeper=optuna", *words, RANGE, cwd=tmp_path).wait()
     assert ended.returncode == 0, ended.stderr
     trials = [cil.load(done.parent) for done in outputs.glob("*/*/*/seed0/DONE")]
     (test,) = [run for run in trials if not run.config["scenario"].get("validation")]
@@ -41,8 +37,7 @@ def test_optuna_finds_a_better_rate_and_tests_it_once(data_root, outputs, tmp_pa
 
 def test_a_search_without_images_to_choose_on_is_one_sentence(outputs, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
-    command = [sys.executable, ROOT / "run.py", "-m", "hydra/sweeper=optuna", *FAST, RANGE, f"outputs={outputs}"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = typed("-m", "hydra/sweeper=optuna", *FAST, RANGE, f"outputs={outputs}", cwd=tmp_path).wait()
     assert ended.returncode == 2 and not outputs.exists() and not ended.stdout
     assert ended.stderr.startswith("error: a search needs images to choose on; type scenario.validation=0.1")
     assert ended.stderr.count("\n") == 1
@@ -52,15 +47,11 @@ def test_a_search_without_images_to_choose_on_is_one_sentence(outputs, tmp_path)
 def search(monkeypatch, capsys, outputs):
     """Words of a search → what it prints."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
 
     def searched(*words: str) -> tuple[str, str]:
-        Plugins.instance()
-        monkeypatch.setitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml", object())  # a run before took it
         every = ["-m", "hydra/sweeper=optuna", *FAST[2:], "scenario.validation=0.25", *words, f"outputs={outputs}"]
         monkeypatch.setattr("sys.argv", ["run.py", *every])
-        assert harness.front_door.front_door() == 2
+        assert front_door.front_door() == 2
         return capsys.readouterr()
 
     return searched
@@ -86,17 +77,15 @@ def test_a_search_in_which_every_trial_fails_says_so(search, rate):
 
 
 def test_without_optuna_the_sweeper_says_what_to_install(monkeypatch, capsys, outputs):
-    from hydra.core.config_store import ConfigStore
-
-    monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "sweeper", {})
+    monkeypatch.setattr(front_door, "find_spec", {}.get)
     monkeypatch.setattr("sys.argv", ["run.py", "-m", "hydra/sweeper=optuna", RANGE, f"outputs={outputs}"])
-    assert harness.front_door.front_door() == 2
+    assert front_door.front_door() == 2
     assert "hydra/sweeper=optuna needs Optuna; type pip install hydra-optuna-sweeper" in capsys.readouterr().err
 
 
 def test_a_range_needs_a_sweeper_that_draws(monkeypatch, capsys, outputs):
     monkeypatch.setattr("sys.argv", ["run.py", "-m", RANGE, f"outputs={outputs}"])
-    assert harness.front_door.front_door() == 2
+    assert front_door.front_door() == 2
     assert "interval(…) is a range, of which a grid has no values; type hydra/sweeper=optuna" in capsys.readouterr().err
 
 

@@ -2,8 +2,6 @@
 
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from cil.engine.stack import Stack
 from cil.runs.run_folder import RunDir
 from cil.runs.settings import checked
 from tests import harness
+from tests.children import typed
 
 BASE = ("dataset.train_per_class=3", "dataset.test_per_class=1", "machine=cpu", "log.live=false", "data.features=null",
         "scenario=glyphs_10tasks", *harness.latin(28), "scenario.tasks=4", "train.epochs=1", "train.batch_size=8")  # fmt: skip
@@ -213,8 +212,7 @@ def test_a_signal_at_the_end_stops_what_would_come_next(jobs, monkeypatch):
 
 def test_the_launcher_on_the_command_line(data_root, tmp_path):
     words = [*BASE, "method=l2p", "seed=0,1", "scenario.tasks=2", "save.predictions=true", f"data.root={data_root}"]
-    command = [sys.executable, harness.ROOT / "run.py", "-m", *words, "hydra/launcher=stacked", f"outputs={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = typed("-m", *words, "hydra/launcher=stacked", f"outputs={tmp_path}").wait()
     assert done.returncode == 0, done.stderr
     assert "2 runs of l2p on glyphs_10tasks are trained together" in done.stdout
     runs = sorted(tmp_path.glob("*/l2p/*/seed*"))
@@ -225,8 +223,7 @@ def test_the_launcher_on_the_command_line(data_root, tmp_path):
 
 def test_a_wrong_value_fails_its_own_runs_and_debug_runs_are_trained_once(data_root, tmp_path):
     words = [*BASE, "method=l2p", "seed=0,1", "train.clip=1,banana", "debug=true", f"data.root={data_root}"]
-    command = [sys.executable, harness.ROOT / "run.py", "-m", *words, "hydra/launcher=stacked", f"outputs={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = typed("-m", *words, "hydra/launcher=stacked", f"outputs={tmp_path}").wait()
     assert done.returncode == 2 and "4 runs: 2 finished, 2 failed" in done.stdout
     assert "2 runs of l2p" in done.stdout and "percent correct" not in done.stdout  # no run prints its matrix
     assert done.stderr.count("train.clip=banana is not a number") == 2

@@ -1,9 +1,5 @@
 """DyTox and Raw: losses against a slow form, what is frozen when, the memory, the teacher, and what a process leaves alone."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +10,7 @@ from cil.common.signals import Stopped
 from cil.data.scenario import Scenario
 from cil.data.transforms.views import ImageSpec, View, views
 from tests import harness
+from tests.children import Child
 from tests.methods.test_contract import StopsAt, fitted, small, trainer_of  # noqa: F401
 
 FEW = ("method.memory=16", "method.later_epochs=2", "method.tune_epochs=2", "train.batch_size=8")
@@ -231,19 +228,14 @@ def test_memory_is_one_on_any_number_of_processes(data_root, tmp_path):
     words = [*harness.SMALL, "method=dytox", "method.memory=20", "method.herding=augmented", "scenario.tasks=2",
              *harness.latin(10), "dataset.train_per_class=4", "train.epochs=1", "method.later_epochs=1", "method.tune_epochs=1",
              f"data.root={data_root}"]  # fmt: skip
-    code = "import sys; from tests import harness; harness.execute(harness.compose(*sys.argv[1:]))"
-    runs = {}
-    for rank in (None, 0, 1):
-        env = {} if rank is None else {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        own = [*words, f"outputs={tmp_path / str(rank)}"]
-        runs[rank] = (
-            harness.run_of(harness.compose(*own)),
-            subprocess.Popen(
-                [sys.executable, "-c", code, *own], env={**os.environ, **env}, cwd=harness.ROOT, stdout=subprocess.DEVNULL
-            ),
-        )
+    runs, children = {}, {}
+    for rank in (None, "0", "1"):
+        config = harness.compose(*words, f"outputs={tmp_path / str(rank)}")
+        environment = {} if rank is None else {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        runs[rank] = harness.run_of(config)
+        children[rank] = Child(lambda config=config: harness.execute(config) and 0, **environment)
     kept = []
-    for run, process in runs.values():
-        assert process.wait() == 0
+    for rank, run in runs.items():
+        assert children[rank].wait().returncode == 0
         kept.append(run.load(run.newest)["method"]["memory.rows"].tolist())
     assert kept[0] == kept[1] == kept[2] and len(set(kept[0])) == 20

@@ -23,11 +23,6 @@ FROM_THE_RUNNER = {  # arguments that no file names
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "name"), EVERY)
-def test_every_option_composes(group, name):
-    assert compose(f"{group}={name}", *NEEDS.get((group, name), []))
-
-
 @pytest.mark.parametrize("scenario", options("scenario"))
 def test_every_scenario_has_its_own_name(scenario):
     assert compose(f"scenario={scenario}")["scenario"]["name"] == scenario
@@ -56,16 +51,16 @@ def test_every_method_composes_with_every_dataset(method, scenario):
     assert config["scenario"]["name"] == scenario
 
 
-def targets():
-    for group, name in EVERY:
-        node = compose(f"{group}={name}", *NEEDS.get((group, name), []))[group]
-        for part, inner in node.items() if group == "modifier" else [(None, node)]:
-            if inner.get("_target_"):
-                yield pytest.param(group, inner, id="-".join(filter(None, (group, name, part))))
+@pytest.mark.parametrize(("group", "name"), EVERY)
+def test_every_option_composes_and_its_keys_are_those_of_its_signature(group, name):
+    node = compose(f"{group}={name}", *NEEDS.get((group, name), []))[group]
+    for inner in node.values() if group == "modifier" else [node]:
+        if inner.get("_target_"):
+            agree(group, inner)
 
 
-@pytest.mark.parametrize(("group", "node"), targets())
-def test_keys_and_signatures_agree_both_ways(group, node):
+def agree(group: str, node: dict) -> None:
+    """Keys without an argument and arguments without a key are both wrong."""
     signature = settings_of(find(node["_target_"], group))
     keys = {key for key in node if key not in ("_target_", "_partial_")}
     usual = usual_values(group, node)
