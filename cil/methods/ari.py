@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -15,9 +15,8 @@ from cil.capabilities import HasForeground, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Positive, Rate, Whole
 from cil.common.switches import switches
-from cil.common.transfer import sent
+from cil.common.transfer import channels, sent
 from cil.method import Batch, Known, Losses, Method, Phase, Task
-from cil.modules.growing.interference import disturbed, fused, limits, put
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.rehearsal.exemplars import Exemplars
 from cil.modules.rehearsal.loss import binary, soft
@@ -195,3 +194,32 @@ class ARI(Method):
 def own_loss(head: GrowingLinear, features: Tensor, labels: Tensor, classes: slice) -> Tensor:
     """Returns the binary cross-entropy over the classes of the labels' task."""
     return binary(head(features, classes), soft(labels - classes.start, classes.stop - classes.start, 0.0))
+
+
+def limits(strength: float, mean: Sequence[float], std: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `strength` grey levels, black and white in normalised pixel values: (3, 1, 1) each."""
+    centre, scale = (channels(tuple(values), like.device)[0].to(like.dtype) for values in (mean, std))
+    return strength / 255 / scale, (0 - centre) / scale, (1 - centre) / scale
+
+
+def disturbed(
+    images: Tensor, noise: Tensor, gradient: Tensor, background: Tensor, most: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Take one signed gradient step from `noise`, weighted by the `background` map, and clamp it to `most` (see `limits`)."""
+    far, darkest, brightest = most
+    moved = ((noise + far * gradient.sign()) * background).clamp(-far, far)
+    return (images + moved).clamp(darkest, brightest)
+
+
+def fused(base: Tensor, found: Sequence[Tensor], share: float, least: float) -> Tensor:
+    """Move from `base` by `share` towards the mean of `found`, with weights d² + `least` for distances d from `base`."""
+    weights = torch.stack([(own - base).abs().sum() for own in found]).square() + least
+    mean = sum(weight * own for weight, own in zip(weights / weights.sum(), found, strict=True))
+    return torch.lerp(base, mean, share)
+
+
+@torch.no_grad()
+def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy the values into the parameters."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

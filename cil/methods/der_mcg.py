@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from cil.common.ranges import Count, Positive, Weight, Whole
 from cil.method import Batch, FrozenResults, LabelledImages, Losses, Method, Phase, Scenario, Task
 from cil.modules.growing.expansion import Extractor, Gate
-from cil.modules.heads.alignment import as_long_as_before
 from cil.modules.heads.linear import GrowingLinear
 from cil.modules.rehearsal.exemplars import Exemplars, Selection
 
@@ -138,3 +137,11 @@ class DERMCG(Method):
             return self.head(torch.cat([part * (1 + weights[:, n, None]) for n, part in enumerate(parts)], 1))
         sizes = torch.tensor([len(classes) for classes in self.tasks], device=weights.device)
         return self.head(frozen) * weights.repeat_interleave(sizes, dim=1)
+
+
+def as_long_as_before(weight: Tensor, old: int) -> Tensor:
+    """Scale the new rows of `weight`, (classes, width), to the mean norm of the old (WA; DER's second stage in PyCIL)."""
+    if not 0 < old < len(weight):
+        return weight
+    norms = weight.norm(dim=1)
+    return torch.cat([weight[:old], weight[old:] * (norms[:old].mean() / norms[old:].mean())])

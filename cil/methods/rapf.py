@@ -7,7 +7,7 @@ from cil.common.ranges import Share
 from cil.method import Method, Phase, Task
 from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses, Start
 from cil.modules.adapters.fusion import decomposed
-from cil.modules.text.templates import ClassTexts
+from cil.modules.text import ClassTexts
 
 
 class RAPF(FusedAdapter, Method):

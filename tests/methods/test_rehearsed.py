@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from cil.common.errors import UserError
 from cil.method import Phase
-from cil.modules.heads.bias import corrected
-from cil.modules.rehearsal.herding import nearest_sums
+from cil.methods.bic import corrected
+from cil.modules.rehearsal.exemplars import nearest_sums
 from tests.methods.whole_networks import cross_entropy, in_turn, learned, method_of, move, scenario, step  # noqa: F401
 
 # --- iCaRL --------------------------------------------------------------------------------------------------------------

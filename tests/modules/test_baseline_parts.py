@@ -8,14 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from cil.data.memory import Reservoir
-from cil.modules.adapters.prototypes import scores, synthesised
-from cil.modules.heads.alignment import as_long_as_before, drifted, normalised
-from cil.modules.heads.bias import corrected, fitted
+from cil.methods.bic import corrected, fitted
+from cil.methods.coda_prompt import crooked, gram_schmidt
+from cil.methods.der_mcg import as_long_as_before
+from cil.methods.ease import scores, synthesised
+from cil.methods.ewc import drift, per_batch, per_sample
+from cil.methods.ranpac import SHRINKAGES, RandomRidge
+from cil.methods.slca import normalised
+from cil.modules.heads.aligned import drifted
 from cil.modules.rehearsal.distillation import sigmoids, softened
-from cil.modules.rehearsal.herding import herded, nearest_sums
-from cil.modules.statistics.fisher import drift, per_batch, per_sample
-from cil.modules.statistics.orthogonal import crooked, gram_schmidt
-from cil.modules.statistics.random_ridge import SHRINKAGES, RandomRidge
+from cil.modules.rehearsal.exemplars import herded, nearest_sums
 from tests.reference import close
 
 # --- EWC --------------------------------------------------------------------------------------------------------------

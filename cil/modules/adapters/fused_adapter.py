@@ -18,7 +18,7 @@ from cil.method import Known, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.statistics.gaussians import Gaussians
-from cil.modules.text.templates import ClassTexts
+from cil.modules.text import ClassTexts
 
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, to be multiplied by beta
 AHEAD = 16384  # pseudo-features that are drawn at a time, for several steps

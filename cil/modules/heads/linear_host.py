@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cil.method import Task
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.rehearsal.frozen_copy import FrozenCopy
+from cil.modules.rehearsal.distillation import FrozenCopy
 
 
 class LinearHost(nn.Module):
