@@ -76,8 +76,8 @@ class EWC(LinearHost, Method):
     def end_task(self, task: Task) -> None:
         if task.last:
             return  # no later task needs the penalty
-        estimate = per_sample if self.fisher == "sample" else per_batch
-        found = estimate(self.network, self.springs.names, self.estimation_batches(task), task.rivals.start)
+        batches, single = self.estimation_batches(task), self.fisher == "sample"
+        found = importance(self.network, self.springs.names, batches, task.rivals.start, single=single)
         share, most = task.classes.start / len(task.seen), torch.inf if self.cap is None else self.cap
         for name, old in self.springs.all("weight").items():
             new, kept = found[name].clamp_max(most), len(old)
@@ -95,47 +95,34 @@ class EWC(LinearHost, Method):
             yield batch.images, batch.labels
 
 
-def per_sample(
-    network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0
+def importance(
+    network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0, *, single: bool
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the mean over images of the squared gradient of log p(label), for the named parameters.
 
     `network` returns logits and is in evaluation mode, so that images do not depend on one another. The softmax is over the
-    classes from `first` on.
+    classes from `first` on. `single`: square the gradient of each image; otherwise that of a batch, as PyCIL, FACIL and
+    Avalanche do, which gives about 1/batch of it.
     """
-    own, rest = parted(network, names)
-
-    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(network, {**rest, **weights}, (image[None],))
-        return F.cross_entropy(logits[:, first:].float(), label[None] - first)
-
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))
-    total, count = {name: torch.zeros_like(value) for name, value in own.items()}, 0
-    for images, labels in batches:
-        for some, known in zip(images.split(CHUNK), labels.split(CHUNK)):
-            with sdpa_kernel(SDPBackend.MATH):  # the only attention that works with vmap
-                found = gradients(own, some, known)
-            for name, each in found.items():
-                total[name] += each.square().sum(0)
-        count += len(labels)
-    return {name: value / max(count, 1) for name, value in total.items()}
-
-
-def per_batch(
-    network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0
-) -> dict[str, Tensor]:  # fmt: skip
-    """Return the mean squared gradient of whole batches, as PyCIL, FACIL and Avalanche do: about 1/batch of `per_sample`."""
     own, rest = parted(network, names)
 
     def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         logits = functional_call(network, {**rest, **weights}, (images,))
         return F.cross_entropy(logits[:, first:].float(), labels - first)
 
+    each = vmap(grad(lambda weights, image, label: loss(weights, image[None], label[None])), in_dims=(None, 0, 0))
     total, count = {name: torch.zeros_like(value) for name, value in own.items()}, 0
     for images, labels in batches:
-        for name, found in grad(loss)(own, images, labels).items():
-            total[name] += found.square() * len(labels)
         count += len(labels)
+        if not single:
+            for name, found in grad(loss)(own, images, labels).items():
+                total[name] += found.square() * len(labels)
+            continue
+        for some, known in zip(images.split(CHUNK), labels.split(CHUNK)):
+            with sdpa_kernel(SDPBackend.MATH):  # the only attention that works with vmap
+                gradients = each(own, some, known)
+            for name, found in gradients.items():
+                total[name] += found.square().sum(0)
     return {name: value / max(count, 1) for name, value in total.items()}
 
 
