@@ -1,5 +1,6 @@
 """BiC: corrects the bias towards new classes with two numbers per task (Wu et al., CVPR 2019)."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from cil.method import Batch, LabelledImages, Losses, Method, Phase, Scenario, T
 from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.distillation import softened
 from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
+from cil.modules.statistics.features import computed
 
 STEPS = 100  # the limit for L-BFGS, which needs about twelve
 
@@ -96,12 +98,10 @@ class BiC(Kept, LinearHost, Method):
         task, images = phase.task, self.parted(phase.task)[1]
         if not len(images):
             return
-        view, first = task.train_plain.view, task.rivals.start
-        batches = (view(images.pixels[rows], None, self.pairs.device) for rows in images.rows.split(IMAGES))
-        logits = torch.cat([self.predict(batch).float() for batch in batches])[:, first:]
+        first, plain = task.rivals.start, replace(images, view=task.train_plain.view)
+        logits, labels = computed(self.predict, plain, self.pairs.device, IMAGES)
         new = slice(task.classes.start - first, task.classes.stop - first)
-        labels = (images.labels - first).to(logits.device)
-        self.pairs[task.index] = fitted(logits, labels, new, twice=self.double_softmax, pull=self.pull)
+        self.pairs[task.index] = fitted(logits[:, first:], labels - first, new, twice=self.double_softmax, pull=self.pull)
 
     def end_task(self, task: Task) -> None:
         self.memory.choose(task, self.features)

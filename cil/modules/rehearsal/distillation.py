@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class FrozenCopy(nn.Module):
-    """Copies the given modules, without gradients and always in evaluation mode. Subclasses define `answer`."""
+    """Copies the given modules, which images pass in turn, without gradients and always in evaluation mode."""
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()
@@ -25,6 +25,11 @@ class FrozenCopy(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         return self.answer(images)
+
+    def answer(self, images: Tensor) -> Tensor:
+        for part in self.children():
+            images = part(images)
+        return images
 
 
 def softened(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
