@@ -73,9 +73,8 @@ class ARI(Method):
         batch normalization.
         """
         super().__init__()
-        copies, leaky_chunk, adapt_epochs = adapted.copies, adapted.leaky_chunk, adapted.adapt_epochs
         require(backbone, HasForeground, "ari")
-        if leaky_chunk and adapt_epochs and copies == "chosen":
+        if adapted.leaky_chunk and adapted.adapt_epochs and adapted.copies == "chosen":
             raise UserError(
                 "method.leaky_chunk needs the copies of all tasks; type method.copies=all, or method.leaky_chunk=null"
             )
@@ -85,8 +84,8 @@ class ARI(Method):
         self.attack, self.attack_future, self.look_first = background.attack, background.attack_future, look_first
         mean, std = NORMS["imagenet"] if background.attack_norm == "imagenet" else (backbone.image.mean, backbone.image.std)
         self.limits = partial(limits, background.attack, mean, std)
-        self.adapt_epochs, self.adapt_batch = adapt_epochs, adapted.adapt_batch
-        self.copies, self.leaky_chunk = copies, leaky_chunk
+        self.adapt_epochs, self.adapt_batch = adapted.adapt_epochs, adapted.adapt_batch
+        self.copies, self.leaky_chunk = adapted.copies, adapted.leaky_chunk
         self.adam = partial(torch.optim.Adam, lr=adapted.adapt_lr)
         self.tasks: list[slice] = []  # the classes of each task
         self.adapted = nn.ModuleDict()  # copies of the network by the name of their phase

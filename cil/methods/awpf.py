@@ -50,7 +50,7 @@ class AWPF(FusedAdapter, Method):
 
     def phases(self, task: Task) -> list[Phase]:
         self._measured = {}
-        return [Phase("train", task, task.train, [self.adapter])]
+        return super().phases(task)
 
     def merged(self, old: Tensor, new: Tensor) -> Tensor:
         if self.fusion == "decomposed":

@@ -1,6 +1,6 @@
 """CODA-Prompt: builds the prompts of an image as a weighted sum of learned components (Smith et al., CVPR 2023)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -126,11 +126,7 @@ class Components(nn.Module):
     def crooked(self) -> Tensor:
         """Return the orthogonality loss, summed over blocks and over prompts, keys and attention vectors."""
         with exact(self.keys[0]):
-            return torch.stack([crooked(rows) for rows in self._each()]).sum()
-
-    def _each(self) -> Iterator[Tensor]:
-        for kind in self.kinds:
-            yield from torch.cat([*kind], 1)
+            return torch.stack([crooked(rows) for kind in self.kinds for rows in torch.cat([*kind], 1)]).sum()
 
 
 def gram_schmidt(drawn: Tensor, old: Tensor) -> Tensor:

@@ -99,12 +99,11 @@ class RandomRidge(nn.Module):
 
     def solve(self, shrinkage: float) -> float:
         """Compute the weights and return the shrinkage used: it is increased tenfold until there is a Cholesky factor."""
-        eye = torch.eye(len(self.gram), dtype=self.gram.dtype, device=self.gram.device)
-        factor, failed = torch.linalg.cholesky_ex(self.gram + shrinkage * eye)
-        while failed and shrinkage < self.gram.diagonal().max():
+        found = solved(self.gram, self.towards, shrinkage)
+        while found.isnan().any() and shrinkage < self.gram.diagonal().max():
             shrinkage *= 10
-            factor, failed = torch.linalg.cholesky_ex(self.gram + shrinkage * eye)
-        self.weight = torch.cholesky_solve(self.towards, factor).float()
+            found = solved(self.gram, self.towards, shrinkage)
+        self.weight = found.float()
         return shrinkage
 
     def forward(self, given: Tensor) -> Tensor:

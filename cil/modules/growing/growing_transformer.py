@@ -28,7 +28,6 @@ from cil.optim.schedules import constant
 
 Herding = Literal["plain", "cropped", "augmented"]
 Distil = Literal["all", "memory"]
-TuneOrder = Literal["stored", "repeated", "shuffled"]
 MixUp = Annotated[float, Range(0, 100, open="least", example=0.8)] | None
 
 
@@ -47,7 +46,7 @@ class LaterTasks:
     later_lr: Rate | None
     tune_epochs: Whole
     tune_lr: Rate
-    tune_order: TuneOrder
+    tune_order: Literal["stored", "repeated", "shuffled"]
     tune_taught: bool
 
 
