@@ -125,19 +125,6 @@ class SharedLoRA(nn.Module):
         return found
 
 
-def nothing(x: Tensor) -> Tensor:
-    return x.new_zeros(())
-
-
-def _pair(kind: Kind, name: str, down: nn.Parameter, up: nn.Parameter, index: tuple = ()) -> list[ProjectionSite]:
-    """The rows of the first matrix are multiplied with inputs, those of the second with the output of the first."""
-    return [ProjectionSite(f"{part}.{name}", kind, own, index) for part, own in (("down", down), ("up", up))]
-
-
-def _met(name: str, x: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-    return {f"down.{name}": x[:, :, None], f"up.{name}": hidden[:, :, None]}
-
-
 class DeepPrompts(nn.Module):
     """Prompts of the first blocks, one set for all images. The tokens of a block attend to them; none is passed on."""
 
@@ -162,3 +149,16 @@ class DeepPrompts(nn.Module):
         for block, met in enumerate(backbone.meetings(tokens, self.prompts, scaled=not released)):
             found |= {f"{name}.{block}": own[:, :, None] for name, own in zip(("prompt", "weight"), met)}
         return found
+
+
+def nothing(x: Tensor) -> Tensor:
+    return x.new_zeros(())
+
+
+def _pair(kind: Kind, name: str, down: nn.Parameter, up: nn.Parameter, index: tuple = ()) -> list[ProjectionSite]:
+    """The rows of the first matrix are multiplied with inputs, those of the second with the output of the first."""
+    return [ProjectionSite(f"{part}.{name}", kind, own, index) for part, own in (("down", down), ("up", up))]
+
+
+def _met(name: str, x: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+    return {f"down.{name}": x[:, :, None], f"up.{name}": hidden[:, :, None]}

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_any, tree_leaves, tree_map
+from torch.utils._pytree import tree_any, tree_leaves, tree_map, tree_map_only
 
 from cil.method import Batch, Known, Losses, Method, Phase
 
@@ -86,11 +86,8 @@ class Joined(torch.autograd.Function):
 
         given = tree_map(with_runs, given, in_dims[1:])
         batch = max(value.shape[1] for value in tree_leaves(given) if isinstance(value, Tensor))
-
-        def one_batch(value: Any) -> Any:
-            return value.expand(-1, batch, *value.shape[2:]).flatten(0, 1) if isinstance(value, Tensor) else value
-
-        return joined(call, *tree_map(one_batch, given)).unflatten(0, (runs, batch)), 0
+        given = tree_map_only(Tensor, lambda value: value.expand(-1, batch, *value.shape[2:]).flatten(0, 1), given)
+        return joined(call, *given).unflatten(0, (runs, batch)), 0
 
 
 def replaced(module: nn.Module, values: Mapping[str, Tensor], call: Callable, *given: Any) -> Any:
