@@ -18,6 +18,7 @@ from cil.common.switches import switches
 from cil.common.transfer import channels, sent
 from cil.method import Batch, Known, Losses, Method, Phase, Task
 from cil.modules.heads.linear import GrowingLinear
+from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.exemplars import Exemplars
 from cil.modules.rehearsal.loss import binary, soft
 from cil.optim.schedules import constant
@@ -56,7 +57,7 @@ class Copies:
     leaky_chunk: Count | None
 
 
-class ARI(Method):
+class ARI(LinearHost, Method):
     """Predicts the task from the highest score, then the class with a copy of the network adapted to that task's exemplars.
 
     Training also uses images whose background is disturbed by an adversarial attack.
@@ -72,13 +73,12 @@ class ARI(Method):
         that the previous task left. `look_first`: an extra forward pass of the whole batch updates the running averages of
         batch normalization.
         """
-        super().__init__()
+        super().__init__(backbone)  # the bias of its head is not trained and stays zero
         require(backbone, HasForeground, "ari")
         if adapted.leaky_chunk and adapted.adapt_epochs and adapted.copies == "chosen":
             raise UserError(
                 "method.leaky_chunk needs the copies of all tasks; type method.copies=all, or method.leaky_chunk=null"
             )
-        self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # the bias is not trained and stays zero
         self.memory = Exemplars(memory, None, "first")
         self.beta, self.least, self.fusion, self.reset = beta, least, fusion, reset
         self.attack, self.attack_future, self.look_first = background.attack, background.attack_future, look_first
@@ -162,9 +162,6 @@ class ARI(Method):
         return disturbed(images, noise.detach(), torch.autograd.grad(loss, noise)[0], background, most)
 
     # --- tests --------------------------------------------------------------------------------------------------------
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.backbone(images)
 
     def predict(self, images: Tensor) -> Tensor:
         """Takes the best score of each task from the plain network, and the differences within a task from the task's copy."""
