@@ -26,7 +26,7 @@ FLOORS = (
 )  # a package may import its own modules, its own floor and the floors before it
 ONLY_IN = {
     "timm": ("cil/backbones/",),
-    "open_clip": ("cil/backbones/", "cil/modules/text/"),
+    "open_clip": ("cil/backbones/", "cil/modules/text.py"),
     "wandb": ("cil/runs/loggers.py",),
     "tensorboard": ("cil/runs/loggers.py",),
     "matplotlib": ("cil/pictures/", "cil/report/", "scripts/choose_glyphs.py"),

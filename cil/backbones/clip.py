@@ -16,7 +16,7 @@ from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
 from cil.common.transfer import sent
 from cil.data.transforms.views import ImageSpec
-from cil.modules.joined import joined
+from cil.modules.together import joined
 
 PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # the keys of `changes` that open_clip does not check itself
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # a shipped file holds only the rows of tokens seen in pre-training

@@ -20,7 +20,7 @@ from cil.backbones.weights import load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count
 from cil.data.transforms.views import ImageSpec
-from cil.modules.joined import joined
+from cil.modules.together import joined
 
 TOGETHER = 256  # texts in one forward pass
 

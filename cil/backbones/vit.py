@@ -19,7 +19,7 @@ from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
 from cil.data.transforms.views import ImageSpec
 from cil.modules.adapters.lora import LINEARS, Change, Changes, linear
-from cil.modules.joined import joined
+from cil.modules.together import joined
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
 Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added to the MLP's output

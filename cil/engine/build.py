@@ -58,13 +58,10 @@ def experiment(
     images = None if like or scenario else checked_images(config)  # before the backbone, which takes longer
     seed_everything(seed, "build")
     if like:
-        make(
-            {**config["backbone"], "weights": None, "sha256": None}, "backbone"
-        )  # draws the random numbers that a run draws alone
-    backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
-    if like:
-        tasks = like.scenario
+        backbone, tasks = like.method.backbone, like.scenario
+        make({**config["backbone"], "weights": None, "sha256": None}, "backbone")  # draws the numbers that a run draws alone
     else:
+        backbone = make(config["backbone"], "backbone", root=config["data"]["weights"])
         tasks = scenario(backbone.image) if scenario else build_scenario(config, backbone, images)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]

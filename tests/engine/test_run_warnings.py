@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cil.engine.run_warnings import Doubts, Still, guessing, of_accuracies
+from cil.methods.ranpac import RandomRidge
 from cil.metrics import AccuracyMatrix
-from cil.modules.statistics.random_ridge import RandomRidge
 from tests import harness
 from tests.engine.test_run import in_child, wait
 

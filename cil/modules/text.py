@@ -1,6 +1,6 @@
 """The texts that stand for classes: templates, as a list or by the names of the sets of CLIP's release, with class names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,10 +8,21 @@ from torch import Tensor, nn
 from cil.common.errors import UserError, nearest
 from cil.common.switches import switches
 from cil.data.scenario import Scenario
-from cil.modules.text.names import written
 
 LOOKS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
 NAMED = ("imagenet80", "cifar18")
+
+
+def written(names: Iterable[str], underscores: bool) -> list[str]:
+    """Write names with spaces, as CoOp does, or with underscores as in CIFAR100's own names, as some released code does."""
+    return [plain(name.replace(" ", "_") if underscores else name) for name in names]
+
+
+def plain(name: str) -> str:
+    """Put spaces into start and end tokens within a name, so that the tokenizer does not treat them as such."""
+    for token in ("start_of_text", "end_of_text", "|startoftext|", "|endoftext|"):
+        name = name.replace(f"<{token}>", f"< {token} >")
+    return name
 
 
 def templates(wanted: str | Sequence[str]) -> tuple[str, ...]:
