@@ -17,8 +17,7 @@ from cil.common.seeding import seed_everything
 from cil.common.signals import StopRequest
 from cil.data.class_names import named
 from cil.data.datasets import places
-from cil.data.feature_cache import Shelf
-from cil.data.frozen_features import BLOCK, FrozenResults
+from cil.data.frozen_features import BLOCK, FrozenResults, Shelf
 from cil.data.image_store import Size, unwritable
 from cil.data.images import Images
 from cil.data.scenario import Scenario
