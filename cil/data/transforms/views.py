@@ -150,10 +150,9 @@ class View:
         twice as fast. Random numbers are drawn on the CPU, so that a seed gives the same crops on a GPU.
         """
         size = self.image.size
-        if self.crop == "whole":
-            return stretched(height, width, size, self.filter, device)
-        if self.crop == "centre":
-            return centred(height, width, self.resize or size, size, self.filter, device)
+        if not self.crops_by_chance:
+            wide, tall = (size, size) if self.crop == "whole" else scaled(width, height, self.resize or size)
+            return resized(height, width, tall, wide, size, self.filter, device)
         if self.crop == "padded":
             if height != size or width != size:
                 raise UserError(KEEPS_SCALE.format(f"{height}x{width}", size))
@@ -184,28 +183,16 @@ class View:
         return levels
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def stretched(height: int, width: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the cached matrices of a resize without a crop."""
-    down, across = (exact_coefficients(length, size, kind) for length in (height, width))
-    return down.to(device), across.to(device)
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
-def centred(height: int, width: int, resize: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the cached matrices of a centre crop."""
-    pair, (wide, tall) = [], scaled(width, height, resize)
+def resized(height: int, width: int, tall: int, wide: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the cached float64 matrices that resize to `tall` × `wide` pixels and crop the central `size` × `size`."""
+    pair = []
     for length, target in ((height, tall), (width, wide)):
+        matrix = coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=torch.float64)
         start = round((target - size) / 2)
-        pair.append(exact_coefficients(length, target, kind)[:, start : start + size].to(device))
+        pair.append(matrix[:, start : start + size].to(device))
     return pair[0], pair[1]
-
-
-def exact_coefficients(length: int, target: int, kind: str) -> Tensor:
-    """Return the float64 matrix (1, target, length) that resizes a whole axis."""
-    return coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=torch.float64)
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:
