@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from cil.backbones.base import NORMS, image_spec
 from cil.backbones.clip import CLIP, Trunk, TwoTowers, like_openai
-from cil.backbones.packed_text import too_long
 from cil.backbones.tokens import FileTokenizer, tokenizer_of
 from cil.backbones.weights import load
 from cil.common.errors import UserError, nearest
@@ -107,18 +106,6 @@ class OpenCLIP(TwoTowers):
         x = text_global_pool(x, placed, text.pool_type, eos_token_id=text.eos_id)
         project = text.text_projection
         return project(x) if isinstance(project, nn.Linear) else x if project is None else x @ project
-
-    def room_for(self, names: Sequence[str], length: int) -> None:
-        """Raise an error if a name does not fit after a context of `length` tokens."""
-        most, special = self.text.context_length, self._first + 1
-        longest, name = max((len(self.tokenizer.encode(f"{name}.")), name) for name in names)
-        if length + longest + special > most:
-            raise too_long(name, longest + 1, length, self._first, most)
-
-    @property
-    def _first(self) -> int:
-        """The number of tokens before a text."""
-        return self.tokenizer.first if isinstance(self.tokenizer, FileTokenizer) else 1
 
 
 class OpenCLIPWithTokens(OpenCLIP):
