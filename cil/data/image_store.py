@@ -42,10 +42,6 @@ class Size:
     side: int | None = None  # pixels; smaller images are not enlarged; None: no resize
     filter: str = "bicubic"
 
-    def __post_init__(self) -> None:
-        if self.side is not None and (type(self.side) is not int or self.side < 1):
-            raise UserError(f"dataset.shorter_side={self.side} is no number of pixels; type dataset.shorter_side=256, or null")
-
     def words(self) -> str:
         return "full size" if self.side is None else f"shorter side {self.side} ({self.filter})"
 
