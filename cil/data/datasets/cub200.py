@@ -1,19 +1,14 @@
 """CUB-200-2011: 200 species of birds, 5,994 training and 5,794 test photographs (official split)."""
 
-from pathlib import Path
-
 from cil.common.ranges import Count
-from cil.data.archives import rows, tree
-from cil.data.datasets.listing import listed, total
-from cil.data.datasets.places import KNOWN
+from cil.data.archives import rows
+from cil.data.datasets.listing import files, listed, total
 from cil.data.images import Images
-
-FOLDER, ARCHIVE = KNOWN["cub200"].any_of
 
 
 def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Count | None) -> Images:
     """CUB-200-2011. Labels follow the folder numbers; class names are the folders without number and underscores."""
-    found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=cub200, or data.root=DIR for where it is")
+    found = files("cub200", root, md5)
     path, folder, kind = (dict(rows(found, f"{name}.txt", " ")) for name in ("images", "classes", "train_test_split"))
     label = {number: int(k) - 1 for number, k in rows(found, "image_class_labels.txt", " ")}
     numbers = sorted(path, key=int)

@@ -7,9 +7,16 @@ from pathlib import Path
 import torch
 
 from cil.common.errors import UserError
-from cil.data.archives import Member
+from cil.data.archives import Member, Tree, tree
+from cil.data.datasets.places import KNOWN
 from cil.data.image_store import Photos, Size
 from cil.data.images import Images
+
+
+def files(name: str, root: str, md5: str | None) -> Tree:
+    """List the files of a dataset of `KNOWN`, from its folder or its archive."""
+    folder, archive = KNOWN[name].any_of
+    return tree(Path(root), folder, {archive: md5}, f"type make data DATASET={name}, or data.root=DIR for where it is")
 
 
 def listed(
