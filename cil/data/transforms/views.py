@@ -111,12 +111,14 @@ class View:
         mean, std = (channels(tuple(values), torch.device(device)) for values in (self.image.mean, self.image.std))
         normalised = lambda levels: levels.div_(255).sub_(mean).div_(std)  # noqa: E731
         if self.randaugment:
-            return normalised(rand_augment(self._cropped(pixels, random, device, lambda levels: levels), random))
+            return normalised(rand_augment(self.geometry(pixels, random, device), random))
         return self._cropped(pixels, random, device, normalised)
 
-    def geometry(self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None) -> Tensor:
+    def geometry(
+        self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """Crop and flip only: (batch, 3, size, size) float32 with integer values from 0 to 255."""
-        return self._cropped(pixels, random, "cpu", lambda levels: levels)
+        return self._cropped(pixels, random, device, lambda levels: levels)
 
     def _cropped(self, pixels, random, device, finish: Callable[[Tensor], Tensor]) -> Tensor:
         """Crop and flip, then call `finish` in place on a few images at a time, while they are in the CPU cache."""
