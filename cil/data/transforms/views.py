@@ -19,9 +19,8 @@ from torch import Tensor
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Positive, Range, Share, Whole, check
 from cil.common.transfer import channels, sent
-from cil.data.transforms.crops import boxed, centre, each, random_boxes, scaled
+from cil.data.transforms.crops import boxed, centre, coefficients, each, random_boxes, resample, room, scaled
 from cil.data.transforms.randaugment import rand_augment
-from cil.data.transforms.resample import coefficients, resample, room
 
 KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
                "augment=random_resized_crop")  # fmt: skip
@@ -154,7 +153,7 @@ class View:
         size = self.image.size
         if not self.crops_by_chance:
             wide, tall = (size, size) if self.crop == "whole" else scaled(width, height, self.resize or size)
-            return resized(height, width, tall, wide, size, self.filter, device)
+            return centred(height, width, tall, wide, size, self.filter, device)
         if self.crop == "padded":
             if height != size or width != size:
                 raise UserError(KEEPS_SCALE.format(f"{height}x{width}", size))
@@ -187,7 +186,7 @@ class View:
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def resized(height: int, width: int, tall: int, wide: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def centred(height: int, width: int, tall: int, wide: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the cached float64 matrices that resize to `tall` × `wide` pixels and crop the central `size` × `size`."""
     pair = []
     for length, target in ((height, tall), (width, wide)):
