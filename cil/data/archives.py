@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKINGS = ("plain", "stored", "deflated")
-PHOTOS = (".jpeg", ".jpg", ".png")
 
 
 class Member(NamedTuple):

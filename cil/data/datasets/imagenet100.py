@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Member, Tree, check, inside, members, rows, tree
+from cil.data.archives import Member, Tree, check, inside, members, rows, tree
 from cil.data.datasets.listing import complete, listed, under
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
@@ -45,7 +45,7 @@ def _found(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, li
     for part in [f"train/{wnid}" for wnid in wnids] + [f"val/{wnid}" for wnid in wnids]:
         if (top / part).is_dir():
             found |= {f"{part}/{path}": member for path, member in tree(top, part, {}, "").items()}
-    train, val = under(found, "train", PHOTOS), under(found, "val", PHOTOS)
+    train, val = under(found, "train"), under(found, "val")
     if not val and (folder / "ILSVRC" / "LOC_val_solution.csv").is_file():
         answers = rows(tree(folder, "ILSVRC", {}, ""), "LOC_val_solution.csv", ",")
         val = _flat(tree(top, "val", {}, ""), {line[0]: line[1].split()[0] for line in answers if " " in line[1]}, wnids, found)
@@ -74,7 +74,7 @@ def _official(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str,
         wnid = name.removesuffix(".tar")
         if wnid in wnids:
             found |= {f"train/{wnid}/{path}": place for path, place in inside(member).items()}
-    train = under(found, "train", PHOTOS)
+    train = under(found, "train")
     return found, train, _flat(members(folder / VAL), _answers(folder / KIT), wnids, found)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS
 from cil.data.datasets.listing import files, listed, total, under
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
@@ -19,9 +18,9 @@ def imagenet_r(
     classes = class_list("imagenet_r")
     label = {wnid: k for k, wnid in enumerate(classes.wnids)}
     if split == "folders":  # PILOT's zip is already split
-        parts = [under(found, part, PHOTOS) for part in ("train", "test")]
+        parts = [under(found, part) for part in ("train", "test")]
     else:
-        parts = [under(found, "", PHOTOS)]
+        parts = [under(found, "")]
     paths = [path for part in parts for wnid in classes.wnids for path in part.get(wnid, [])]
     total("imagenet_r", len(paths), images)
     if split == "folders":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Tree, tree
+from cil.data.archives import Tree, tree
 from cil.data.class_names import plain
 from cil.data.datasets.listing import listed, total, under
 from cil.data.datasets.places import PREPARED
@@ -22,7 +22,7 @@ def prepared(root: str, *, name: str, names: str, md5: str | None, images: Count
         raise UserError(f"dataset.name={name} is not known; {nearest(name, PREPARED)}")
     place = PREPARED[name]
     found = _found(Path(root), name, md5)
-    train, test = (under(found, side, PHOTOS) for side in ("train", "test"))
+    train, test = (under(found, side) for side in ("train", "test"))
     folders = list(train)
     if list(test) != folders or len(folders) != place.classes:
         raise UserError(f"{name} has {len(train)} classes for training and {len(test)} for the test, wanted are the same "

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Tree, rows, text
+from cil.data.archives import Tree, rows, text
 from cil.data.datasets.listing import complete, files, listed, number, under
 from cil.data.images import Images
 from cil.data.registry.orders import class_order
@@ -38,7 +38,7 @@ def _images(
     every = sorted(text(found, "wnids.txt").split())
     wnids = every if half is None else _of_half(every, half)
     words = dict(line for line in rows(found, "words.txt", "\t") if len(line) == 2)
-    train = under(found, "train", PHOTOS)
+    train = under(found, "train")
     paths = [path for wnid in wnids for path in sorted(train.get(wnid, []), key=number)[:train_per_class]]
     label = {wnid: k for k, wnid in enumerate(wnids)}
     count, labels = len(paths), [label[path.split("/")[1]] for path in paths]
