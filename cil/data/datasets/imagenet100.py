@@ -19,14 +19,13 @@ def imagenet100(
     """ImageNet100. `classes`: a list of cil/data/registry (first, seed1993, cmc, …); `names`: openai, lemma or its own."""
     chosen = class_list(f"imagenet100_{classes}")
     found, train, val = _found(Path(root) / "imagenet", set(chosen.wnids), md5)
-    label = {wnid: k for k, wnid in enumerate(chosen.wnids)}
     paths = [path for part in (train, val) for wnid in chosen.wnids for path in part.get(wnid, [])]
-    labels = [label[wnid] for part in (train, val) for wnid in chosen.wnids for _ in part.get(wnid, [])]
-    count = sum(len(train.get(wnid, [])) for wnid in chosen.wnids)
+    labels = [k for part in (train, val) for k, wnid in enumerate(chosen.wnids) for _ in part.get(wnid, [])]
+    counts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
+    count = sum(counts[: len(chosen.wnids)])
     shown = [name.replace("_", " ") for name in chosen.named(names)]
     split = range(count), range(count, len(paths))
-    parts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
-    groups = tuple(accumulate(parts))[:-1]  # decoded classes have separate folders, which all lists share
+    groups = tuple(accumulate(counts))[:-1]  # decoded classes have separate folders, which all lists share
     images = listed(
         f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side, stored="imagenet100", groups=groups
     )

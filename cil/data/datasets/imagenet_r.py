@@ -17,10 +17,7 @@ def imagenet_r(
     found = files("imagenet_r", root, md5)
     classes = class_list("imagenet_r")
     label = {wnid: k for k, wnid in enumerate(classes.wnids)}
-    if split == "folders":  # PILOT's zip is already split
-        parts = [under(found, part) for part in ("train", "test")]
-    else:
-        parts = [under(found, "")]
+    parts = [under(found, part) for part in (("train", "test") if split == "folders" else ("",))]  # PILOT's zip is split
     paths = [path for part in parts for wnid in classes.wnids for path in part.get(wnid, [])]
     total("imagenet_r", len(paths), images)
     if split == "folders":
