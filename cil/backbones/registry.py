@@ -54,10 +54,9 @@ class Entry:
             if _names_of(original.file) == [self.name]:  # not for ViT-B_16.npz, which is the name of two files
                 yield root / original.file, original.sha256
 
-    def found_in(self, root: str | Path | None) -> tuple[Path, str | None] | None:
-        """Return the first of `places` at which there is a file; without a folder there is none."""
-        places = () if root is None else self.places(Path(root).expanduser())
-        return next((place for place in places if place[0].is_file()), None)
+    def found_in(self, root: Path) -> tuple[Path, str | None] | None:
+        """Return the first of `places` at which there is a file."""
+        return next((place for place in self.places(root) if place[0].is_file()), None)
 
     def absent(self, root: str | Path | None) -> UserError:
         """Return the error for weights that must be `made` and are not found."""

@@ -42,7 +42,7 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
     kind, _, name = weights.partition(":")
     known = None
     if entry := entries().get(weights):
-        if here := entry.found_in(root):
+        if root is not None and (here := entry.found_in(Path(root).expanduser())):
             file, known = here
         elif entry.repo:
             file, known = from_hub(entry.repo, entry.file, weights), entry.sha256
@@ -66,7 +66,7 @@ def at_hand(weights: str | None, root: str | None) -> Path | None:
     """Return the file of a name or path if it is on this machine. Nothing is downloaded."""
     kind, _, name = str(weights).partition(":")
     if entry := entries().get(weights or ""):
-        if here := entry.found_in(root):
+        if root is not None and (here := entry.found_in(Path(root).expanduser())):
             return here[0]
         return in_cache(entry.repo, entry.file) if entry.repo else None
     if kind == "hub":
