@@ -41,8 +41,8 @@ class Backbone(nn.Module):
 def image_spec(node: dict, expects: dict | None) -> ImageSpec:
     """Return the input specification for the setting `{size, norm}`.
 
-    `norm` is a key of NORMS, `{mean: [r, g, b], std: [r, g, b]}`, or `expected`: the normalisation with which registered
-    weights were trained. That is `expects` (None for other weights).
+    `norm` is a key of NORMS, `{mean: [r, g, b], std: [r, g, b]}`, or `expected`: the normalisation with which the weights were
+    trained. That is `expects` (None if it is not known).
     """
     for key in node:
         if key not in ("size", "norm"):

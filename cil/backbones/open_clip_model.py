@@ -160,8 +160,8 @@ def open_clip_model(
         raise UserError(f"backbone.name={name} {kind}, which this project does not run; type backbone.name=ViT-B-16-SigLIP, or "
                         "another model of open_clip")  # fmt: skip
     tag = tagged(name, pretrained, weights)
-    own = {"mean": [*tag["mean"]], "std": [*tag["std"]]} if tag else dict(zip(("mean", "std"), map(list, NORMS["clip"])))
-    spec = image_spec({"size": size or config["vision_cfg"]["image_size"], "norm": own if norm == "expected" else norm}, None)
+    mean, std = (tag["mean"], tag["std"]) if tag else NORMS["clip"]
+    spec = image_spec({"size": size or config["vision_cfg"]["image_size"], "norm": norm}, {"mean": mean, "std": std})
     if weights == "open_clip":
         repo, _, file = tag["hf_hub"].rpartition("/")
         weights = f"hub:{repo}/{file or 'open_clip_model.safetensors'}"
