@@ -60,12 +60,6 @@ def found(*words: str, seeds: range) -> list[dict]:
     return [RunDir(place).summary() for place in places]
 
 
-def spelled(sweep: list[str]) -> list[list[str]]:
-    """The settings of each run of a sweep that is written as key=value,value words."""
-    keys, values = zip(*(word.split("=", 1) for word in sweep))
-    return [[f"{key}={value}" for key, value in zip(keys, chosen)] for chosen in product(*(v.split(",") for v in values))]
-
-
 def lines(words: list[str]) -> Iterator[list[str]]:
     """Yield the settings of each run of a sweep, which is written as for python run.py -m and may name an experiment."""
     fixed, axes = [], {}
