@@ -29,8 +29,8 @@ def run(*words: str, after_task: Callable[[AccuracyMatrix], object] | None = Non
     `after_task` is called after each task with the accuracies so far, also for tasks that were learned earlier. An exception
     that it raises stops the run, which the same call resumes.
     """
-    from cil.commands.compose import compose
-    from cil.commands.run import execute, verified
+    from cil.launch.compose import compose
+    from cil.launch.run import execute, verified
     from cil.runs.settings import checked
 
     config = checked(compose(*words, *(f"{key}={value}" for key, value in settings.items())))

@@ -26,8 +26,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import compose, guarded
 
 ROWS = ("floor", "step", "eval", "data", "subspace", "text")
 OPTIONAL = ("features", "stack")  # only if named, since they take minutes

@@ -33,10 +33,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from cil.commands.compose import compose, guarded
-from cil.commands.runs import lines
 from cil.common import places
 from cil.common.errors import UserError
+from cil.launch.compose import compose, guarded
+from cil.launch.runs import lines
 from cil.runs.run_folder import RunDir, address
 from cil.runs.settings import checked
 
@@ -70,7 +70,7 @@ def print_commands(words: list[str]) -> None:
 
 def groups(runs: list[list[str]]) -> Iterator[list[str]]:
     """Yield a sweep for each group of runs that hydra/launcher=stacked trains together, and each other run alone."""
-    from cil.commands.stacked import group_of
+    from cil.launch.stacked import group_of
 
     together: dict[str, list[list[str]]] = {}
     for line in runs:

@@ -11,8 +11,8 @@ its images.
 import argparse
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import compose, guarded
 
 
 def main(words: list[str] | None = None) -> int:

@@ -18,10 +18,10 @@ import urllib.request
 from pathlib import Path
 
 from cil.backbones.registry import Entry, entries, pin_of, pinned
-from cil.commands.compose import guarded
 from cil.common.errors import UserError, nearest
 from cil.common.files import write_text
 from cil.data.download import digest_of, fetch
+from cil.launch.compose import guarded
 
 HUB = "https://huggingface.co"
 COLUMNS = 80

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError
 from cil.common.files import write_text
+from cil.launch.compose import guarded
 from cil.runs.run_folder import RunDir, address, digest
 
 MARK = "relabelling"  # a file that exists while the results of a folder are rewritten

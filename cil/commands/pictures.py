@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cil.commands.compose import guarded
 from cil.common.errors import UserError
+from cil.launch.compose import guarded
 from cil.report.finished import load
 
 SCORES = ("cosine", "contrast")

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError
+from cil.launch.compose import guarded
 
 NAMES = {"labels": "vit_s14_photographs", "crops": "vit_s14_photographs_selfsup"}
 MEASURED = {"train_per_class": 20, "test_per_class": 10}  # photographs of each unseen class that the measure takes

@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import guarded
 from cil.report.finished import METRICS, rows
 
 SHORT = ("scenario", "method", "reading", "seed", "ACC", "forgetting", "BT")

@@ -15,10 +15,10 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded, swept
 from cil.common import places
 from cil.common.errors import UserError
 from cil.common.tables import fitted, mean_and_spread
+from cil.launch.compose import compose, guarded, swept
 from cil.report.across import tables
 from cil.report.collect import COLUMNS, by_scenario, collect, doubts, rows
 from cil.report.same_images import apart

@@ -15,8 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, sentence
+from cil.launch.compose import compose, guarded
 
 
 def main(words: list[str] | None = None) -> int:

@@ -10,9 +10,9 @@ from itertools import product
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
-from cil.commands.compose import compose, swept
 from cil.common import places
 from cil.common.errors import UserError
+from cil.launch.compose import compose, swept
 from cil.runs.run_folder import RunDir, address
 
 OUTPUTS = places.outputs().absolute()

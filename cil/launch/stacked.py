@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from omegaconf import DictConfig
 
-from cil.commands import run as front_door
 from cil.common.signals import EXIT_CODE, Stopped, StopRequest, stop_request
+from cil.launch import run as front_door
 from cil.runs.precision import settled
 from cil.runs.run_folder import RunDir, address, names
 from cil.runs.settings import checked

@@ -16,9 +16,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cil.commands.run import find_plugins, plain, settings
 from cil.common.errors import ELSEWHERE, UserError, explain
 from cil.common.places import CONF
+from cil.launch.run import find_plugins, plain, settings
 from cil.runs.command_line import check_exists, refuse
 
 

@@ -23,12 +23,12 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from cil.commands import run as front_door
-from cil.commands.runs import lines
-from cil.commands.search import Told
 from cil.common import places
 from cil.common.errors import UserError
 from cil.common.tables import WIDTH, number, rounded, shortened
+from cil.launch import run as front_door
+from cil.launch.runs import lines
+from cil.launch.search import Told
 from cil.report.collect import by_scenario
 from cil.runs.console import Console
 from cil.runs.run_folder import RunDir, follows, names

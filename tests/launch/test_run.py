@@ -11,9 +11,9 @@ import time
 import pytest
 import torch
 
-from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.common.signals import EXIT_CODE
+from cil.launch import run as front_door
 from cil.runs.run_folder import RunDir
 from tests import harness
 

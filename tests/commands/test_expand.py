@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from cil.commands import expand
-from cil.commands.compose import compose
-from cil.commands.runs import lines
+from cil.launch.compose import compose
+from cil.launch.runs import lines
 from tests import harness
 
 

@@ -28,10 +28,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cil.commands.help import help_text
 from cil.common import places, plugins
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.launch.help import help_text
 from cil.metrics import AccuracyMatrix
 from cil.runs.command_line import options_first, refuse
 from cil.runs.console import Console
@@ -70,7 +70,7 @@ def plain(config: DictConfig) -> dict:
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> float | None:
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # cil/commands/sweep.py prints what becomes of its runs
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # cil/launch/sweep.py prints what becomes of its runs
     if sweep:
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
@@ -285,8 +285,8 @@ def front_door() -> int:
         if not asked.multirun:
             main()
         else:
-            from cil.commands.sweep import many
-            from cil.commands.sweep_check import check_sweep
+            from cil.launch.sweep import many
+            from cil.launch.sweep_check import check_sweep
 
             if asked.cfg or not check_sweep(sys.argv[1:]):
                 many(asked, main)

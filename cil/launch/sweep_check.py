@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cil.commands import run as front_door
-from cil.commands.compose import compose
-from cil.commands.runs import lines
 from cil.common.errors import UserError
 from cil.engine.missing import missing
+from cil.launch import run as front_door
+from cil.launch.compose import compose
+from cil.launch.runs import lines
 from cil.runs.run_folder import address, run_at
 from cil.runs.settings import checked
 
