@@ -35,8 +35,7 @@ from omegaconf import OmegaConf
 
 from cil.common import places
 from cil.common.errors import UserError
-from cil.launch.compose import compose, guarded
-from cil.launch.runs import lines
+from cil.launch.compose import compose, guarded, lines
 from cil.runs.run_folder import RunDir, address
 from cil.runs.settings import checked
 

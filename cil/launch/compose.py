@@ -1,25 +1,63 @@
-"""Helpers shared by the scripts and the tests: compose a configuration from settings, and report errors."""
+"""Words of a command line become configurations, those of a sweep become the words of its runs, and errors become one line."""
 
 import copy
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cil.common import plugins
 from cil.common.errors import ELSEWHERE, UserError, explain
 from cil.common.places import CONF
-from cil.launch.run import find_plugins, plain, settings
 from cil.runs.command_line import check_exists, refuse
+from cil.runs.debug import of_debug
+from cil.runs.objective import checked_objective, direction, require_defined, require_images
+from cil.runs.run_folder import address
+from cil.runs.settings import checked, leave_out_usual, of_reading
+
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/launcher overrides the plugin's on purpose
+OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
+OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
+OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
+
+
+def plain(config: DictConfig) -> dict:
+    """The resolved configuration as nested dictionaries, without Hydra's own settings."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    if not container.get("plugins"):
+        container.pop("plugins", None)
+    if isinstance(node := container.get("dataset"), dict) and node.get("names") is None:
+        node.pop("names", None)
+    leave_out_usual(container)
+    node = container.get("scenario")
+    if isinstance(node, dict) and checked_objective(container.pop("objective"), node)["on"] == "test":
+        container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run
+    return of_debug(container)
+
+
+def searched(config: DictConfig) -> str:
+    """The metric that a search optimises; raises a `UserError` if it is undefined, or if there are no images to choose on."""
+    parts: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["objective", "scenario"]), resolve=True)
+    require_images(checked_objective(**parts), parts["scenario"])
+    require_defined(parts["objective"]["metric"], parts["scenario"], OmegaConf.select(config, "method.curve"))
+    return parts["objective"]["metric"]
 
 
 def compose(*words: str) -> dict:
@@ -38,6 +76,35 @@ def composing(words: Sequence[str]) -> Iterator[None]:
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, lambda: settings(words)) or str(error)) from None
+
+
+def settings(words: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the options among these words select, to suggest one for a wrong key."""
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    pairs = (word.split("=") for word in words if word.count("=") == 1)
+    options = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(hydra_compose("config", options), resolve=False)
+
+    def flat(node: object, prefix: str) -> list[str]:
+        inner = node.items() if isinstance(node, dict) else ()
+        return [prefix, *(key for name, value in inner for key in flat(value, f"{prefix}.{name}"))]
+
+    return groups + [key for name, node in config.items() for key in flat(node, name)]
+
+
+class PluginFolders(SearchPathPlugin):
+    """Adds conf/ of every active plugin to Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugins.conf_folders():
+            search_path.append(provider="cil-plugin", path=f"file://{folder}")
+
+
+def find_plugins(words: list[str]) -> None:
+    """Activate the plugins that the command line or the environment names."""
+    if plugins.activate(words) and PluginFolders not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(PluginFolders)
 
 
 class Composer:
@@ -93,6 +160,29 @@ def swept(experiment: str) -> dict[str, list[str]]:
     check_exists("experiment", experiment, [folder])
     params = OmegaConf.select(OmegaConf.load(folder / f"{experiment}.yaml"), "hydra.sweeper.params") or {}
     return {key: str(values).split(",") for key, values in params.items()}
+
+
+def lines(words: list[str]) -> Iterator[list[str]]:
+    """Yield the settings of each run of a sweep, which is written as for python run.py -m and may name an experiment."""
+    fixed, axes = [], {}
+    overrides = OverridesParser.create().parse_overrides(words)
+    for number, (word, override) in enumerate(zip(words, overrides, strict=True)):
+        key = word.split("=", 1)[0]
+        if not override.is_sweep_override():
+            fixed.append(word)
+        elif isinstance(override.value(), Glob):
+            raise UserError(f"{word} is not spelled out; type the names, as in {key}=A,B")
+        elif key == "experiment":  # each experiment has its own grid
+            for value in override.sweep_string_iterator():
+                yield from lines([*words[:number], f"experiment={value}", *words[number + 1 :]])
+            return
+        else:
+            axes[key] = list(override.sweep_string_iterator())
+    named = dict(word.split("=", 1) for word in fixed if "=" in word)
+    axes = (swept(named["experiment"]) if "experiment" in named else {}) | axes
+    axes = {key: values for key, values in axes.items() if key not in named}
+    for values in product(*axes.values()):
+        yield [*fixed, *(f"{key}={value}" for key, value in zip(axes, values))]
 
 
 def guarded(work: Callable[[], int | None], elsewhere: str = ELSEWHERE) -> int:

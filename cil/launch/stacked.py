@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from cil.common.signals import EXIT_CODE, Stopped, StopRequest, stop_request
 from cil.launch import run as front_door
+from cil.launch.compose import plain
 from cil.runs.precision import settled
 from cil.runs.run_folder import RunDir, address, names
 from cil.runs.settings import checked
@@ -38,7 +39,7 @@ def train_together(sweep: Sequence[Sequence[str]], compose: Callable[[list[str]]
     groups: dict[str, dict[str, Job]] = defaultdict(dict)
     for words in map(list, sweep):
         with left_to_hydra():
-            job = Job(words, checked(front_door.plain(compose(words))))
+            job = Job(words, checked(plain(compose(words))))
             if job.config.get("debug"):
                 job.run.discard()
                 front_door.TRIED.add(job.run.path)

@@ -27,7 +27,7 @@ from cil.common import places
 from cil.common.errors import UserError
 from cil.common.tables import WIDTH, number, rounded, shortened
 from cil.launch import run as front_door
-from cil.launch.runs import lines
+from cil.launch.compose import lines, plain
 from cil.launch.search import Told
 from cil.report.collect import by_scenario
 from cil.runs.console import Console
@@ -244,7 +244,7 @@ def brief(name: str) -> str:
 def configuration(job: JobReturn) -> dict | None:
     """The configuration of a job; None if there is none, as of a job that was lost, or if it has no value for a setting."""
     try:
-        config = front_door.plain(job.cfg) if job.cfg is not None else None
+        config = plain(job.cfg) if job.cfg is not None else None
         return config if config and names(config) else None
     except Exception:
         return None

@@ -7,8 +7,7 @@ from pathlib import Path
 from cil.common.errors import UserError
 from cil.engine.missing import missing
 from cil.launch import run as front_door
-from cil.launch.compose import compose
-from cil.launch.runs import lines
+from cil.launch.compose import compose, lines
 from cil.runs.run_folder import address, run_at
 from cil.runs.settings import checked
 

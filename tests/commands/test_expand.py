@@ -6,8 +6,7 @@ import subprocess
 import pytest
 
 from cil.commands import expand
-from cil.launch.compose import compose
-from cil.launch.runs import lines
+from cil.launch.compose import compose, lines
 from tests import harness
 
 

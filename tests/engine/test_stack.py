@@ -16,8 +16,7 @@ import cil.engine.summary
 from cil.common.signals import EXIT_CODE
 from cil.engine.stack import Stack
 from cil.launch import stacked
-from cil.launch.compose import compose
-from cil.launch.runs import lines
+from cil.launch.compose import compose, lines
 from cil.runs.run_folder import RunDir
 from cil.runs.settings import checked
 from tests import harness
