@@ -36,7 +36,7 @@ from omegaconf import OmegaConf
 from cil.common import places
 from cil.common.errors import UserError
 from cil.launch.compose import compose, guarded, lines
-from cil.runs.run_folder import RunDir, address
+from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
 RENAMED = {"name": "job-name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks-per-node"}
@@ -62,7 +62,9 @@ def print_commands(words: list[str]) -> None:
     stacked = "--stacked" in words
     words = [word for word in words if word != "--stacked"]
     found = lines(words) if draws is None else drawn(words, draws, seed or 0)
-    wanted = [line for line in found if not (missing and finished(line))]  # a list, so that an error prints none
+    if missing:
+        found = (line for line in found if not run_of(checked(compose(*line))).is_done)
+    wanted = list(found)  # so that an error prints none
     for line in groups(wanted) if stacked else wanted:
         print(shlex.join([*places.entry(), *line]))
 
@@ -120,11 +122,6 @@ def value_of(override: Override, random: Random) -> str | None:
     else:
         drawn = random.uniform(value.start, value.end)
     return f"{override.get_key_element()}={round(drawn) if isinstance(value.start, int) else f'{drawn:.4g}'}"
-
-
-def finished(line: list[str]) -> bool:
-    config = checked(compose(*line))
-    return RunDir(Path(config["outputs"]) / address(config)).is_done
 
 
 def options(file: str = "", *words: str) -> list[str]:

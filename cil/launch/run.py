@@ -36,7 +36,7 @@ from cil.runs.console import Console
 from cil.runs.objective import value_of
 from cil.runs.precision import settled
 from cil.runs.record import Reported
-from cil.runs.run_folder import RunDir, address, follows, names, run_at
+from cil.runs.run_folder import RunDir, follows, names, run_at, run_of
 from cil.runs.settings import checked
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
@@ -54,7 +54,7 @@ def main(config: DictConfig) -> float | None:
     try:
         wanted = checked(plain(config))
         metric = searched(config) if in_search() else None
-        run = run_at(Path(wanted["outputs"]) / address(wanted))
+        run = run_at(run_of(wanted).path)
         if wanted.get("debug") and run.writes and run.path not in TRIED:
             run.discard()  # it tries everything again
         if run.is_done:

@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from cil.common.tables import one_line
-from cil.runs.run_folder import RunDir, address
+from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
 RESULTS = "optimization_results.yaml"  # written by the sweeper at the end of a search
@@ -73,7 +73,7 @@ def tested(words: list[str]) -> str:
     words = list((last | {"scenario.validation": "scenario.validation=0"}).values())
     sys.argv = ["run.py", *words]  # the command in summary.json
     config = checked(compose(*words))
-    run = RunDir(Path(config["outputs"]) / address(config))
+    run = run_of(config)
     if not run.is_done:
         with contextlib.redirect_stdout(io.StringIO()):
             execute(config, run)

@@ -243,6 +243,11 @@ class RunDir:
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"
 
 
+def run_of(config: dict) -> RunDir:
+    """The folder of the run of a configuration."""
+    return RunDir(Path(config["outputs"]) / address(config))
+
+
 def run_at(path: Path) -> RunDir:
     """The folder of a run for this process: among the processes that torchrun starts, only rank 0 may write."""
     return (Follower if follows() else RunDir)(path)
