@@ -31,10 +31,10 @@ from cil.method import Method
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.projection import Projection
 from cil.runs.console import Silent
-from cil.runs.debug import MEANINGLESS
 from cil.runs.identity import of_inputs, of_machine
 from cil.runs.precision import settled, use
 from cil.runs.run_folder import RunDir, names
+from cil.runs.settings import MEANINGLESS
 
 BATCH, BATCHES = 8, 2  # with debug=true: images of a batch, batches of a phase
 

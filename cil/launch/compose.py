@@ -26,10 +26,9 @@ from cil.common import plugins
 from cil.common.errors import ELSEWHERE, UserError, explain
 from cil.common.places import CONF
 from cil.runs.command_line import check_exists, refuse
-from cil.runs.debug import of_debug
 from cil.runs.objective import checked_objective, direction, require_defined, require_images
 from cil.runs.run_folder import address
-from cil.runs.settings import checked, leave_out_usual, of_reading
+from cil.runs.settings import checked, leave_out_usual, of_debug, of_reading
 
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/launcher overrides the plugin's on purpose
 OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
