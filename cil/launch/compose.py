@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cil.common import plugins
 from cil.common.errors import ELSEWHERE, UserError, explain
 from cil.common.places import CONF
-from cil.runs.command_line import check_exists, refuse
+from cil.launch.command_line import check_exists, refuse
 from cil.runs.objective import checked_objective, direction, require_defined, require_images
 from cil.runs.run_folder import address
 from cil.runs.settings import checked, leave_out_usual, of_debug, of_reading

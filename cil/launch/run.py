@@ -29,9 +29,9 @@ from omegaconf import DictConfig
 from cil.common import places
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.launch.command_line import options, options_first, refuse
 from cil.launch.compose import find_plugins, plain, searched, settings
 from cil.metrics import AccuracyMatrix
-from cil.runs.command_line import options, options_first, refuse
 from cil.runs.console import Console
 from cil.runs.objective import value_of
 from cil.runs.precision import settled
