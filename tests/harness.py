@@ -5,7 +5,7 @@ import matplotlib.figure  # noqa: F401  (here, so that forked children need not 
 import cil.engine.build
 import cil.engine.summary  # noqa: F401
 from cil.common.places import CHECKOUT
-from cil.contract.bits import difference, record
+from cil.contract import difference, record
 from cil.launch import run as front_door
 from cil.launch.compose import compose, options  # noqa: F401
 from cil.runs.run_folder import RunDir, run_of

@@ -31,7 +31,7 @@ def judged(name: str, words: list[str]) -> int:
     """Run all checks, print a line for each, and return 1 if one does not hold."""
     import torch
 
-    from cil.contract.method import Broken, Contract, characters, checks
+    from cil.contract import Broken, Contract, characters, checks
 
     plugin, _, method = name.rpartition(".")
     chosen = ([f"plugins=[{plugin}]"] if plugin else []) + [f"method={method}", *words]
