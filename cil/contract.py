@@ -235,9 +235,9 @@ class Contract:
 
 def checks(contract: Contract) -> list[tuple[str, Callable[[], None]]]:
     """Return all checks with what they promise."""
-    single = [contract.learns, contract.scores_the_classes_seen, contract.moves_only_its_phase, contract.repeats]
-    rest = [contract.resumes, contract.predicts_from_its_frozen_stage, contract.runs_in_half_precision]
-    return [((check.__doc__ or "").splitlines()[0], check) for check in (*single, *rest)]
+    every = (contract.learns, contract.scores_the_classes_seen, contract.moves_only_its_phase, contract.repeats,
+             contract.resumes, contract.predicts_from_its_frozen_stage, contract.runs_in_half_precision)  # fmt: skip
+    return [((check.__doc__ or "").splitlines()[0], check) for check in every]
 
 
 def record(run: RunDir) -> list[dict]:

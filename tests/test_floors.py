@@ -32,7 +32,7 @@ ONLY_IN = {
     "tensorboard": ("cil/runs/loggers.py",),
     "matplotlib": ("cil/pictures/", "cil/report/", "scripts/choose_glyphs.py"),
     "hydra": ("cil/launch/", "cil/commands/expand.py"),
-    "omegaconf": ("cil/launch/", "cil/commands/expand.py", "cil/commands/recover.py", "scripts/pretrain.py"),
+    "omegaconf": ("cil/launch/", "cil/commands/expand.py", "scripts/pretrain.py"),
 }
 CROWDED = 15  # modules of a folder; methods and commands have one file each
 FILES = [ROOT / "run.py", *sorted((ROOT / "cil").rglob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]

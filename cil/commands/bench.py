@@ -95,17 +95,14 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
                     yield from data(first, batch=asked.batch, rounds=asked.rounds)
                     if isinstance(first.pixels, Pixels):
                         yield from archive(config, trainer.method.backbone)
-                    continue
-                if word == "features":
+                elif word == "features":
                     yield from features(config)
-                    continue
-                if word == "stack":
+                elif word == "stack":
                     yield from stacked(lambda seed: run_of_seed(config, trainer, seed), asked.rounds)
-                    continue
-                if word in fixed:
+                elif word in fixed:
                     yield from fixed[word](asked.rounds)
-                    continue
-                prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
-                yield from getattr(prepared, word)()
+                else:
+                    prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
+                    yield from getattr(prepared, word)()
         finally:
             trainer.log.close()

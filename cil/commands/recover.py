@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def work(asked: argparse.Namespace) -> None:
     import torch
-    from omegaconf import OmegaConf
+    import yaml
 
     from cil.backbones.formats import fill
     from cil.data.image_store import Size
@@ -65,8 +65,7 @@ def work(asked: argparse.Namespace) -> None:
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    node = OmegaConf.to_container(OmegaConf.load(places.CONF / "backbone" / "vit_s14_photographs.yaml"))
-    assert isinstance(node, dict)
+    node = yaml.safe_load((places.CONF / "backbone" / "vit_s14_photographs.yaml").read_text())
     backbone = make({**node, "weights": None, "sha256": None}, "backbone").eval()
     if not 0 <= asked.frozen < backbone.depth:
         raise UserError(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")
