@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 
 from cil.common import places
 from cil.common.errors import UserError
-from cil.common.tables import WIDTH, number, rounded, shortened
+from cil.common.tables import WIDTH, number, plural, rounded, shortened
 from cil.launch import run as front_door
 from cil.launch.compose import lines, plain
 from cil.launch.search import Told
@@ -262,10 +262,6 @@ def summary_of(run: RunDir) -> dict:
 def say(line: str) -> None:
     if not follows():
         print(line, flush=True)
-
-
-def plural(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def show_configurations(options: Sequence[str], settings: Sequence[str]) -> None:
