@@ -31,8 +31,8 @@ ONLY_IN = {
     "wandb": ("cil/runs/loggers.py",),
     "tensorboard": ("cil/runs/loggers.py",),
     "matplotlib": ("cil/pictures/", "cil/report/", "scripts/choose_glyphs.py"),
-    "hydra": ("cil/launch/", "cil/commands/expand.py"),
-    "omegaconf": ("cil/launch/", "cil/commands/expand.py", "scripts/pretrain.py"),
+    "hydra": ("cil/launch/",),
+    "omegaconf": ("cil/launch/", "scripts/pretrain.py"),
 }
 CROWDED = 15  # modules of a folder; methods and commands have one file each
 FILES = [ROOT / "run.py", *sorted((ROOT / "cil").rglob("*.py")), *sorted((ROOT / "scripts").glob("*.py"))]

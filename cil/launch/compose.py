@@ -1,12 +1,14 @@
 """Words of a command line become configurations, those of a sweep become the words of its runs, and errors become one line."""
 
 import copy
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
+from random import Random
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -15,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -148,6 +150,14 @@ class Files:
         return getattr(self._repository, name)
 
 
+def launcher(name: str, *words: str) -> dict:
+    """The settings of a launcher of conf/hydra/launcher."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra_compose("config", [f"hydra/launcher={name}", *words], return_hydra_config=True)
+    found: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    return found
+
+
 def options(group: str) -> list[str]:
     """The options of a configuration group, sorted."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
@@ -182,6 +192,34 @@ def lines(words: list[str]) -> Iterator[list[str]]:
     axes = {key: values for key, values in axes.items() if key not in named}
     for values in product(*axes.values()):
         yield [*fixed, *(f"{key}={value}" for key, value in zip(axes, values))]
+
+
+def drawn(words: list[str], draws: int, seed: int) -> Iterator[list[str]]:
+    """Yield the settings of `draws` runs, with random values where a word has several. More draws repeat the first ones."""
+    overrides = OverridesParser.create().parse_overrides(words)
+    if not any(override.is_sweep_override() for override in overrides):
+        raise UserError("no setting has several values to draw from; type one, as in 'optim.lr=tag(log,interval(0.001,0.1))'")
+    random = Random(seed)
+    for _ in range(draws):
+        line = [value_of(override, random) or word for word, override in zip(words, overrides, strict=True)]
+        compose(*line)  # so that an error prints none
+        yield line
+
+
+def value_of(override: Override, random: Random) -> str | None:
+    """A word with one random value of a setting, to four digits; None if the setting has only one value."""
+    if not override.is_sweep_override():
+        return None
+    if not override.is_interval_sweep():
+        return f"{override.get_key_element()}={random.choice([*override.sweep_string_iterator()])}"
+    value: Any = override.value()
+    if not value.start < value.end or ("log" in value.tags and value.start <= 0):
+        raise UserError(f"{override.input_line} holds no numbers to draw from; type another range, as in interval(0.001,0.1)")
+    if "log" in value.tags:
+        drawn = math.exp(random.uniform(math.log(value.start), math.log(value.end)))
+    else:
+        drawn = random.uniform(value.start, value.end)
+    return f"{override.get_key_element()}={round(drawn) if isinstance(value.start, int) else f'{drawn:.4g}'}"
 
 
 def guarded(work: Callable[[], int | None], elsewhere: str = ELSEWHERE) -> int:
