@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from cil.commands import run as front_door
+from cil.launch import run as front_door
 from tests.harness import ROOT
 
 

@@ -25,8 +25,7 @@ def activate(words: Sequence[str] = ()) -> list[str]:
 
     They are kept in the environment, so that further processes know them.
     """
-    names = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
-    names += _installed(tuple(sys.path))
+    names = active() + _installed(tuple(sys.path))
     for word in words:
         if word.startswith("plugins="):
             names += _listed(word.removeprefix("plugins="))

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 import cil
-from cil.commands.run import verified
 from cil.common.errors import UserError
 from cil.engine.trainer import Trainer
+from cil.launch.run import verified
 from cil.runs import predictions
 from cil.runs.run_folder import RunDir, read_matrices, run_at
 from tests import harness

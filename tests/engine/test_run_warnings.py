@@ -12,7 +12,7 @@ from cil.engine.run_warnings import Doubts, Still, guessing, of_accuracies
 from cil.methods.ranpac import RandomRidge
 from cil.metrics import AccuracyMatrix
 from tests import harness
-from tests.engine.test_run import in_child, wait
+from tests.launch.test_run import in_child, wait
 
 TWO = ("scenario.tasks=2", "machine=cpu", "log.live=false")
 

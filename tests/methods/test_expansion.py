@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.contract.method import in_pieces
+from cil.contract import in_pieces
 from cil.method import Phase
 from cil.methods.der_mcg import attraction, matched, weights
 from tests import harness

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from cil.commands.move_runs import moved
-from cil.commands.run import verified
 from cil.common.errors import UserError, explain
+from cil.launch.run import verified
 from cil.report.collect import by_scenario, collect, rows, table
 from cil.report.same_images import apart
 from cil.report.why_many import sweeps

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from cil.commands import run as front_door
 from cil.common.errors import UserError
 from cil.common.signals import EXIT_CODE
+from cil.launch import run as front_door
 from cil.runs.run_folder import RunDir
 from tests import harness
 from tests.children import Child, typed

@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from omegaconf import DictConfig
 
-from cil.commands import run as front_door
 from cil.common.signals import EXIT_CODE, Stopped, StopRequest, stop_request
+from cil.launch import run as front_door
+from cil.launch.compose import plain
 from cil.runs.precision import settled
-from cil.runs.run_folder import RunDir, address, names
+from cil.runs.run_folder import RunDir, address, names, run_of
 from cil.runs.settings import checked
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
     @property
     def run(self) -> RunDir:
-        return RunDir(Path(self.config["outputs"]) / address(self.config))
+        return run_of(self.config)
 
 
 def train_together(sweep: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]) -> None:
@@ -38,7 +38,7 @@ def train_together(sweep: Sequence[Sequence[str]], compose: Callable[[list[str]]
     groups: dict[str, dict[str, Job]] = defaultdict(dict)
     for words in map(list, sweep):
         with left_to_hydra():
-            job = Job(words, checked(front_door.plain(compose(words))))
+            job = Job(words, checked(plain(compose(words))))
             if job.config.get("debug"):
                 job.run.discard()
                 front_door.TRIED.add(job.run.path)

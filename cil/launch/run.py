@@ -2,8 +2,8 @@
 
 python run.py method=finetune scenario=glyphs_10tasks seed=0
 
-Only this file and search.py handle Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run
-starts, so that errors in the settings are reported quickly.
+Only this package handles Hydra's DictConfig; all other code gets plain dictionaries. torch is imported when a run starts, so
+that errors in the settings are reported quickly.
 """
 
 import argparse
@@ -12,72 +12,50 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from cil.commands.help import help_text
-from cil.common import places, plugins
+from cil.common import places
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
+from cil.launch.command_line import options, options_first, refuse
+from cil.launch.compose import find_plugins, plain, searched, settings
 from cil.metrics import AccuracyMatrix
-from cil.runs.command_line import options_first, refuse
 from cil.runs.console import Console
-from cil.runs.debug import of_debug
-from cil.runs.objective import checked_objective, direction, require_defined, require_images, value_of
+from cil.runs.objective import value_of
 from cil.runs.precision import settled
 from cil.runs.record import Reported
-from cil.runs.run_folder import RunDir, address, follows, names, run_at
-from cil.runs.settings import checked, leave_out_usual, of_reading
+from cil.runs.run_folder import RunDir, follows, names, run_at, run_of
+from cil.runs.settings import checked
 
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit")  # conf/hydra/launcher overrides the plugin's on purpose
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra passes errors on to this file, which prints them in one line
-OmegaConf.register_new_resolver("address", lambda *, _root_: address(checked(plain(_root_))))
-OmegaConf.register_new_resolver("reading", lambda paper, released, *, _root_: of_reading(_root_.reading, paper, released))
-OmegaConf.register_new_resolver("direction", lambda *, _root_: direction(searched(_root_)))
-CONF = str(places.CONF)
 TOLD: list[str] = []  # what the runs of a sweep lack, which was told before the first of them
 TRIED: set[Path] = set()  # folders of runs with debug=true that were just trained together
 FAILED: list[str] = []  # errors that were printed
+INTERNAL = ("hydra", "size", "family", "recipe", "scratch")  # groups that scenarios and methods choose
 
 
-def plain(config: DictConfig) -> dict:
-    """The resolved configuration as nested dictionaries, without Hydra's own settings."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    if not container.get("plugins"):
-        container.pop("plugins", None)
-    if isinstance(node := container.get("dataset"), dict) and node.get("names") is None:
-        node.pop("names", None)
-    leave_out_usual(container)
-    node = container.get("scenario")
-    if isinstance(node, dict) and checked_objective(container.pop("objective"), node)["on"] == "test":
-        container["objective"] = {"on": "test"}  # part of the address; all else about an objective changes no run
-    return of_debug(container)
-
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+@hydra.main(version_base="1.3", config_path=str(places.CONF), config_name="config")
 def main(config: DictConfig) -> float | None:
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # cil/commands/sweep.py prints what becomes of its runs
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # cil/launch/sweep.py prints what becomes of its runs
     if sweep:
         sys.argv = ["run.py", *HydraConfig.get().overrides.task]
     try:
         wanted = checked(plain(config))
         metric = searched(config) if in_search() else None
-        run = run_at(Path(wanted["outputs"]) / address(wanted))
+        run = run_at(run_of(wanted).path)
         if wanted.get("debug") and run.writes and run.path not in TRIED:
             run.discard()  # it tries everything again
         if run.is_done:
@@ -101,14 +79,6 @@ def main(config: DictConfig) -> float | None:
         if sweep or not tell(error):
             raise
     return None
-
-
-def searched(config: DictConfig) -> str:
-    """The metric that a search optimises; raises a `UserError` if it is undefined, or if there are no images to choose on."""
-    parts: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["objective", "scenario"]), resolve=True)
-    require_images(checked_objective(**parts), parts["scenario"])
-    require_defined(parts["objective"]["metric"], parts["scenario"], OmegaConf.select(config, "method.curve"))
-    return parts["objective"]["metric"]
 
 
 def in_search() -> bool:
@@ -144,16 +114,11 @@ def verified(run: RunDir, config: dict) -> dict:
         if not same:
             raise UserError(f"the images have changed since {run.path} was made, or the words of dataset.names; type "
                             "outputs=DIR to keep both results, or delete that folder")  # fmt: skip
-    predicted(run, config)
-    return summary
-
-
-def predicted(run: RunDir, config: dict) -> None:
-    """Add the predictions to a finished run that was made without them, if they are asked for."""
-    if config["save"]["predictions"]:
+    if config["save"]["predictions"]:  # adds those of a run that was made without them
         from cil.engine.predict_again import add_predictions
 
         add_predictions(run, config)
+    return summary
 
 
 def execute(config: dict, run: RunDir, after_task: Callable[[AccuracyMatrix], object] | None = None) -> None:
@@ -217,22 +182,30 @@ def tell(error: BaseException, name: str = "") -> bool:
     return line is not None
 
 
-def settings(words: Sequence[str]) -> list[str]:
-    """All keys of the configuration that the options among these words select, to suggest one for a wrong key."""
-    groups = sorted(folder.name for folder in Path(CONF).iterdir() if folder.is_dir())
-    pairs = (word.split("=") for word in words if word.count("=") == 1)
-    options = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
-    with hydra.initialize_config_dir(CONF, version_base="1.3"):
-        config: Any = OmegaConf.to_container(hydra.compose("config", options), resolve=False)
+def help_text() -> str:
+    """What --help prints: examples, then the options of every group, wrapped to 80 columns."""
+    command = shlex.join(places.entry())
+    lines = [
+        "Train and evaluate class-incremental learning methods on vision transformers",
+        "and CLIP.",
+        "",
+        f"  {command} method=finetune                      one run",
+        f"  {command} -m method=finetune,joint seed=0,1,2  a sweep",
+        f"  {command} method=finetune --cfg job            the settings of a run",
+        "",
+        "A finished run is not repeated. Any setting can be given, as in train.epochs=3",
+        "optim.lr=0.01.",
+        "",
+        "Options, as in group=option:",
+        "",
+    ]
+    for group in sorted(folder for folder in places.CONF.iterdir() if folder.is_dir() and folder.name not in INTERNAL):
+        names = ", ".join(name for name in options(group) if group.name != "backbone" or "/" not in name)
+        lines += textwrap.wrap(f"{group.name}: {names}", 80, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
 
-    def flat(node: object, prefix: str) -> list[str]:
-        inner = node.items() if isinstance(node, dict) else ()
-        return [prefix, *(key for name, value in inner for key in flat(value, f"{prefix}.{name}"))]
 
-    return groups + [key for name, node in config.items() for key in flat(node, name)]
-
-
-def options(words: list[str]) -> argparse.Namespace:
+def parsed(words: list[str]) -> argparse.Namespace:
     """Return what Hydra reads from the command line; raise a one-line `UserError` for options that it does not know."""
 
     def refused(message: str) -> NoReturn:
@@ -245,20 +218,6 @@ def options(words: list[str]) -> argparse.Namespace:
     if len(modes) > 1 and modes != ["--multirun", "--cfg"]:
         raise UserError(f"{' and '.join(modes).replace('_', '-')} exclude each other; type one of them")
     return asked
-
-
-class PluginFolders(SearchPathPlugin):
-    """Adds conf/ of every active plugin to Hydra's search path."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in plugins.conf_folders():
-            search_path.append(provider="cil-plugin", path=f"file://{folder}")
-
-
-def find_plugins(words: list[str]) -> None:
-    """Activate the plugins that the command line or the environment names."""
-    if plugins.activate(words) and PluginFolders not in Plugins.instance().discover(SearchPathPlugin):
-        Plugins.instance().register(PluginFolders)
 
 
 def replace_sweeper(words: list[str]) -> None:
@@ -280,15 +239,15 @@ def front_door() -> int:
             print(help_text(), flush=True)
             return 0
         sys.argv[1:] = options_first(sys.argv[1:])
-        asked = options(sys.argv[1:])
+        asked = parsed(sys.argv[1:])
         find_plugins(sys.argv[1:])
         replace_sweeper(sys.argv[1:])
-        refuse(sys.argv[1:], Path(CONF))
+        refuse(sys.argv[1:], places.CONF)
         if not asked.multirun:
             main()
         else:
-            from cil.commands.sweep import many
-            from cil.commands.sweep_check import check_sweep
+            from cil.launch.sweep import many
+            from cil.launch.sweep_check import check_sweep
 
             if asked.cfg or not check_sweep(sys.argv[1:]):
                 many(asked, main)

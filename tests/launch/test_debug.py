@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cil.commands.compose import compose as composed
 from cil.common.errors import UserError
+from cil.launch.compose import compose as composed
 from cil.report.collect import collect
 from cil.runs.run_folder import address, digest
 from tests import harness

@@ -78,16 +78,13 @@ def check_exists(group: str, option: str, folders: Sequence[Path]) -> None:
             return
         if path.is_dir():
             raise UserError(f"{group}={option} is a folder; type {group}={option}/ and one of {', '.join(options(path))}")
-    raise UserError(f"{group}={option} is not known; {near(option, [name for folder in folders for name in options(folder)])}")
+    known = [name for folder in folders for name in options(folder)]
+    similar = difflib.get_close_matches(option, known, n=3, cutoff=0.4)
+    tops = sorted({name.partition("/")[0] for name in known})
+    hint = f"did you mean {', '.join(similar)}?" if similar else f"choose from {', '.join(tops)}"
+    raise UserError(f"{group}={option} is not known; {hint}")
 
 
 def options(folder: Path) -> list[str]:
     """The options of a group, sorted: file names without suffix, with their subfolder in front if they have one."""
     return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
-
-
-def near(option: str, known: Sequence[str]) -> str:
-    """Suggest up to three similar options; if none is similar, list the top-level folders of the group."""
-    similar = difflib.get_close_matches(option, known, n=3, cutoff=0.4)
-    tops = sorted({name.partition("/")[0] for name in known})
-    return f"did you mean {', '.join(similar)}?" if similar else f"choose from {', '.join(tops)}"

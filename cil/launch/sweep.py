@@ -23,12 +23,12 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from cil.commands import run as front_door
-from cil.commands.runs import lines
-from cil.commands.search import Told
 from cil.common import places
 from cil.common.errors import UserError
-from cil.common.tables import WIDTH, number, rounded, shortened
+from cil.common.tables import WIDTH, number, plural, rounded, shortened
+from cil.launch import run as front_door
+from cil.launch.compose import lines, plain
+from cil.launch.search import Told
 from cil.report.collect import by_scenario
 from cil.runs.console import Console
 from cil.runs.run_folder import RunDir, follows, names
@@ -244,7 +244,7 @@ def brief(name: str) -> str:
 def configuration(job: JobReturn) -> dict | None:
     """The configuration of a job; None if there is none, as of a job that was lost, or if it has no value for a setting."""
     try:
-        config = front_door.plain(job.cfg) if job.cfg is not None else None
+        config = plain(job.cfg) if job.cfg is not None else None
         return config if config and names(config) else None
     except Exception:
         return None
@@ -262,10 +262,6 @@ def summary_of(run: RunDir) -> dict:
 def say(line: str) -> None:
     if not follows():
         print(line, flush=True)
-
-
-def plural(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def show_configurations(options: Sequence[str], settings: Sequence[str]) -> None:

@@ -2,14 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from cil.commands import run as front_door
-from cil.commands.compose import compose
-from cil.commands.runs import lines
 from cil.common.errors import UserError
 from cil.engine.missing import missing
-from cil.runs.run_folder import address, run_at
+from cil.launch import run as front_door
+from cil.launch.compose import compose, lines
+from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
 NO_MATTER = ("seed", "optim", "train", "schedule", "modifier", "save", "objective", "hydra")  # settings that need nothing
@@ -60,4 +58,4 @@ def matters(word: str) -> bool:
 
 def finished(line: Sequence[str]) -> bool:
     config = checked(compose(*(word for word in line if not word.startswith("hydra"))))
-    return run_at(Path(config["outputs"]) / address(config)).is_done
+    return run_of(config).is_done

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import cil
-from cil.commands import run as front_door
+from cil.launch import run as front_door
 from tests.children import typed
 from tests.harness import ROOT
 

@@ -5,6 +5,7 @@ raises `Broken`. The images are six drawn characters, so that a check takes seco
 """
 
 import copy
+import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from cil.common.signals import Stopped, StopRequest
-from cil.contract.bits import difference, record
 from cil.data.datasets.glyphs import glyphs
 from cil.data.images import Images
 from cil.data.scenario import Scenario
@@ -25,7 +25,7 @@ from cil.data.transforms.views import ImageSpec, views
 from cil.engine.build import device_of, experiment, make
 from cil.engine.trainer import Trainer
 from cil.method import Method
-from cil.runs.run_folder import RunDir
+from cil.runs.run_folder import RunDir, read_matrices
 
 JITTER = dict(rotation=0.1, scale=0.1, shear=0.1, shift=1.0, noise=0.02)
 UNTRAINED = ("backbone.weights=null", "backbone.sha256=null", "machine=cpu", "log.live=false", "data.features=null")
@@ -235,7 +235,38 @@ class Contract:
 
 def checks(contract: Contract) -> list[tuple[str, Callable[[], None]]]:
     """Return all checks with what they promise."""
+    every = (contract.learns, contract.scores_the_classes_seen, contract.moves_only_its_phase, contract.repeats,
+             contract.resumes, contract.predicts_from_its_frozen_stage, contract.runs_in_half_precision)  # fmt: skip
+    return [((check.__doc__ or "").splitlines()[0], check) for check in every]
 
-    single = [contract.learns, contract.scores_the_classes_seen, contract.moves_only_its_phase, contract.repeats]
-    rest = [contract.resumes, contract.predicts_from_its_frozen_stage, contract.runs_in_half_precision]
-    return [((check.__doc__ or "").splitlines()[0], check) for check in (*single, *rest)]
+
+def record(run: RunDir) -> list[dict]:
+    """Return the events of a run without what a clock wrote."""
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in run.events.read_text().splitlines()]
+
+
+def difference(one: RunDir, two: RunDir) -> str | None:
+    """Say where accuracies, logged losses or weights of two finished runs differ; None if they do not."""
+    for first, second in zip(record(one), record(two)):
+        if first != second:
+            return f"the record says {first} and {second}"
+    if len(record(one)) != len(record(two)):
+        return "one record is longer"
+    left, right = read_matrices(one.path), read_matrices(two.path)
+    for name in left.keys() | right.keys():
+        same = name in left and name in right and (_filled(left[name].correct) == _filled(right[name].correct)).all()
+        if not same:
+            return f"the accuracies {name} differ"
+    states = [run.load(file)["method"] for run in (one, two) if (file := run.newest)]
+    for key in states[0].keys() | states[1].keys():
+        if key not in states[0] or key not in states[1] or not _equal(states[0][key], states[1][key]):
+            return f"{key} differs"
+    return None
+
+
+def _filled(correct) -> torch.Tensor:
+    return torch.from_numpy(correct).nan_to_num(-1)
+
+
+def _equal(one: object, two: object) -> bool:
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor) else one == two

@@ -212,7 +212,7 @@ def test_a_plan_is_made_quickly_and_without_torch():
     code = """
 import sys
 from unittest.mock import patch
-from cil.commands import compose as module
+from cil.launch import compose as module
 from cil.commands.reproduce import planned
 from cil.report.published import load
 from hydra._internal.config_repository import ConfigRepository

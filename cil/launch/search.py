@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from cil.common.tables import one_line
-from cil.runs.run_folder import RunDir, address
+from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
 RESULTS = "optimization_results.yaml"  # written by the sweeper at the end of a search
@@ -32,7 +32,7 @@ class AfterSearch(Callback):
         logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.CRITICAL)  # run.py has printed the errors
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from cil.commands.run import tell
+        from cil.launch.run import tell
 
         found = yaml.safe_load((Path(config.hydra.sweep.dir) / RESULTS).read_text())
         words = without_ranges([*config.hydra.overrides.task], found["best_params"])
@@ -65,15 +65,15 @@ def without_ranges(words: list[str], best: dict[str, Any]) -> list[str]:
 
 def tested(words: list[str]) -> str:
     """Run settings on all training images, without printing its progress, and return the metrics on the test images."""
-    from cil.commands.compose import compose
-    from cil.commands.run import execute
+    from cil.launch.compose import compose
+    from cil.launch.run import execute
 
     GlobalHydra.instance().clear()  # the search has ended, and Hydra composes one configuration at a time
     last = {word.partition("=")[0]: word for word in words}  # a value that the search chose replaces one that was typed
     words = list((last | {"scenario.validation": "scenario.validation=0"}).values())
     sys.argv = ["run.py", *words]  # the command in summary.json
     config = checked(compose(*words))
-    run = RunDir(Path(config["outputs"]) / address(config))
+    run = run_of(config)
     if not run.is_done:
         with contextlib.redirect_stdout(io.StringIO()):
             execute(config, run)

@@ -17,13 +17,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
-from cil.commands import run as front_door
-from cil.commands import stacked
-from cil.commands.sweep import Named, Sweep, Watched, brief
 from cil.common.errors import UserError, explain
+from cil.launch import run as front_door
+from cil.launch import stacked
+from cil.launch.sweep import Named, Sweep, Watched, brief
 from hydra_plugins.cil_stacked import StackedLauncher
 from tests import harness
-from tests.report.test_reproduce import finished_run
+from tests.commands.test_reproduce import finished_run
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])

@@ -6,8 +6,7 @@ import subprocess
 import pytest
 
 from cil.commands import expand
-from cil.commands.compose import compose
-from cil.commands.runs import lines
+from cil.launch.compose import compose, lines
 from tests import harness
 
 

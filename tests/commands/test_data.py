@@ -57,7 +57,7 @@ def test_make_data_says_what_may_not_be_fetched(capsys):
 
 
 def test_every_data_set_has_a_source():
-    from cil.data.datasets.sources import SOURCES
+    from cil.data.datasets.places import SOURCES
 
     assert set(SOURCES) == set(harness.options("dataset"))
 

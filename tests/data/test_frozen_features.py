@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cil.common.errors import UserError
-from cil.data import feature_cache
+from cil.data import frozen_features
 from cil.data.transforms.views import ImageSpec, View
 from cil.engine.build import make
 from tests import harness
@@ -21,23 +21,22 @@ def test_a_change_of_an_encoder_asks_for_a_revision(name):
     ramp = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
     with torch.no_grad():
         found = backbone(ramp)[0, :4]
-    torch.testing.assert_close(found, torch.tensor(PINNED[feature_cache.REVISION][name]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, torch.tensor(PINNED[frozen_features.REVISION][name]), atol=1e-4, rtol=1e-4)
 
 
-def place(root, encoder: str = "a", side: int = 4, level: int = 0, crop: str = "whole", rows: int = 250) -> feature_cache.Place:
+def place(root, encoder: str = "a", side: int = 4, level: int = 0, crop: str = "whole") -> frozen_features.Place:
     view = View(ImageSpec(side, (0.5,) * 3, (0.5,) * 3), crop=crop)
-    return feature_cache.Shelf(root, {"settings": encoder}).place(
-        torch.full((5, 4, 3, 4), level, dtype=torch.uint8), view, rows
-    )
+    return frozen_features.Shelf(root, {"settings": encoder}).place(torch.full((5, 4, 3, 4), level, dtype=torch.uint8), view)
 
 
 def test_whatever_decides_a_feature_decides_its_place(tmp_path, monkeypatch):
     folders = [place(tmp_path, **more).folder for more in
-               ({}, {"encoder": "b"}, {"side": 8}, {"level": 1}, {"crop": "centre"}, {"rows": 100})]  # fmt: skip
-    monkeypatch.setattr(feature_cache, "REVISION", feature_cache.REVISION + 1)
-    folders.append(place(tmp_path).folder)
+               ({}, {"encoder": "b"}, {"side": 8}, {"level": 1}, {"crop": "centre"})]  # fmt: skip
+    for constant in ("REVISION", "BLOCK"):
+        with monkeypatch.context() as during:
+            during.setattr(frozen_features, constant, getattr(frozen_features, constant) + 1)
+            folders.append(place(tmp_path).folder)
     assert len(set(folders)) == 7
-    monkeypatch.undo()
     assert place(tmp_path).folder == folders[0]
 
 

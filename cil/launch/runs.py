@@ -3,16 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
-
-from cil.commands.compose import compose, swept
 from cil.common import places
 from cil.common.errors import UserError
+from cil.launch.compose import compose
 from cil.runs.run_folder import RunDir, address
 
 OUTPUTS = places.outputs().absolute()
@@ -58,32 +54,3 @@ def found(*words: str, seeds: range) -> list[dict]:
     """The summaries of the finished runs of one configuration, one for each seed."""
     places = [OUTPUTS / address(compose(*words, f"seed={seed}")) for seed in seeds]
     return [RunDir(place).summary() for place in places]
-
-
-def spelled(sweep: list[str]) -> list[list[str]]:
-    """The settings of each run of a sweep that is written as key=value,value words."""
-    keys, values = zip(*(word.split("=", 1) for word in sweep))
-    return [[f"{key}={value}" for key, value in zip(keys, chosen)] for chosen in product(*(v.split(",") for v in values))]
-
-
-def lines(words: list[str]) -> Iterator[list[str]]:
-    """Yield the settings of each run of a sweep, which is written as for python run.py -m and may name an experiment."""
-    fixed, axes = [], {}
-    overrides = OverridesParser.create().parse_overrides(words)
-    for number, (word, override) in enumerate(zip(words, overrides, strict=True)):
-        key = word.split("=", 1)[0]
-        if not override.is_sweep_override():
-            fixed.append(word)
-        elif isinstance(override.value(), Glob):
-            raise UserError(f"{word} is not spelled out; type the names, as in {key}=A,B")
-        elif key == "experiment":  # each experiment has its own grid
-            for value in override.sweep_string_iterator():
-                yield from lines([*words[:number], f"experiment={value}", *words[number + 1 :]])
-            return
-        else:
-            axes[key] = list(override.sweep_string_iterator())
-    named = dict(word.split("=", 1) for word in fixed if "=" in word)
-    axes = (swept(named["experiment"]) if "experiment" in named else {}) | axes
-    axes = {key: values for key, values in axes.items() if key not in named}
-    for values in product(*axes.values()):
-        yield [*fixed, *(f"{key}={value}" for key, value in zip(axes, values))]
