@@ -10,7 +10,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from cil.common.errors import UserError
+from cil.common.signals import EXIT_CODE
 from cil.launch import run as front_door
+from tests import harness
 from tests.harness import ROOT
 
 
@@ -46,6 +49,21 @@ class Child:
             file.seek(0)
         out, err = (file.read() for file in self.printed)
         return subprocess.CompletedProcess([], code, out, err)
+
+
+def in_child(config: dict) -> Child:
+    """A process that runs `config`."""
+
+    def work() -> int:
+        try:
+            harness.execute(config)
+        except front_door.Stopped:
+            return EXIT_CODE
+        except (UserError, KeyboardInterrupt):
+            return 2
+        return 0
+
+    return Child(work)
 
 
 def typed(*words: object, cwd: Path = ROOT, **environment: str) -> Child:

@@ -12,7 +12,7 @@ from cil.engine.run_warnings import Doubts, Still, guessing, of_accuracies
 from cil.methods.ranpac import RandomRidge
 from cil.metrics import AccuracyMatrix
 from tests import harness
-from tests.launch.test_run import in_child, wait
+from tests.children import in_child
 
 TWO = ("scenario.tasks=2", "machine=cpu", "log.live=false")
 
@@ -136,7 +136,7 @@ def test_what_stood_still_is_noticed_when_the_run_was_killed_inside_the_phase(co
     child, run = in_child(config), harness.run_of(config)
     while not (run.path / "inside.pt").exists():
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    wait(child)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
     assert not run.is_done
     assert "the parameters of phase train did not move (task 1, 2)" in harness.execute(config).summary()["warnings"]

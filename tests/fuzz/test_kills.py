@@ -9,8 +9,8 @@ import pytest
 
 from cil.common.signals import EXIT_CODE
 from tests import harness
+from tests.children import in_child
 from tests.fuzz.record import TIMES, record
-from tests.launch.test_run import in_child, wait
 from tests.methods.test_contract import GROWING
 
 KILLS = 60 * TIMES
@@ -47,25 +47,25 @@ def test_the_same_bits(method, tmp_path, data_root, scenario, monkeypatch):
     words = (f"method={method}", *METHODS[method], f"data.root={data_root}", *harness.SMALL, *FEW)
     left_alone, config = (harness.compose(f"outputs={tmp_path / name}", *words) for name in ("alone", "killed"))
     began = time.perf_counter()
-    assert wait(in_child(left_alone)) == 0
+    assert in_child(left_alone).wait().returncode == 0
     seconds, chance, kills = time.perf_counter() - began, Random(method), 0
     while kills < KILLS // len(METHODS):
         child = in_child(config)
         time.sleep(chance.uniform(0.05, 0.7) * seconds)
         if chance.random() < 0.2:
-            os.kill(child, signal.SIGSTOP)
+            os.kill(child.pid, signal.SIGSTOP)
             time.sleep(0.02)
-            os.kill(child, signal.SIGCONT)
+            os.kill(child.pid, signal.SIGCONT)
         number = chance.choice(SIGNALS)
-        os.kill(child, number)
+        os.kill(child.pid, number)
         interrupted = (2,) if number == signal.SIGINT else ()  # before it listened
-        assert wait(child) in (0, -number, EXIT_CODE, *interrupted)
+        assert child.wait().returncode in (0, -number, EXIT_CODE, *interrupted)
         kills += 1
         if harness.run_of(config).is_done:  # begin another run
             harness.assert_same_bits(harness.run_of(left_alone), harness.run_of(config))
             for file in harness.run_of(config).path.glob("*"):
                 file.unlink() if file.is_file() else None
-    assert wait(in_child(config)) == 0
+    assert in_child(config).wait().returncode == 0
     harness.assert_same_bits(harness.run_of(left_alone), harness.run_of(config))
     summaries = [harness.run_of(c).summary() for c in (left_alone, config)]
     assert same(summaries[0]) == same(summaries[1])

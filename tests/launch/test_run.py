@@ -12,28 +12,12 @@ import pytest
 
 from cil.common.errors import UserError
 from cil.common.signals import EXIT_CODE
-from cil.launch import run as front_door
 from cil.runs.run_folder import RunDir
 from tests import harness
-from tests.children import Child, typed
+from tests.children import in_child, typed
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=5", "train.epochs=2", "optim.lr=0.01",
          "train.batch_size=64", "machine.checkpoint_seconds=0")  # fmt: skip
-
-
-def in_child(config: dict) -> Child:
-    """A process that runs `config`."""
-
-    def work() -> int:
-        try:
-            harness.execute(config)
-        except front_door.Stopped:
-            return EXIT_CODE
-        except (UserError, KeyboardInterrupt):
-            return 2
-        return 0
-
-    return Child(work)
 
 
 @pytest.fixture(scope="module")
