@@ -48,13 +48,18 @@ def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer
             trainer.log.close()
 
 
-def told(error: Exception) -> str:
-    """The error as one short line."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"[:200]
+def attempted(part: Part, row: Row, work: Callable[..., Row], *given: Any) -> Row:
+    """The row with what `work` finds, or, if it found nothing, with the reason: the time was over, or its error in a line."""
+    if part.over:
+        return row | {"verdict": "not reached"}
+    try:
+        return row | work(*given)
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return row | {"verdict": "failed", "why": f"{type(error).__name__}: {text}"[:200]}
 
 
-def fallback(trainer: Trainer) -> Row:
-    """The verdict of a row if compiling the backbone's passes failed; empty otherwise."""
+def judged(trainer: Trainer) -> Row:
+    """The verdict of a row on speed: "ok", unless compiling the backbone's passes failed."""
     failure = getattr(trainer.method.backbone.passes, "failure", None)
-    return {} if failure is None else {"verdict": "not compiled", "why": failure}
+    return {"verdict": "ok"} if failure is None else {"verdict": "not compiled", "why": failure}
