@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cil.bench.harness import figures, name
 from cil.common.errors import UserError
 from cil.common.signals import StopRequest
 from cil.data.images import LabelledImages
@@ -26,7 +27,7 @@ def features(config: dict) -> Iterator[dict]:
         whole = {**config, "data": data, "log": {**config["log"], "live": False}}
         rows = [run(whole, Path(folder), what) for what in ("encoding at every use", "cold", "warm")]
     for row in rows:
-        row["times_faster"] = float(f"{rows[0]['seconds'] / row['seconds']:.4g}")
+        row["times_faster"] = figures(rows[0]["seconds"] / row["seconds"])
         yield row
 
 
@@ -46,10 +47,9 @@ def run(config: dict, folder: Path, what: str) -> dict:
         seconds = time.perf_counter() - since
         trainer.log.close()
     return {
-        "row": "features", "method": type(trainer.method).__module__.rpartition(".")[2], "what": what,
+        "row": "features", "method": name(trainer.method), "what": what,
         "images": len(trainer.scenario.images.train) + len(trainer.scenario.images.test),
-        "image_encodes": trainer.encodes.total,
-        "seconds": float(f"{seconds:.4g}"),
+        "image_encodes": trainer.encodes.total, "seconds": figures(seconds),
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from cil.data.image_store import Pixels
 from cil.engine.evaluation import Evaluation
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
-from cil.method import FrozenResults, LabelledImages, Phase, Task
+from cil.method import FrozenResults, LabelledImages, Method, Phase, Task
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh",
              "_record_function_enter_new", "_record_function_exit")  # fmt: skip
@@ -156,10 +156,11 @@ class Bench:
         """Times a training step as the trainer does it, from uint8 images to the optimizer's update."""
         phases = list(self.method.phases(self.task))
         if not phases:
-            yield {"row": "step", "method": self.name, "trains": False}
+            yield {"row": "step", "method": name(self.method), "trains": False}
             return
         call, model, images = self.step_of(phases[0])
-        made = interleaved(self.batch_of(phases[0], images), call, self.rounds, self.device)
+        rows, random = torch.arange(images), torch.Generator()
+        made = interleaved(lambda: phases[0].data.batch(rows, self.device, random), call, self.rounds, self.device)
         more = {"trains": True, "share_of_the_batch": figures(made.ratio_cpu)}
         yield self.row("step", f"training step, phase {phases[0].name}", call, model, images, **more)
 
@@ -176,11 +177,6 @@ class Bench:
         model = lambda: self.trainer.learn_from(step(), made)  # noqa: E731
         model()  # the optimizer allocates its state here, untimed
         return lambda: self.trainer.learn(step()), model, len(rows)
-
-    def batch_of(self, phase: Phase, images: int) -> Callable[[], object]:
-        """A function that makes the batch: crop, horizontal flip, RandAugment, normalization."""
-        rows, random = torch.arange(images), torch.Generator()
-        return lambda: phase.data.batch(rows, self.device, random)
 
     def eval(self) -> Iterator[dict]:
         """Times a test batch; if the method has a frozen stage, also with its outputs cached (warm)."""
@@ -210,10 +206,6 @@ class Bench:
         with self.trainer.precision():
             evaluation([self.task])
 
-    @property
-    def name(self) -> str:
-        return type(self.method).__module__.rpartition(".")[2]
-
     def row(
         self, row: str, what: str, call: Callable[[], object], model: Callable[[], object], images: int | None = None,
         **more: object,
@@ -227,7 +219,7 @@ class Bench:
         own, bare = cost(call, self.backbone), cost(self.forward, self.backbone)
         times, share = interleaved(call, self.forward, self.rounds, self.device), len(self.images) / images
         return {
-            "row": row, "method": self.name, "what": what, **more, "batch": images,
+            "row": row, "method": name(self.method), "what": what, **more, "batch": images,
             "against": "time of a bare forward of the same images",
             "ratio_cpu": figures(times.ratio_cpu * share), "ratio_wall": figures(times.ratio_wall * share),
             "images_per_second": figures(images / times.seconds), "flops": own.flops,
@@ -266,6 +258,10 @@ def share_rows(views: Iterable[LabelledImages], batch: int) -> list[LabelledImag
 
 def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
     return Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
+
+
+def name(method: Method) -> str:
+    return type(method).__module__.rpartition(".")[2]
 
 
 def figures(number: float) -> float:
