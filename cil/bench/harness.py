@@ -19,7 +19,7 @@ from cil.data.image_store import Pixels
 from cil.engine.evaluation import Evaluation
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
-from cil.method import FrozenResults, LabelledImages, Method, Phase, Task
+from cil.method import FrozenResults, LabelledImages, Phase, Task
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh",
              "_record_function_enter_new", "_record_function_exit")  # fmt: skip
@@ -260,7 +260,7 @@ def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
     return Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
 
 
-def name(method: Method) -> str:
+def name(method: object) -> str:
     return type(method).__module__.rpartition(".")[2]
 
 

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError
@@ -144,20 +144,23 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
     differ from most of their runs.
     """
     words = [typed(group) for group in groups]
+    kinds = [(group[0]["scenario"], group[0]["method"], _reading(group)) for group in groups]
     short = rounded(word for own in words for word in own)
-    same_kind = defaultdict(list)
-    for group, own in zip(groups, words):
-        same_kind[_kind(group)].append(own)
     names = [
-        " ".join(short[w] for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)
+        " ".join(short[word] for word in own if not all(word in other for other in others))
+        for own, others in zip(words, _alike(words, kinds))
     ]
-    same_words: dict[tuple, list[list[dict]]] = defaultdict(list)
-    for group, name in zip(groups, names):
-        same_words[(*_kind(group), chosen(group[0]), name)].append(group)
-    return [
-        " ".join(filter(None, [name, _differences(group, same_words[(*_kind(group), chosen(group[0]), name)])]))
-        for group, name in zip(groups, names)
-    ]
+    told = [(kind, chosen(group[0]), name) for kind, group, name in zip(kinds, groups, names)]
+    differing = map(_differences, groups, _alike(groups, told))
+    return [" ".join(filter(None, both)) for both in zip(names, differing)]
+
+
+def _alike(items: Sequence, keys: Sequence[tuple]) -> list[list]:
+    """For each item, all items with the same key."""
+    by_key: dict[tuple, list] = defaultdict(list)
+    for item, key in zip(items, keys):
+        by_key[key].append(item)
+    return [by_key[key] for key in keys]
 
 
 def _differences(group: list[dict], others: Sequence[list[dict]]) -> str:
@@ -174,29 +177,40 @@ def _differences(group: list[dict], others: Sequence[list[dict]]) -> str:
 
 def other_inputs(groups: Sequence[list[dict]]) -> list[str]:
     """For each group, the images, split and order that it saw, if its configuration was also run on others; else ""."""
-    same_settings = defaultdict(list)
-    for group in groups:
-        same_settings[_settings_key(group)].append(inputs(group[0]))
-    names = []
-    for group in groups:
-        differs = [len(set(column)) > 1 for column in zip(*same_settings[_settings_key(group)])]
-        own = zip(INPUTS.values(), inputs(group[0]), differs)
-        names.append(" ".join(f"{word} {digest[:6]}" for word, digest, apart in own if apart))
-    return names
+    seen = [inputs(group[0]) for group in groups]
+    same_settings = _alike(seen, [(group[0]["scenario"], group[0]["method"], group[0]["digest"]) for group in groups])
+    return list(map(_unlike, seen, same_settings))
 
 
-def _settings_key(group: list[dict]) -> tuple[str, str, str]:
-    return group[0]["scenario"], group[0]["method"], group[0]["digest"]
+def _unlike(own: tuple[str, ...], every: Collection[tuple[str, ...]]) -> str:
+    """The words that tell inputs from all of several, as `images 0123ab`; empty if all are equal."""
+    differs = [len(set(column)) > 1 for column in zip(*every)]
+    return " ".join(f"{word} {digest[:6]}" for word, digest, apart in zip(INPUTS.values(), own, differs) if apart)
+
+
+def apart(runs: Iterable[dict]) -> list[tuple[str, list[dict]]]:
+    """Runs that saw the same, so that nothing averages over others, each with the words that tell them from the others."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[inputs(run)].append(run)
+    return [(_unlike(seen, groups), same) for seen, same in groups.items()]
+
+
+def separated(first: list[dict], second: list[dict]) -> dict[str, tuple[list[dict], list[dict]]]:
+    """Two lists of runs to compare, by the words of `apart`; not separated if each list saw the same in all its runs.
+
+    Two lists that differ from each other are compared: then other images may be what explains a difference.
+    """
+    if len(apart(first)) < 2 and len(apart(second)) < 2:
+        return {"": (first, second)}
+    kinds = sorted(apart([*first, *second]), key=lambda kind: kind[0])
+    return {words: ([run for run in first if run in own], [run for run in second if run in own]) for words, own in kinds}
 
 
 def _most(values: list[str]) -> str | None:
     """The value that more than half of the list has, or None."""
     value, count = Counter(values).most_common(1)[0]
     return value if 2 * count > len(values) else None
-
-
-def _kind(group: list[dict]) -> tuple[str, str, str]:
-    return group[0]["scenario"], group[0]["method"], _reading(group)
 
 
 def typed(group: list[dict]) -> list[str]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cil.report.collect import apart
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Table
-from cil.report.same_images import apart
 
 PRINTED, QUOTED, APART = "printed", "quoted", "difference"
 OURS = {"paper": "ours", "released": "ours (released)"}

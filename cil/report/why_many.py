@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError
+from cil.report.collect import apart, separated
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Row, Table, meaning
-from cil.report.same_images import apart, separated
 from cil.report.why import between, facts, flatten, listed
 from cil.runs.run_folder import RunDir
 
