@@ -196,17 +196,6 @@ def apart(runs: Iterable[dict]) -> list[tuple[str, list[dict]]]:
     return [(_unlike(seen, groups), same) for seen, same in groups.items()]
 
 
-def separated(first: list[dict], second: list[dict]) -> dict[str, tuple[list[dict], list[dict]]]:
-    """Two lists of runs to compare, by the words of `apart`; not separated if each list saw the same in all its runs.
-
-    Two lists that differ from each other are compared: then other images may be what explains a difference.
-    """
-    if len(apart(first)) < 2 and len(apart(second)) < 2:
-        return {"": (first, second)}
-    kinds = sorted(apart([*first, *second]), key=lambda kind: kind[0])
-    return {words: ([run for run in first if run in own], [run for run in second if run in own]) for words, own in kinds}
-
-
 def _most(values: list[str]) -> str | None:
     """The value that more than half of the list has, or None."""
     value, count = Counter(values).most_common(1)[0]
@@ -215,7 +204,7 @@ def _most(values: list[str]) -> str | None:
 
 def typed(group: list[dict]) -> list[str]:
     """The arguments of its command that may change the configuration, but for those that a table shows anyway."""
-    command, settings, words = shlex.split(group[0].get("command", "")), _flat(group[0].get("config", {})), []
+    command, settings, words = shlex.split(group[0].get("command", "")), flatten(group[0].get("config", {})), []
     for word in (word for word in command if "=" in word and not word.startswith("-")):
         key = word.lstrip("+~").partition("=")[0]
         if key in SHOWN_ELSEWHERE or key.startswith("hydra") or key.split(".")[0] in NO_SETTING:
@@ -228,13 +217,15 @@ def typed(group: list[dict]) -> list[str]:
 
 def _settings(config: dict) -> dict[str, object]:
     counts = {f"machine.{key}": value for key, value in config.get("machine", {}).items() if key in ("precision", "tf32")}
-    return {key: value for key, value in _flat(config).items() if key.split(".")[0] not in NO_SETTING} | counts
+    flat = flatten(config).items()
+    return {key: value for key, value in flat if key.split(".")[0] not in NO_SETTING and value != {}} | counts
 
 
-def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict):
+def flatten(node: object, prefix: str = "") -> dict[str, object]:
+    """The values of nested dictionaries by their keys, joined with dots; an empty dictionary is a value."""
+    if not isinstance(node, dict) or not node:
         return {prefix: node}
-    return {key: value for name, inner in node.items() for key, value in _flat(inner, f"{prefix}.{name}".strip(".")).items()}
+    return {key: value for name, inner in node.items() for key, value in flatten(inner, f"{prefix}.{name}".strip(".")).items()}
 
 
 def _reading(group: list[dict]) -> str:

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
-from cil.report.across import Across, across, counterpart
+from cil.report.across import Across, across, counterparts
 from cil.report.published import Number
 from cil.runs.run_folder import read_matrices
 
@@ -52,13 +52,12 @@ class Numbers:
         if "dataset_il" not in both or both["config"]["dataset"].get("only"):
             return None  # only one dataset
         try:
-            second = counterpart(both, "second", self.by_address)
-            first = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", self.by_address)
+            others = counterparts(both, self.by_address)
         except UserError:
             return None  # that run is not finished
-        if not all(self.matrix(run) for run in (both, second, first) if run):
+        if not all(self.matrix(run) for run in (both, *others) if run):
             return None
-        return across(self.outputs, both, second, first)["own"]
+        return across(self.outputs, both, *others)["own"]
 
 
 def over(values: Sequence[float | None]) -> Number | None:

@@ -24,6 +24,9 @@ class Number:
     value: float
     spread: float | None = None
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + (f" ± {self.spread:.2f}" if self.spread is not None else "")
+
 
 @dataclass(frozen=True)
 class Column:

@@ -15,7 +15,7 @@ from cil.commands.move_runs import moved
 from cil.commands.run import verified
 from cil.common.errors import UserError, explain
 from cil.report.collect import apart, by_scenario, collect, rows, table
-from cil.report.why_many import sweeps
+from cil.report.why import sweeps
 from cil.runs.run_folder import RunDir
 from tests import harness
 

@@ -16,6 +16,7 @@ import yaml
 from cil.common import switches
 from cil.common.tables import fill
 from cil.engine.build import find
+from cil.report.collect import flatten
 from cil.report.documents.project import Project
 from cil.report.documents.source import class_of, constructor, docstrings
 
@@ -202,14 +203,8 @@ def of_modifier(at: Project, modifier: str, host: str) -> str:
 
 def differing(at: Project, words: list[str]) -> dict[str, tuple[object, object]]:
     """The settings that depend on the reading, each with its values in `READINGS`."""
-    paper, released = (leaves(at.compose(*words, f"reading={name}")) for name in READINGS)
+    paper, released = (flatten(at.compose(*words, f"reading={name}")) for name in READINGS)
     return {key: (value, released[key]) for key, value in paper.items() if key != "reading" and value != released[key]}
-
-
-def leaves(node: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    return {key: value for name, inner in node.items() for key, value in leaves(inner, f"{prefix}.{name}".strip(".")).items()}
 
 
 def recipes(at: Project, method: str) -> str:
@@ -243,7 +238,7 @@ def chosen(node: dict) -> list[str]:
 
 def words_of(node: dict) -> list[str]:
     return [
-        f"`{key}={value}`".replace("|", "\\|") for key, value in leaves(node).items() if node and not key.endswith("_target_")
+        f"`{key}={value}`".replace("|", "\\|") for key, value in flatten(node).items() if node and not key.endswith("_target_")
     ]
 
 
