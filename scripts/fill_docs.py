@@ -48,7 +48,6 @@ from cil.report.documents import (
     projection,
     records,
     recovered,
-    reliability,
     searched,
     stacked,
     start,
@@ -73,7 +72,7 @@ BLOCKS = {
     "optuna": searched.optuna,
     "rates": searched.rates,
     "stacked": lambda at, settings: at.fill("stacked", stacked.stacked(at, settings)),
-    "fuzz": reliability.fill_fuzz,
+    "fuzz": records.fuzz,
 }
 
 ROOT = Path(__file__).resolve().parent.parent
