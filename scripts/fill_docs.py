@@ -40,11 +40,10 @@ from cil.commands.runs import OUTPUTS, found, run, side_by_side, workers
 from cil.commands.tables import sweep
 from cil.report.documents import (
     adapters,
-    baselines,
     clip,
+    comparisons,
     generated,
     locality,
-    orders,
     projection,
     records,
     recovered,
@@ -64,8 +63,8 @@ BLOCKS = {
     "adapters": adapters.fill_all,
     "locality": locality.fill_all,
     "locality_photographs": locality.on_photographs,
-    "baselines": lambda at, settings: at.fill("baselines", baselines.baselines(at, settings)),
-    "orders": orders.orders,
+    "baselines": lambda at, settings: at.fill("baselines", comparisons.baselines(at, settings)),
+    "orders": comparisons.orders,
     "text": records.text,
     "photographs": records.photographs,
     "recovered": recovered.recovered,
