@@ -7,19 +7,24 @@ medians over rounds. Counts are floating-point operations, kernels (operator cal
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from cil.common.signals import StopRequest
 from cil.data.image_store import Pixels
+from cil.engine.build import experiment
 from cil.engine.evaluation import Evaluation
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
 from cil.method import FrozenResults, LabelledImages, Phase, Task
+from cil.runs.run_folder import RunDir
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh",
              "_record_function_enter_new", "_record_function_exit")  # fmt: skip
@@ -111,6 +116,17 @@ def clock(call: Callable[[], object], device: torch.device) -> tuple[float, floa
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer]:
+    """Yields the trainer of a configuration, with its own run folder and without console output."""
+    with redirect_stdout(StringIO()), RunDir(folder).open(config) as run:
+        trainer = experiment(config, run, device, StopRequest())
+        try:
+            yield trainer
+        finally:
+            trainer.log.close()
 
 
 # --- one trainer, cut down to one batch -------------------------------------------------------------------------------

@@ -1,20 +1,14 @@
 """What the parts of the GPU check share: configuration, working folder, device and time limit."""
 
-import contextlib
-import io
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cil.common.signals import StopRequest
-from cil.engine.build import experiment
 from cil.engine.trainer import Trainer
-from cil.runs.run_folder import RunDir
 
 Row = dict[str, Any]  # one result, as it is written to JSON
 
@@ -35,17 +29,6 @@ class Part:
 
     def configured(self, *words: str) -> dict:
         return self.compose(*words, "log.live=false", "data.features=null", f"data.root={self.folder / 'data'}")
-
-
-@contextmanager
-def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer]:
-    """Yields the trainer of a configuration, with its own run folder and without console output."""
-    with contextlib.redirect_stdout(io.StringIO()), RunDir(folder).open(config) as run:
-        trainer = experiment(config, run, device, StopRequest())
-        try:
-            yield trainer
-        finally:
-            trainer.log.close()
 
 
 def attempted(part: Part, row: Row, work: Callable[..., Row], *given: Any) -> Row:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cil.gpu_check.part import Part, Row, attempted, opened
+from cil.bench.harness import opened
+from cil.gpu_check.part import Part, Row, attempted
 
 RUN = ("dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin", "scenario.tasks=2", "train.epochs=2",
        "train.batch_size=16", "machine.checkpoint_seconds=0")  # fmt: skip

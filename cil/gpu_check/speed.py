@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
-from cil.bench.harness import Bench, cost, figures, interleaved, synchronise
-from cil.gpu_check.part import Part, Row, attempted, judged, opened
+from cil.bench.harness import Bench, cost, figures, interleaved, opened, synchronise
+from cil.gpu_check.part import Part, Row, attempted, judged
 
 METHODS = ("dualprompt", "l2p", "dualprompt+pgp", "l2p+pgp", "finetune", "attriclip", "rapf")
 FAMILY = {"attriclip": "clip_vit_b16", "rapf": "clip_vit_b16"}

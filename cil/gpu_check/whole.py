@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
-from cil.bench.harness import figures, synchronise
-from cil.gpu_check.part import Part, Row, attempted, judged, opened
+from cil.bench.harness import figures, opened, synchronise
+from cil.gpu_check.part import Part, Row, attempted, judged
 
 TASKS, EPOCHS = 10, 5  # DualPrompt's own paper trains 5 epochs, PGP's recipe 20
 PGP_EPOCHS = 20

@@ -141,12 +141,9 @@ def sheet(table: Table, parts: Parts) -> str:
     for key, lines in parts.items():
         for line in lines:
             for quantity, value in zip(table.columns[key].quantities, line.values, strict=True):
-                number = (
-                    ["", ""] if value is None else [f"{value.value:.4f}", "" if value.spread is None else f"{value.spread:.4f}"]
-                )
-                rows.writerow(
-                    [table.name, key, line.row, line.what, quantity, *number, "" if line.seeds is None else line.seeds]
-                )
+                both = (value.value, value.spread) if value else (None, None)
+                digits = [None if one is None else f"{one:.4f}" for one in both]
+                rows.writerow([table.name, key, line.row, line.what, quantity, *digits, line.seeds])  # None: an empty cell
     return file.getvalue().rstrip("\n")
 
 

@@ -6,7 +6,7 @@ It lists the settings, files, versions and definitions that can change results, 
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +63,6 @@ def between(*flat: Mapping[str, object]) -> list[Difference]:
     return sorted(found)
 
 
-def cause(rank: int) -> str:
-    return RANKS[rank][1] if rank < len(RANKS) else "another setting"
-
-
 def first_parting(first: AccuracyMatrix, second: AccuracyMatrix) -> str | None:
     """A sentence on the first task after which an accuracy differs; None if there is none."""
     for after in range(min(first.learned, second.learned)):
@@ -105,13 +101,11 @@ def explain(first: Path, second: Path) -> Iterator[str]:
 
 def listed(found: list[Difference]) -> Iterator[str]:
     """Yields the differences grouped by cause, between two empty lines."""
-    last = None
     yield "" if found else "\nNothing that can move a number differs."
-    for difference in found:
-        if difference.rank != last:
-            last = difference.rank
-            yield f"{cause(last)}:"
-        yield f"  {difference.what.removeprefix('config.')}: {short(difference.first)} → {short(difference.second)}"
+    for rank, same in groupby(found, key=lambda difference: difference.rank):
+        yield f"{RANKS[rank][1] if rank < len(RANKS) else 'another setting'}:"
+        for difference in same:
+            yield f"  {difference.what.removeprefix('config.')}: {short(difference.first)} → {short(difference.second)}"
     yield ""
 
 
@@ -120,10 +114,7 @@ def facts(summary: dict) -> dict:
 
 
 def _rank(key: str) -> int:
-    for rank, (prefixes, _) in enumerate(RANKS):
-        if _under(key, prefixes):
-            return rank
-    return len(RANKS)
+    return next((rank for rank, (prefixes, _) in enumerate(RANKS) if _under(key, prefixes)), len(RANKS))
 
 
 def _under(key: str, places: tuple[str, ...]) -> bool:

@@ -86,19 +86,14 @@ def scenarios(at: Project) -> str:
 
 def methods(at: Project) -> str:
     """The table of all methods that have a page."""
-    shown = [name for name in at.options("method") if (at.root / "docs" / "methods" / f"{name}.md").exists()]
     lines = []
-    for name in shown:
-        config = at.compose(f"method={name}", PAPER_SIZED)
-        kept = "memory" in config["method"]
-        text = summary((at.root / "docs" / "methods" / f"{name}.md").read_text())
-        lines.append([f"[`{name}`]({name}.md)", text, f"`{family(at, name)}`", "yes" if kept else "no"])
+    for name in at.options("method"):
+        page = at.root / "docs" / "methods" / f"{name}.md"
+        if page.exists():
+            kept = "memory" in at.compose(f"method={name}", PAPER_SIZED)["method"]
+            told = page.read_text().split("\n\n")[1].replace("\n", " ").replace("|", "\\|")  # the paragraph after the title
+            lines.append([f"[`{name}`]({name}.md)", told, f"`{family(at, name)}`", "yes" if kept else "no"])
     return grid(["method", "what it does", "backbone", "memory"], lines)
-
-
-def summary(page: str) -> str:
-    """The first paragraph after the title of a page."""
-    return page.split("\n\n")[1].replace("\n", " ").replace("|", "\\|")
 
 
 def family(at: Project, method: str) -> str:
