@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -17,7 +18,7 @@ class Numbers:
 
     def __init__(self, outputs: Path, every: Sequence[dict]) -> None:
         self.outputs, self.by_address = outputs, {summary["address"]: summary for summary in every}
-        self._matrices: dict[str, AccuracyMatrix | None] = {}
+        self._matrices: dict[str, AccuracyMatrix] = {}
         self._pairs: dict[str, Across | None] = {}
 
     def of(self, run: dict, quantity: str) -> float | None:
@@ -37,11 +38,9 @@ class Numbers:
         """The accuracy matrix among all classes seen; None if there is no readable file."""
         address = run["address"]
         if address not in self._matrices:
-            try:
+            with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
                 self._matrices[address] = read_matrices(self.outputs / address)["class_il"]
-            except (OSError, ValueError, KeyError, IndexError, TypeError):
-                self._matrices[address] = None
-        return self._matrices[address]
+        return self._matrices.get(address)
 
     def _across(self, both: dict) -> Across | None:
         if both["address"] not in self._pairs:

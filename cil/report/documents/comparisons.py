@@ -9,7 +9,7 @@ from statistics import fmean
 
 from cil.common.errors import UserError
 from cil.common.tables import grid, mean_and_spread
-from cil.report.collect import count
+from cil.report import collect
 from cil.report.documents.project import Project, listed
 from cil.report.documents.projection import moved
 from cil.runs.run_folder import address
@@ -24,10 +24,7 @@ SCRATCH = (
     "finetune family=resnet32", "ewc family=resnet32", "lwf family=resnet32", "icarl family=resnet32", "bic family=resnet32",
     "derpp family=resnet32", "der_mcg", "ari", "joint family=resnet32",
 )  # fmt: skip
-COLUMNS = {
-    "ACC": ("class_il", "acc"), "forgetting": ("class_il", "forgetting"), "avg inc": ("class_il", "incremental_average"),
-    "task-IL": ("task_il", "acc"),
-}  # fmt: skip
+COLUMNS = {name: place for name, place in collect.COLUMNS.items() if name != "BT"}
 TABLES = {
     "`vit_tiny`, pre-trained": (
         "class_mean", "fecam", "ranpac", "aper", "ease", "slca", "l2p", "dualprompt", "coda_prompt", "lae", "inflora",
@@ -121,4 +118,4 @@ def line(row: str, found: list[dict], *more: str) -> list[str]:
         return [f"`{row}`", "not run", *["–"] * (len(COLUMNS) + 1)]
     means = [mean_and_spread([run[part][key] for run in found]) for part, key in COLUMNS.values()]
     seconds = f"{fmean(run['seconds'] for run in found):.0f}"
-    return [f"`{row}`", *means, *more, count(found[0]["trained_parameters"]), seconds]
+    return [f"`{row}`", *means, *more, collect.count(found[0]["trained_parameters"]), seconds]
