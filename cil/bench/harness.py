@@ -6,7 +6,7 @@ medians over rounds. Counts are floating-point operations, kernels (operator cal
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -263,17 +263,13 @@ def cut(task: Task, batch: int) -> Task:
     return replace(task, train=train, train_plain=plain, test=test, last=True)
 
 
-def share_rows(views: Iterable[LabelledImages], batch: int) -> list[LabelledImages]:
+def share_rows(views: Sequence[LabelledImages], batch: int) -> list[LabelledImages]:
     """The first `batch` evenly spaced images of each view, copied so that they form a split of their own."""
-    views = list(views)
-    count = min(batch, len(views[0]))
+    pixels, count = views[0].pixels, min(batch, len(views[0]))
     chosen = torch.arange(count) * len(views[0]) // count
-    pixels, rows = pick(views[0].pixels, views[0].rows[chosen]), torch.arange(count)
-    return [LabelledImages(pixels, rows, view.labels[chosen], view.view) for view in views]
-
-
-def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
-    return Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
+    rows = views[0].rows[chosen]
+    own = Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
+    return [LabelledImages(own, torch.arange(count), view.labels[chosen], view.view) for view in views]
 
 
 def name(method: object) -> str:

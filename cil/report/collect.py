@@ -33,21 +33,21 @@ MEANING = (
 def collect(outputs: Path) -> tuple[list[dict], list[str]]:
     """The summaries of all finished runs below a folder, and a line for each folder that was skipped, with the reason."""
     found, passed_over = [], []
-    for file in (folder / "summary.json" for folder in sorted(outputs.glob("*/*/*/seed*/"))):
+    for folder in sorted(outputs.glob("*/*/*/seed*/")):
         try:
-            if not (file.parent / "DONE").exists():
-                passed_over.append(f"{file.parent}: not finished")
+            if not RunDir(folder).is_done:
+                passed_over.append(f"{folder}: not finished")
                 continue
-            summary = RunDir(file.parent).summary()
-            if summary["address"] != str(file.parent.relative_to(outputs)):
-                passed_over.append(f"{file.parent}: holds the run of another address, {summary['address']}")
+            summary = RunDir(folder).summary()
+            if summary["address"] != str(folder.relative_to(outputs)):
+                passed_over.append(f"{folder}: holds the run of another address, {summary['address']}")
             else:
                 _ = [summary[part][key] for part, key in COLUMNS.values()], [summary[key] for key in NEEDED]
                 found.append(summary)
         except UserError as mistake:
-            passed_over.append(f"{file.parent}: {mistake}")
+            passed_over.append(f"{folder}: {mistake}")
         except (KeyError, TypeError) as error:
-            passed_over.append(f"{file.parent}: not a run's summary ({type(error).__name__})")
+            passed_over.append(f"{folder}: not a run's summary ({type(error).__name__})")
     return found, passed_over
 
 
@@ -69,14 +69,10 @@ def inputs(summary: dict) -> tuple[str, ...]:
     return tuple(str(summary.get("identity", {}).get(key)) for key in keys)
 
 
-def validated(summary: dict) -> bool:
-    """Whether the accuracies are of held-out training images."""
-    return bool(summary["config"].get("scenario", {}).get("validation"))
-
-
 def chosen(summary: dict) -> str:
     """What a table adds to the name of a run: on which images its accuracies were measured or its settings chosen."""
-    return ", validation" * validated(summary) + ", chosen on test accuracy" * chosen_on_test(summary)
+    held_out = bool(summary["config"].get("scenario", {}).get("validation"))
+    return ", validation" * held_out + ", chosen on test accuracy" * chosen_on_test(summary)
 
 
 def by_seed(summary: dict) -> bool:
@@ -234,13 +230,9 @@ def _reading(group: list[dict]) -> str:
 
 def doubts(groups: Iterable[list[dict]]) -> list[str]:
     """One line for each run whose accuracy and forgetting cannot both be right."""
-    lines = []
-    for summary in (s for group in groups for s in group):
-        numbers = summary["class_il"]
-        if numbers["forgetting"] is not None:
-            reason = impossible(numbers["acc"], numbers["forgetting"], summary["tasks"])
-            lines += [f"{summary['address']}: {reason}"] if reason else []
-    return lines
+    known = (run for group in groups for run in group if run["class_il"]["forgetting"] is not None)
+    pairs = ((run, impossible(run["class_il"]["acc"], run["class_il"]["forgetting"], run["tasks"])) for run in known)
+    return [f"{run['address']}: {reason}" for run, reason in pairs if reason]
 
 
 def count(parameters: int) -> str:
