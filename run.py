@@ -2,7 +2,7 @@
 
 import sys
 
-from cil.commands.run import front_door
+from cil.launch.run import front_door
 
 if __name__ == "__main__":
     sys.exit(front_door())

@@ -11,12 +11,11 @@ run.predictions[9].scores         # with save.predictions=true; also run.per_cla
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 from cil.metrics import AccuracyMatrix
 from cil.report.finished import Run, load, results, rows
 from cil.runs.record import Reported
-from cil.runs.run_folder import RunDir, address, read_matrices
+from cil.runs.run_folder import read_matrices, run_of
 
 __all__ = ["Run", "load", "results", "rows", "run"]
 
@@ -29,12 +28,12 @@ def run(*words: str, after_task: Callable[[AccuracyMatrix], object] | None = Non
     `after_task` is called after each task with the accuracies so far, also for tasks that were learned earlier. An exception
     that it raises stops the run, which the same call resumes.
     """
-    from cil.commands.compose import compose
-    from cil.commands.run import execute, verified
+    from cil.launch.compose import compose
+    from cil.launch.run import execute, verified
     from cil.runs.settings import checked
 
     config = checked(compose(*words, *(f"{key}={value}" for key, value in settings.items())))
-    folder = RunDir(Path(config["outputs"]) / address(config))
+    folder = run_of(config)
     if config.get("debug"):
         folder.discard()
     if not folder.is_done:

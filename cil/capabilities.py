@@ -278,8 +278,5 @@ def require(thing: object, capability: type, who: str) -> None:
     """Raise a UserError if `thing` lacks `capability`; `who` needs it."""
     if not isinstance(thing, capability):
         what = (capability.__doc__ or f"offers {capability.__name__}").strip().splitlines()[0]
-        raise UserError(f"{who} needs a {_kind(thing)} that {what}; {type(thing).__name__} does not")
-
-
-def _kind(thing: object) -> str:
-    return "method" if hasattr(thing, "training_step") else "backbone"
+        kind = "method" if hasattr(thing, "training_step") else "backbone"
+        raise UserError(f"{who} needs a {kind} that {what}; {type(thing).__name__} does not")

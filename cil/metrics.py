@@ -6,7 +6,6 @@ task i after learning task t, with t and i counted from 0 in code; T is the numb
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +41,12 @@ class AccuracyMatrix:
         """Number of tasks learned when the last row was measured. Earlier rows may be missing."""
         measured = np.flatnonzero(np.isfinite(self.correct[:, 0]))
         return int(measured[-1]) + 1 if len(measured) else 0
+
+    def until(self, task: int) -> "AccuracyMatrix":
+        """The matrix as it was right after learning `task`."""
+        cut = AccuracyMatrix(self.totals[: task + 1].tolist())
+        cut.correct[:] = self.correct[: task + 1, : task + 1]
+        return cut
 
     def after(self, task: int) -> float:
         """A_t = (1/t) Σ_{i≤t} R[t, i]: mean over tasks after learning `task` (L2P, DualPrompt, PGP, AttriCLIP)."""
@@ -80,9 +85,7 @@ class AccuracyMatrix:
 
     def forgetting_curve(self) -> list[float]:
         """The forgetting after each task learned; NaN after the first, when nothing can be forgotten."""
-        triangles = (self.percent[: task + 1].tolist() for task in range(1, self.learned))
-        earlier = ([row[: task + 1] for task, row in enumerate(rows)] for rows in triangles)
-        return [NAN, *(AccuracyMatrix.of_percents(rows).forgetting() for rows in earlier)]
+        return [self.until(task).forgetting() for task in range(self.learned)]
 
     def forgetting_with_last(self) -> float:
         """F⁺: the maximum includes the last row, so no term is negative (released code of L2P, DualPrompt, PGP; mammoth)."""
@@ -91,14 +94,6 @@ class AccuracyMatrix:
     def backward_transfer(self) -> float:
         """BWT = (1/(T−1)) Σ_{i<T} (R[T, i] − R[i, i]) (Lopez-Paz & Ranzato 2017, GEM). Avalanche's forgetting is −BWT."""
         return self._mean_over_old(lambda r, i, last: r[last, i] - r[i, i])
-
-    def forward_transfer(self, untrained: Sequence[float]) -> float:
-        """FWT = (1/(T−1)) Σ_{i>1} (R[i−1, i] − r_i) (GEM); `untrained` holds r_i, the accuracies of an untrained model.
-
-        It needs the entries above the diagonal, which are zero by construction if unseen classes are masked.
-        """
-        r, tasks = self.percent, len(self.totals)
-        return float(np.mean([r[i - 1, i] - untrained[i] for i in range(1, tasks)])) if tasks > 1 else NAN
 
     def step_drops(self) -> float:
         """(1/(T−1)) Σ_{t≥2} (1/t) Σ_{i<t} (R[t−1, i] − R[t, i]) (text of CODA-Prompt): smaller than forgetting."""
@@ -126,28 +121,12 @@ class AccuracyMatrix:
         return float(np.mean([term(r, i, last) for i in range(last)])) if last > 0 else NAN
 
 
-class Transfer(NamedTuple):
-    """Forward and backward transfer of AttriCLIP: differences between two runs (CVPR 2023, Tables 3 and 4)."""
-
-    forward: float
-    backward: float
-
-
-def transfer_between_runs(
-    *, second_after_first: float, second_alone: float, first_after_second: float, first_alone: float
-) -> Transfer:
-    """FT = ACC(second after first) − ACC(second alone); BT = ACC(first, tested after second) − ACC(first alone)."""
-    return Transfer(second_after_first - second_alone, first_after_second - first_alone)
-
-
-def highest_average(forgetting: float, tasks: int) -> float:
-    """Return the highest ACC that is possible with forgetting F: [(T−1)(100 − F) + 100] / T, since no accuracy exceeds 100."""
-    return ((tasks - 1) * (100 - forgetting) + 100) / tasks
-
-
 def impossible(acc: float, forgetting: float, tasks: int, tolerance: float = 0.05) -> str | None:
-    """Return why a published pair of ACC and forgetting cannot come from one run, or None. `tolerance` allows for rounding."""
-    ceiling = highest_average(forgetting, tasks)
+    """Return why a published pair of ACC and forgetting cannot come from one run, or None. `tolerance` allows for rounding.
+
+    No accuracy exceeds 100, so with forgetting F the highest ACC is [(T−1)(100 − F) + 100] / T.
+    """
+    ceiling = ((tasks - 1) * (100 - forgetting) + 100) / tasks
     if acc <= ceiling + tolerance:
         return None
     return f"ACC {acc:.2f} is impossible: forgetting {forgetting:.2f} over {tasks} tasks leaves at most {ceiling:.2f}"

@@ -1,4 +1,4 @@
-"""The launcher hydra/launcher=stacked. Hydra finds launchers in this folder only; the work is in cil/commands/stacked.py."""
+"""The launcher hydra/launcher=stacked. Hydra finds launchers in this folder only; the work is in cil/launch/stacked.py."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ class StackedLauncher(BasicLauncher):
     """Hydra's own launcher, which trains the runs in turn or reports that they are done. `train_together` is called before."""
 
     def setup(self, *, hydra_context: HydraContext, **rest: Any) -> None:
-        from cil.commands.compose import Files
+        from cil.launch.compose import Files
 
         super().setup(hydra_context=hydra_context, **rest)
         loader: Any = hydra_context.config_loader
@@ -31,7 +31,7 @@ class StackedLauncher(BasicLauncher):
         loader.load_sweep_config = once
 
     def train_together(self, jobs: Sequence[Sequence[str]]) -> None:
-        from cil.commands.stacked import train_together
+        from cil.launch.stacked import train_together
 
         assert self.hydra_context is not None and self.config is not None
         train_together(jobs, partial(self.hydra_context.config_loader.load_sweep_config, self.config))

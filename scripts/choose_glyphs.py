@@ -1,5 +1,5 @@
 """Choose the characters of Split-Glyphs: 100 for the benchmark, the rest for
-pre-training. The lists are cil/data/datasets/glyphs_{classes,base}.txt.
+pre-training. The lists are cil/data/datasets/glyphs/{classes,base}.txt.
 
 python scripts/choose_glyphs.py            # write the lists
 python scripts/choose_glyphs.py --check    # compare with the existing lists
@@ -86,7 +86,7 @@ def main() -> int:
     chosen, base = choose(without_lookalikes(candidates()))
     wanted = {"classes": text(chosen, "the classes of Split-Glyphs"), "base": text(base, "for pre-training only")}
     for which, content in wanted.items():
-        file = glyphs.HERE / f"glyphs_{which}.txt"
+        file = glyphs.FOLDER / f"{which}.txt"
         if not check:
             file.write_text(content)
         elif file.read_text() != content:

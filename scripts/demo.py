@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.commands.compose import compose
 from cil.common.tables import fill
+from cil.launch.compose import compose
 from cil.report.collect import MEANING, collect, rows, table
 from cil.report.documents.project import page_of
 from cil.runs.run_folder import address

@@ -34,10 +34,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cil.commands.compose import Composer, guarded, options, swept
 from cil.commands.pictures import draw, nonlocality_of
-from cil.commands.runs import OUTPUTS, found, run, side_by_side, workers
 from cil.commands.tables import sweep
+from cil.launch.compose import Composer, guarded, options, swept
+from cil.launch.runs import OUTPUTS, found, run, side_by_side, workers
 from cil.report.documents import (
     adapters,
     clip,

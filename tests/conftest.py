@@ -9,7 +9,7 @@ import torch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
-from cil.contract.method import characters, three_tasks  # noqa: E402
+from cil.contract import characters, three_tasks  # noqa: E402
 from cil.data.images import Images  # noqa: E402
 from cil.data.scenario import Scenario  # noqa: E402
 from cil.data.transforms.views import ImageSpec  # noqa: E402

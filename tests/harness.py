@@ -1,16 +1,14 @@
 """What several tests need: composing without Hydra's main, running in this process, comparing two runs."""
 
-from pathlib import Path
-
 import matplotlib.figure  # noqa: F401  (here, so that forked children need not import it)
 
 import cil.engine.build
 import cil.engine.summary  # noqa: F401
-from cil.commands import run as front_door
-from cil.commands.compose import compose, options  # noqa: F401
 from cil.common.places import CHECKOUT
-from cil.contract.bits import difference, record
-from cil.runs.run_folder import RunDir, address
+from cil.contract import difference, record
+from cil.launch import run as front_door
+from cil.launch.compose import compose, options  # noqa: F401
+from cil.runs.run_folder import RunDir, run_of
 
 assert CHECKOUT is not None
 ROOT = CHECKOUT
@@ -23,10 +21,6 @@ SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weig
 def latin(classes: int) -> tuple[str, ...]:
     """Words for so many characters of the benchmark, at most 30, in place of its hundred."""
     return "dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin", f"+dataset.classes={classes}"
-
-
-def run_of(config: dict) -> RunDir:
-    return RunDir(Path(config["outputs"]) / address(config))
 
 
 def execute(config: dict) -> RunDir:

@@ -8,15 +8,14 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cil.backbones.base import Backbone, image_spec
-from cil.backbones.compiled import plainly
-from cil.backbones.packed_text import encode, room_for
+from cil.backbones.base import Backbone, image_spec, plainly
+from cil.backbones.packed_text import encode
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, fits
 from cil.common.transfer import sent
 from cil.data.transforms.views import ImageSpec
-from cil.modules.joined import joined
+from cil.modules.together import joined
 
 PLAIN = {"embed_dim": Count, "quick_gelu": bool}  # the keys of `changes` that open_clip does not check itself
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"  # a shipped file holds only the rows of tokens seen in pre-training
@@ -64,6 +63,23 @@ class TwoTowers(Backbone):
             raise UserError("method.phrase is empty; type method.phrase='a photo of a', or method.phrase=null")
         words = self.embed(phrase).detach()
         return noise + words[torch.arange(length) % len(words)]
+
+    @property
+    def _first(self) -> int:
+        """The number of tokens before a text."""
+        return getattr(self.tokenizer, "first", 1)  # a `FileTokenizer` knows it
+
+    def room_for(self, names: Sequence[str], length: int) -> None:
+        """Raise an error if a name does not fit after a context of `length` tokens."""
+        first, most = self._first, self.trunk.context_length
+        longest, name = max((len(self.tokenizer.encode(f"{name}.")) + 1, name) for name in names)  # with the end-of-text token
+        if first + length + longest <= most:
+            return
+        if length == 0:
+            raise UserError(f"the text {name!r} has {first + longest} tokens, the text encoder takes {most}; shorten the name "
+                            "(dataset.names=FILE) or the template")  # fmt: skip
+        raise UserError(f"a context of {length} tokens and the class name {name!r} of {longest} make "
+                        f"{first + length + longest}, the text tower takes {most}; shorten the context")  # fmt: skip
 
 
 class CLIP(TwoTowers):
@@ -123,7 +139,14 @@ class CLIP(TwoTowers):
         return self.trunk.visual.transformer.resblocks[-1].ln_1
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.encode_tokens(self.tokenizer(list(texts)))
+        """Encode texts: (texts, width). The encoder is causal, so nothing after the last end-of-text token is computed."""
+        tokens = self.tokenizer(list(texts))
+        trunk, ends = self.trunk, tokens.argmax(1)
+        length, device = int(ends.max()) + 1, trunk.text_projection.device
+        tokens, ends = sent(tokens[:, :length], device), sent(ends, device)
+        x = trunk.token_embedding(tokens) + trunk.positional_embedding[:length]
+        x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
+        return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
 
     def encode_contexts(self, contexts: Tensor, names: Sequence[str]) -> Tensor:
         """Encode "context name." for each context and class name: (sets, length, text width) → (sets, names, width).
@@ -133,24 +156,11 @@ class CLIP(TwoTowers):
         tokens = self._tokens(names)
         return joined(lambda contexts: encode(self.trunk, contexts, self.tokenizer.sot_token_id, tokens), contexts)
 
-    def room_for(self, names: Sequence[str], length: int) -> None:
-        """Raise an error if a name does not fit after a context of `length` tokens."""
-        room_for(self.trunk, length, names, self._tokens(names))
-
     def _tokens(self, names: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each name, with a full stop and the end-of-text token."""
         for name in set(names) - self._names.keys():
             self._names[name] = [*self.tokenizer.encode(f"{name}."), self.tokenizer.eot_token_id]
         return [self._names[name] for name in names]
-
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(texts, context) on the CPU → (texts, width). It is causal, so nothing after the last end-of-text is computed."""
-        trunk, ends = self.trunk, tokens.argmax(1)
-        length, device = int(ends.max()) + 1, trunk.text_projection.device
-        tokens, ends = sent(tokens[:, :length], device), sent(ends, device)
-        x = trunk.token_embedding(tokens) + trunk.positional_embedding[:length]
-        x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
-        return x[torch.arange(len(x), device=x.device), ends] @ trunk.text_projection
 
 
 def through(backbone: CLIP, images: Tensor, prompts: Tensor | None, project: bool = True) -> Tensor:

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from cil.backbones.base import NORMS, image_spec
 from cil.backbones.clip import CLIP, Trunk, TwoTowers, like_openai
-from cil.backbones.packed_text import too_long
 from cil.backbones.tokens import FileTokenizer, tokenizer_of
 from cil.backbones.weights import load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count
 from cil.data.transforms.views import ImageSpec
-from cil.modules.joined import joined
+from cil.modules.together import joined
 
 TOGETHER = 256  # texts in one forward pass
 
@@ -108,18 +107,6 @@ class OpenCLIP(TwoTowers):
         project = text.text_projection
         return project(x) if isinstance(project, nn.Linear) else x if project is None else x @ project
 
-    def room_for(self, names: Sequence[str], length: int) -> None:
-        """Raise an error if a name does not fit after a context of `length` tokens."""
-        most, special = self.text.context_length, self._first + 1
-        longest, name = max((len(self.tokenizer.encode(f"{name}.")), name) for name in names)
-        if length + longest + special > most:
-            raise too_long(name, longest + 1, length, self._first, most)
-
-    @property
-    def _first(self) -> int:
-        """The number of tokens before a text."""
-        return self.tokenizer.first if isinstance(self.tokenizer, FileTokenizer) else 1
-
 
 class OpenCLIPWithTokens(OpenCLIP):
     """One whose image encoder is a plain transformer of timm, such as SigLIP's, and takes image prompts."""
@@ -173,8 +160,8 @@ def open_clip_model(
         raise UserError(f"backbone.name={name} {kind}, which this project does not run; type backbone.name=ViT-B-16-SigLIP, or "
                         "another model of open_clip")  # fmt: skip
     tag = tagged(name, pretrained, weights)
-    own = {"mean": [*tag["mean"]], "std": [*tag["std"]]} if tag else dict(zip(("mean", "std"), map(list, NORMS["clip"])))
-    spec = image_spec({"size": size or config["vision_cfg"]["image_size"], "norm": own if norm == "expected" else norm}, None)
+    mean, std = (tag["mean"], tag["std"]) if tag else NORMS["clip"]
+    spec = image_spec({"size": size or config["vision_cfg"]["image_size"], "norm": norm}, {"mean": mean, "std": std})
     if weights == "open_clip":
         repo, _, file = tag["hf_hub"].rpartition("/")
         weights = f"hub:{repo}/{file or 'open_clip_model.safetensors'}"

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from cil.common.errors import UserError
-
 CPU = torch.device("cpu")
 TOGETHER = 32  # names in one sequence: more repeat the context less often, but make attention more expensive
 
@@ -26,22 +24,6 @@ def encode(trunk: nn.Module, contexts: Tensor, start: int, names: Sequence[Seque
     """
     parts = [tuple(map(tuple, names[first : first + TOGETHER])) for first in range(0, len(names), TOGETHER)]
     return torch.cat([_encode(trunk, contexts, start, part) for part in parts], 1)
-
-
-def room_for(trunk: nn.Module, length: int, names: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
-    """Raise an error if a name does not fit after the start token and a context of `length` tokens."""
-    longest, name = max(zip(map(len, tokens), names))
-    if 1 + length + longest > (most := len(trunk.positional_embedding)):
-        raise too_long(name, longest, length, 1, most)
-
-
-def too_long(name: str, longest: int, length: int, first: int, most: int) -> UserError:
-    """Return the error for a name of `longest` tokens behind `first` special tokens and a context of `length`."""
-    if length == 0:
-        return UserError(f"the text {name!r} has {first + longest} tokens, the text encoder takes {most}; shorten the name "
-                         "(dataset.names=FILE) or the template")  # fmt: skip
-    return UserError(f"a context of {length} tokens and the class name {name!r} of {longest} make {first + length + longest}, "
-                     f"the text tower takes {most}; shorten the context")  # fmt: skip
 
 
 def _encode(trunk: nn.Module, contexts: Tensor, start: int, names: tuple[tuple[int, ...], ...]) -> Tensor:

@@ -38,8 +38,8 @@ def timm_model(
     resampled position embeddings. `changes` are further arguments of the model.
     """
     name, found = released(name)
-    own = {"mean": list(found.mean), "std": list(found.std)}
-    spec = image_spec({"size": size or min(found.input_size[1:]), "norm": own if norm == "expected" else norm}, None)
+    own = {"mean": found.mean, "std": found.std}
+    spec = image_spec({"size": size or min(found.input_size[1:]), "norm": norm}, own)
     trunk = built(name, spec.size, changes)
     backbone = ViT(trunk, spec) if isinstance(trunk, timm.models.VisionTransformer) and plain(trunk) else TimmModel(trunk, spec)
     backbone.identity = load(trunk, address(name, weights), sha256, root)

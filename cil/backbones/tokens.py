@@ -73,8 +73,8 @@ def _found(name: str, repo: str | None, folder: str | None, weights: str | None,
     if folder is not None:
         places = [Path(folder).expanduser()]
     else:
-        known = [Path(root).expanduser() / part for part in (weights, repo) if part and root]
-        places = known if weights in entries() else known[1:]
+        below = [weights, repo] if weights in entries() else [repo]
+        places = [Path(root).expanduser() / str(part) for part in below] if root else []
         cached = in_cache(str(repo), FILES[0])
         places += [cached.parent] if cached else []
     for place in places:

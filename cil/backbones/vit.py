@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from cil.backbones.base import Backbone, image_spec
-from cil.backbones.compiled import plainly
+from cil.backbones.base import Backbone, image_spec, plainly
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check
 from cil.data.transforms.views import ImageSpec
 from cil.modules.adapters.lora import LINEARS, Change, Changes, linear
-from cil.modules.joined import joined
+from cil.modules.together import joined
 
 Prefix = tuple[Tensor, Tensor]  # keys and values, each (batch or 1, heads, length, width of a head)
 Adapter = Callable[[Tensor], Tensor]  # (batch, tokens, width) → what is added to the MLP's output

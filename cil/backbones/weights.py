@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from cil.backbones.registry import SHIPPED, Entry, ambiguous, entries, pinned
+from cil.backbones.registry import SHIPPED, ambiguous, entries, pinned
 from cil.common.errors import UserError, nearest
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")  # of files of weights
@@ -41,8 +41,13 @@ def locate(weights: str, sha256: str | None, root: str | None) -> tuple[Path, st
     """
     kind, _, name = weights.partition(":")
     known = None
-    if weights in entries():
-        file, known = _registered(entries()[weights], root)
+    if entry := entries().get(weights):
+        if root is not None and (here := entry.found_in(Path(root).expanduser())):
+            file, known = here
+        elif entry.repo:
+            file, known = from_hub(entry.repo, entry.file, weights), entry.sha256
+        else:
+            raise entry.absent(root)
     elif kind == "shipped":
         file = SHIPPED / name
     elif kind == "hub":
@@ -127,15 +132,6 @@ def _compare(weights: str, file: Path, found: str, sha256: str | None, known: st
                             f"and fetch it again, or type backbone.sha256={found} to use it anyway")  # fmt: skip
         if wanted is not None:
             return
-
-
-def _registered(entry: Entry, root: str | None) -> tuple[Path, str | None]:
-    """Return the file and the sha256 that the registry has for it."""
-    if root is not None and (here := entry.found_in(Path(root).expanduser())):
-        return here
-    if entry.repo is None:
-        raise entry.absent(root)
-    return from_hub(entry.repo, entry.file, entry.name), entry.sha256
 
 
 def _path(weights: str) -> Path:

@@ -26,8 +26,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import compose, guarded
 
 ROWS = ("floor", "step", "eval", "data", "subspace", "text")
 OPTIONAL = ("features", "stack")  # only if named, since they take minutes
@@ -95,17 +95,14 @@ def bench(asked: argparse.Namespace) -> Iterator[dict]:
                     yield from data(first, batch=asked.batch, rounds=asked.rounds)
                     if isinstance(first.pixels, Pixels):
                         yield from archive(config, trainer.method.backbone)
-                    continue
-                if word == "features":
+                elif word == "features":
                     yield from features(config)
-                    continue
-                if word == "stack":
+                elif word == "stack":
                     yield from stacked(lambda seed: run_of_seed(config, trainer, seed), asked.rounds)
-                    continue
-                if word in fixed:
+                elif word in fixed:
                     yield from fixed[word](asked.rounds)
-                    continue
-                prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
-                yield from getattr(prepared, word)()
+                else:
+                    prepared = prepared or Bench(trainer, batch=asked.batch, rounds=asked.rounds)
+                    yield from getattr(prepared, word)()
         finally:
             trainer.log.close()

@@ -12,9 +12,9 @@ file names and labels.
 import argparse
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded, options
 from cil.common.errors import UserError
 from cil.common.tables import grid
+from cil.launch.compose import compose, guarded, options
 
 
 def main(words: list[str] | None = None) -> int:

@@ -20,9 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded, options
 from cil.common import places
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import compose, guarded, options
 
 MINUTES = {"accuracy": 3.0, "resume": 1.0, "speed": 5.0, "run": 2.0}  # limit of each part; unused time goes to the next
 

@@ -47,6 +47,6 @@ def main() -> int:
     elif name.replace("-", "").isalpha() and not name.startswith("-"):
         print(f"error: there is no command {name}; {nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
-    from cil.commands.run import front_door
+    from cil.launch.run import front_door
 
     return front_door()

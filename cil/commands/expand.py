@@ -24,20 +24,11 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
-from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
-
-from cil.commands.compose import compose, guarded
-from cil.commands.runs import lines
 from cil.common import places
 from cil.common.errors import UserError
-from cil.runs.run_folder import RunDir, address
+from cil.launch.compose import compose, drawn, guarded, launcher, lines
+from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
 RENAMED = {"name": "job-name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks-per-node"}
@@ -63,14 +54,16 @@ def print_commands(words: list[str]) -> None:
     stacked = "--stacked" in words
     words = [word for word in words if word != "--stacked"]
     found = lines(words) if draws is None else drawn(words, draws, seed or 0)
-    wanted = [line for line in found if not (missing and finished(line))]  # a list, so that an error prints none
+    if missing:
+        found = (line for line in found if not run_of(checked(compose(*line))).is_done)
+    wanted = list(found)  # so that an error prints none
     for line in groups(wanted) if stacked else wanted:
         print(shlex.join([*places.entry(), *line]))
 
 
 def groups(runs: list[list[str]]) -> Iterator[list[str]]:
     """Yield a sweep for each group of runs that hydra/launcher=stacked trains together, and each other run alone."""
-    from cil.commands.stacked import group_of
+    from cil.launch.stacked import group_of
 
     together: dict[str, list[list[str]]] = {}
     for line in runs:
@@ -95,46 +88,11 @@ def number(words: list[str], option: str, least: int) -> int | None:
     return int(value)
 
 
-def drawn(words: list[str], draws: int, seed: int) -> Iterator[list[str]]:
-    """Yield the settings of `draws` runs, with random values where a word has several. More draws repeat the first ones."""
-    overrides = OverridesParser.create().parse_overrides(words)
-    if not any(override.is_sweep_override() for override in overrides):
-        raise UserError("no setting has several values to draw from; type one, as in 'optim.lr=tag(log,interval(0.001,0.1))'")
-    random = Random(seed)
-    for _ in range(draws):
-        line = [value_of(override, random) or word for word, override in zip(words, overrides, strict=True)]
-        compose(*line)  # so that an error prints none
-        yield line
-
-
-def value_of(override: Override, random: Random) -> str | None:
-    """A word with one random value of a setting, to four digits; None if the setting has only one value."""
-    if not override.is_sweep_override():
-        return None
-    if not override.is_interval_sweep():
-        return f"{override.get_key_element()}={random.choice([*override.sweep_string_iterator()])}"
-    value: Any = override.value()
-    if not value.start < value.end or ("log" in value.tags and value.start <= 0):
-        raise UserError(f"{override.input_line} holds no numbers to draw from; type another range, as in interval(0.001,0.1)")
-    if "log" in value.tags:
-        drawn = math.exp(random.uniform(math.log(value.start), math.log(value.end)))
-    else:
-        drawn = random.uniform(value.start, value.end)
-    return f"{override.get_key_element()}={round(drawn) if isinstance(value.start, int) else f'{drawn:.4g}'}"
-
-
-def finished(line: list[str]) -> bool:
-    config = checked(compose(*line))
-    return RunDir(Path(config["outputs"]) / address(config)).is_done
-
-
 def options(file: str = "", *words: str) -> list[str]:
     """The options of sbatch for a file of commands."""
     if not Path(file).is_file():
         raise UserError(f"--options {file}: there is no such file; type --options FILE, where FILE has one command per line")
-    with initialize_config_dir(str(places.CONF), version_base="1.3"):
-        config = hydra_compose("config", ["hydra/launcher=submitit_slurm", *words], return_hydra_config=True)
-    settings: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    settings = launcher("submitit_slurm", *words)
     count = len(Path(file).read_text().splitlines())
     if not count:
         raise UserError(f"--options {file}: the file is empty; if --missing wrote it, all runs are finished")

@@ -11,8 +11,8 @@ its images.
 import argparse
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import compose, guarded
 
 
 def main(words: list[str] | None = None) -> int:
@@ -32,23 +32,23 @@ def main(words: list[str] | None = None) -> int:
 def get(name: str, root: Path, mirror: str | None) -> None:
     """Download one dataset, or print how to get it by hand."""
     from cil.data.archives import check
-    from cil.data.datasets.sources import SOURCES
+    from cil.data.datasets.places import SOURCES
     from cil.data.download import fetch
 
     if name not in SOURCES:
         raise UserError(f"dataset {name} is not known; {nearest(name, SOURCES)}")
     source, config = SOURCES[name], compose(f"dataset={name}")["dataset"]
-    if source.by_hand:
-        print(source.by_hand)
+    if isinstance(source, str):
+        print(source)
         return
     print(f"{name}: {source.terms}")
-    for place, address in source.files.items():
+    for place in source.files:
         file, md5 = root / place, config.get("md5")
         if file.is_file():
             check(file, md5)
             print(f"{file} is there{' and has the right checksum' if md5 else ''}")
             continue
-        url = f"{mirror.rstrip('/')}/{Path(place).name}" if mirror else address
+        url = f"{(mirror or source.address).rstrip('/')}/{Path(place).name}"
         if mirror and "://" not in mirror:
             url = (Path(mirror) / Path(place).name).resolve().as_uri()
         print(f"{file}: {fetch(url, file, f'md5:{md5}' if md5 else None)}")

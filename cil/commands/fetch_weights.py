@@ -18,10 +18,10 @@ import urllib.request
 from pathlib import Path
 
 from cil.backbones.registry import Entry, entries, pin_of, pinned
-from cil.commands.compose import guarded
 from cil.common.errors import UserError, nearest
 from cil.common.files import write_text
 from cil.data.download import digest_of, fetch
+from cil.launch.compose import guarded
 
 HUB = "https://huggingface.co"
 COLUMNS = 80
@@ -118,10 +118,12 @@ def sha256_on_hub(url: str) -> str | None:
 
 def table(root: Path) -> list[str]:
     """The lines of --list: two per name, the second with its tag and its file."""
+    from cil.backbones.weights import in_cache
+
     widths = (30, 9, 11, 14)
     lines = [row(widths, "name", "expects", "licence", "sha256"), "  tag, where", "─" * COLUMNS]
     for entry in entries().values():
-        place, known = entry.found_in(root) or (cached(entry), entry.sha256)
+        place, known = entry.found_in(root) or (entry.repo and in_cache(entry.repo, entry.file), entry.sha256)
         digest = known or (pinned(place) if place else None)
         lines.append(row(widths, entry.name, expected(entry), entry.licence, digest[:12] if digest else "not pinned"))
         where = str(place) if place else "–"
@@ -140,12 +142,6 @@ def expected(entry: Entry) -> str:
 
     mean, std = tuple(entry.expects["mean"]), tuple(entry.expects["std"])
     return next((name for name, pair in NORMS.items() if pair == (mean, std)), "its own")
-
-
-def cached(entry: Entry) -> Path | None:
-    from cil.backbones.weights import in_cache
-
-    return in_cache(entry.repo, entry.file) if entry.repo else None
 
 
 def size(file: Path) -> str:

@@ -14,15 +14,14 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError
 from cil.common.files import write_text
-from cil.runs.run_folder import RunDir, address, digest
+from cil.launch.compose import guarded
+from cil.runs.run_folder import RunDir, address, digest, with_targets
 
 MARK = "relabelling"  # a file that exists while the results of a folder are rewritten
 MOVED = {
@@ -54,7 +53,7 @@ def moved(outputs: Path, *, dry: bool) -> Iterator[str]:
         except (KeyError, TypeError, AttributeError, UserError) as error:
             yield f"{old}: left, since its config.yaml is not that of a run ({type(error).__name__})"
             continue
-        current: Any = renamed(config)
+        current = with_targets(config, target)
         if old == new and current == config and not (folder / MARK).exists():
             continue
         if old != new and (outputs / new).exists():
@@ -76,16 +75,8 @@ def moved(outputs: Path, *, dry: bool) -> Iterator[str]:
         yield f"{old} → {new}" if old != new else f"{old}: config.yaml names the code where it lies now"
 
 
-def renamed(node: object) -> object:
-    """The configuration with every `_target_` updated to its current module."""
-    if isinstance(node, list):
-        return [renamed(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    return {key: target(value) if key == "_target_" else renamed(value) for key, value in node.items()}
-
-
 def target(path: str | None) -> str | None:
+    """A `_target_` in its current module."""
     return next((new + path.removeprefix(old) for old, new in MOVED.items() if path and path.startswith(old)), path)
 
 

@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cil.commands.compose import guarded
 from cil.common.errors import UserError
+from cil.launch.compose import guarded
 from cil.report.finished import load
-
-SCORES = ("cosine", "contrast")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -30,7 +28,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("--images", type=int, default=6, help="for prompts: number of test images (%(default)s)")
     parser.add_argument("--format", choices=("png", "svg"), default="png")
-    parser.add_argument("--score", choices=SCORES, default="cosine", help="for prompts: what Grad-CAM explains")
+    parser.add_argument("--score", choices=("cosine", "contrast"), default="cosine", help="for prompts: what Grad-CAM explains")
     parser.add_argument("--task", type=int, help="for features and attention: after this task, from 1")
     asked = parser.parse_args(words)
     return guarded(lambda: draw(asked.run, asked.images, asked.format, asked.score, asked.task))
@@ -75,7 +73,8 @@ def prompts(trainer: Any, path: Path, count: int, kind: str, score: str) -> Iter
     draw_prompts(files, trainer.method, images, names, score == "contrast")
     shares = {event["task"]: event["chosen %"] for event in load(path).events if "chosen %" in event}
     draw_usage(folder / f"keys.{kind}", list(shares.values()), "how many images chose each key in training")
-    print(f"{len(tasks)} images, Grad-CAM of the {score}; prompts encoded alone" + with_words(trainer.method))
+    words = ", before the placeholder words of the others" if getattr(trainer.method, "placeholders", False) else ""
+    print(f"{len(tasks)} images, Grad-CAM of the {score}; prompts encoded alone{words}")
     yield from (*files, folder / f"keys.{kind}")
 
 
@@ -123,7 +122,3 @@ def attention(trainer: Any, path: Path, kind: str, task: int | None) -> Iterator
 def nonlocality_of(path: Path) -> list[list[float]]:
     """The mean attention distance after each task (rows), of each block (columns)."""
     return [event["nonlocality"] for event in load(path).events if "nonlocality" in event]
-
-
-def with_words(method: object) -> str:
-    return ", before the placeholder words of the others" if getattr(method, "placeholders", False) else ""

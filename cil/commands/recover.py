@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError
+from cil.launch.compose import guarded
 
 NAMES = {"labels": "vit_s14_photographs", "crops": "vit_s14_photographs_selfsup"}
 MEASURED = {"train_per_class": 20, "test_per_class": 10}  # photographs of each unseen class that the measure takes
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def work(asked: argparse.Namespace) -> None:
     import torch
-    from omegaconf import OmegaConf
+    import yaml
 
     from cil.backbones.formats import fill
     from cil.data.image_store import Size
@@ -65,8 +65,7 @@ def work(asked: argparse.Namespace) -> None:
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    node = OmegaConf.to_container(OmegaConf.load(places.CONF / "backbone" / "vit_s14_photographs.yaml"))
-    assert isinstance(node, dict)
+    node = yaml.safe_load((places.CONF / "backbone" / "vit_s14_photographs.yaml").read_text())
     backbone = make({**node, "weights": None, "sha256": None}, "backbone").eval()
     if not 0 <= asked.frozen < backbone.depth:
         raise UserError(f"--frozen {asked.frozen} leaves no block to train; type --frozen {backbone.depth - 1} or less")

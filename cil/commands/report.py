@@ -8,11 +8,11 @@ python scripts/report.py --table pgp_table5    # compared with a published table
 import argparse
 from pathlib import Path
 
-from cil.commands.compose import guarded
 from cil.commands.reproduce import planned
 from cil.common import places
 from cil.common.errors import UserError, nearest
 from cil.common.files import write_text
+from cil.launch.compose import guarded
 from cil.report.collect import collect, rows
 from cil.report.numbers import Numbers
 from cil.report.page import Printed, page

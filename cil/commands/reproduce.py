@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from cil.commands.compose import Composer, guarded
-from cil.commands.runs import OUTPUTS, side_by_side
 from cil.common import places
 from cil.common.errors import UserError, nearest
 from cil.common.tables import fill
+from cil.launch.compose import Composer, guarded
+from cil.launch.runs import OUTPUTS, side_by_side
 from cil.report.collect import MEANING, collect, count
 from cil.report.documents.project import listed, page_of
 from cil.report.numbers import Numbers

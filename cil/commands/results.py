@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from cil.commands.compose import guarded
 from cil.common import places
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import guarded
 from cil.report.finished import METRICS, rows
 
 SHORT = ("scenario", "method", "reading", "seed", "ACC", "forgetting", "BT")
@@ -60,6 +60,6 @@ def latex(columns: list[str], table: list[dict]) -> str:
         text = f"{value:.1f}" if key in METRICS and value is not None else "--" if value is None else str(value)
         return text.translate(ESCAPED)
 
-    lines = [" & ".join(map(cell, columns)), *(" & ".join(cell(row[key], key) for key in columns) for row in table)]
-    body = " \\\\\n".join([lines[0] + r" \\ \midrule" + "\n" + lines[1], *lines[2:]]) if len(lines) > 1 else lines[0]
-    return "\\begin{tabular}{" + "l" * len(columns) + "}\n\\toprule\n" + body + " \\\\\n\\bottomrule\n\\end{tabular}"
+    head = [rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule", " & ".join(map(cell, columns)) + r" \\ \midrule"]
+    body = [" & ".join(cell(row[key], key) for key in columns) + r" \\" for row in table]
+    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])

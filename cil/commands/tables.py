@@ -15,10 +15,10 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded, swept
 from cil.common import places
 from cil.common.errors import UserError
-from cil.common.tables import fitted, mean_and_spread
+from cil.common.tables import fitted, mean_and_spread, plural
+from cil.launch.compose import compose, guarded, swept
 from cil.report.across import tables
 from cil.report.collect import COLUMNS, apart, by_scenario, collect, doubts, rows
 from cil.runs.run_folder import address
@@ -40,7 +40,7 @@ def main() -> int:
         return guarded(lambda: print(transfer(scenario, found, asked.outputs, asked.markdown)))
     unfinished = [line for line in passed_over if line.endswith(": not finished")]
     if unfinished:
-        print(f"skipped: {len(unfinished)} unfinished run{'s' * (len(unfinished) > 1)}, first {unfinished[0]}", file=sys.stderr)
+        print(f"skipped: {plural(len(unfinished), 'unfinished run')}, first {unfinished[0]}", file=sys.stderr)
     for line in passed_over:
         if line not in unfinished:
             print(f"skipped: {line}", file=sys.stderr)

@@ -15,8 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, sentence
+from cil.launch.compose import compose, guarded
 
 
 def main(words: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def judged(name: str, words: list[str]) -> int:
     """Run all checks, print a line for each, and return 1 if one does not hold."""
     import torch
 
-    from cil.contract.method import Broken, Contract, characters, checks
+    from cil.contract import Broken, Contract, characters, checks
 
     plugin, _, method = name.rpartition(".")
     chosen = ([f"plugins=[{plugin}]"] if plugin else []) + [f"method={method}", *words]

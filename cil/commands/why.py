@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cil.commands.compose import compose, guarded
 from cil.common.errors import UserError, nearest
+from cil.launch.compose import compose, guarded
 from cil.report import why
 from cil.report.collect import collect
 from cil.report.numbers import Numbers

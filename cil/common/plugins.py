@@ -24,8 +24,7 @@ def activate(words: Sequence[str] = ()) -> list[str]:
 
     They are kept in the environment, so that further processes know them.
     """
-    names = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
-    names += [point.value for point in entry_points(group="cil.plugins")]
+    names = active() + [point.value for point in entry_points(group="cil.plugins")]
     for word in words:
         if word.startswith("plugins="):
             names += _listed(word.removeprefix("plugins="))

@@ -89,6 +89,10 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def plural(many: int, thing: str) -> str:
+    return f"{many} {thing}{'s' * (many != 1)}"
+
+
 def mean_and_spread(values: Sequence[float], digits: int = 1) -> str:
     """Return "mean ± sample standard deviation" (divisor n − 1) as text, or the number alone if there is only one."""
     known = [v for v in values if v is not None and not math.isnan(v)]

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import json
 import os
 import shutil
 import struct
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKINGS = ("plain", "stored", "deflated")
-PHOTOS = (".jpeg", ".jpg", ".png")
 
 
 class Member(NamedTuple):
@@ -49,17 +49,19 @@ class Member(NamedTuple):
 Tree = Mapping[str, Member]  # path inside the dataset → place of its bytes
 
 
-def tree(root: Path, folder: str, archives: Mapping[str, str | None], wanted: str) -> Tree:
+def tree(root: Path, folder: str, archives: Mapping[str, str | None], wanted: str, *, loose: bool = False) -> Tree:
     """List the files of the unpacked folder if it exists, else of the first archive that exists.
 
-    `archives` maps names to md5 digests (None: not checked). If none exists, an error message
-    ends with `wanted`, which says what to type.
+    `archives` maps names to md5 digests (None: not checked). A compressed tar cannot be read in place and is unpacked; `loose`
+    is as in `unpack`. If none exists, an error message ends with `wanted`, which says what to type.
     """
     if (root / folder).is_dir():
         return dict(_of_folder(root / folder))
     for name, md5 in archives.items():
         if (root / name).is_file():
             check(root / name, md5)
+            if name.endswith("gz"):
+                return dict(_of_folder(unpack(root / name, folder, loose=loose)))
             return without_top(members(root / name), folder)
     tried = " or ".join(str(root / name) for name in (f"{folder}/", *archives))
     raise UserError(f"{tried} is not there; {wanted}")
@@ -83,6 +85,7 @@ def members(archive: Path) -> Tree:
 
 
 def _packed(archive: Path) -> dict[str, "Tensor"]:
+    import numpy as np
     import torch
 
     try:
@@ -91,11 +94,7 @@ def _packed(archive: Path) -> dict[str, "Tensor"]:
         raise UserError(f"{archive} is damaged or not an archive; delete it and fetch it again") from None
     offsets, sizes = (torch.tensor([member[k] for member in found.values()], dtype=torch.int64) for k in (1, 2))
     packings = torch.tensor([PACKINGS.index(member.packing) for member in found.values()], dtype=torch.uint8)
-    names = (
-        torch.frombuffer(bytearray("\n".join(found), "utf-8"), dtype=torch.uint8)
-        if found
-        else torch.empty(0, dtype=torch.uint8)
-    )
+    names = torch.from_numpy(np.frombuffer(bytearray("\n".join(found), "utf-8"), np.uint8))
     return {"names": names, "offsets": offsets, "sizes": sizes, "packings": packings}
 
 
@@ -145,8 +144,6 @@ def check(archive: Path, md5: str | None, setting: str = "dataset.md5") -> None:
     """Raise a UserError if the md5 of an archive is wrong. The digest is computed once and cached beside the archive."""
     if md5 is None:
         return
-    import json
-
     stat, record = archive.stat(), archive.with_name(f".{archive.name}.checksum")
     known = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     kept = json.loads(record.read_text()) if record.is_file() else {}

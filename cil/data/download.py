@@ -79,8 +79,6 @@ def fetch(url: str, file: Path, digest: str | None) -> str:
     the next call resumes from it, unless the file on the server has changed.
     """
     algorithm, _, wanted = (digest or "sha256:").partition(":")
-    if algorithm not in ("sha256", "md5") or (digest and not wanted):
-        raise UserError(f"digest {digest} is of an unknown kind; type sha256:HEX or md5:HEX")
     file.parent.mkdir(parents=True, exist_ok=True)
     part = Part(file)
     with part.held():

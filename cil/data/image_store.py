@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,10 +41,6 @@ class Size:
 
     side: int | None = None  # pixels; smaller images are not enlarged; None: no resize
     filter: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        if self.side is not None and (type(self.side) is not int or self.side < 1):
-            raise UserError(f"dataset.shorter_side={self.side} is no number of pixels; type dataset.shorter_side=256, or null")
 
     def words(self) -> str:
         return "full size" if self.side is None else f"shorter side {self.side} ({self.filter})"
@@ -200,12 +196,13 @@ def _opened(photos: Photos, size: Size, places: Sequence[Place]) -> list[Part]:
             for folder in sorted({place.file.parent for place in missing}):  # in sorted order, to avoid a deadlock of two jobs
                 locks.enter_context(_lock(folder))
             _decode(_missing(missing), photos, size)
-    parts = [open_part(place.file) for place in places]
-    return [part if _fits(part, place) else _whole(place, photos, size) for part, place in zip(parts, places)]
+    return [_part(place) or _whole(place, photos, size) for place in places]
 
 
-def _fits(part: Part | None, place: Place) -> TypeGuard[Part]:
-    return part is not None and len(part.sizes) == place.length
+def _part(place: Place) -> Part | None:
+    """Open the part at a place. Return None if it is damaged."""
+    part = open_part(place.file)
+    return part if part and len(part.sizes) == place.length else None
 
 
 def _whole(place: Place, photos: Photos, size: Size) -> Part:
@@ -214,8 +211,8 @@ def _whole(place: Place, photos: Photos, size: Size) -> Part:
         if not is_whole(place.file):
             print(f"{place.file} is damaged and is decoded again", flush=True)
             _decode([place], photos, size)
-        part = open_part(place.file)
-    if not _fits(part, place):
+        part = _part(place)
+    if part is None:
         raise UserError(f"{place.file} is damaged although it has just been written; check the disk of {photos.folder}")
     return part
 

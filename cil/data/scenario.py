@@ -66,7 +66,6 @@ class Scenario:
         # order[k] is the dataset's label of the class that arrives as number k
         self.order = class_order(order, count, getattr(images, "name", None), images.class_names)
         self.validation, self._held = validation, held_out(images.train_labels, images.class_names, validation)
-        self._arrival = np.argsort(self.order)
         self.datasets = [range(count)]  # classes of each dataset, numbered by arrival
 
     def __len__(self) -> int:
@@ -102,7 +101,6 @@ class Scenario:
         classes = [self.order[label] for task in kept for label in task.classes]
         self.sizes = [len(task.classes) for task in kept]
         self.order = [*classes, *(label for label in self.order if label not in classes)]
-        self._arrival = np.argsort(self.order)
         train, test = self.images.train_labels, self.images.test_labels
         sides = [first_of(train, classes, images, ~self._held), first_of(train, classes, images, self._held)]
         rows = torch.cat(sides).sort().values
@@ -143,7 +141,7 @@ class Scenario:
         self, pixels: Pictures, labels: torch.Tensor, classes: range, view: View, only: torch.Tensor | None
     ) -> LabelledImages:
         """The images of these classes among the rows `only`, or among all rows."""
-        arrival = torch.from_numpy(self._arrival)[labels]
+        arrival = torch.from_numpy(np.argsort(self.order))[labels]
         chosen = (arrival >= classes.start) & (arrival < classes.stop)
         rows = (chosen if only is None else chosen & only).nonzero()[:, 0]
         return LabelledImages(pixels, rows, arrival[rows], view)
@@ -170,7 +168,6 @@ class InTurn(Scenario):
         self.datasets = [range(end - count, end) for end, (_, count) in zip(ends, parts)]
         orders = [class_order(order, count, part) for part, count in parts]
         self.order = [span.start + label for span, own in zip(self.datasets, orders) for label in own]
-        self._arrival = np.argsort(self.order)
 
     def shorten(self, tasks: Sequence[int] = (0, 1), images: int = 4) -> None:
         if len(self.datasets) > 1:  # the first task of each dataset

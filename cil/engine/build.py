@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 import yaml
 
-from cil.backbones.compiled import Passes, divided, plainly
+from cil.backbones.base import Passes, divided, plainly
 from cil.capabilities import HasFrozenStage, HasPasses
 from cil.common.errors import UserError
 from cil.common.files import is_writable
@@ -17,8 +17,7 @@ from cil.common.seeding import seed_everything
 from cil.common.signals import StopRequest
 from cil.data.class_names import named
 from cil.data.datasets import places
-from cil.data.feature_cache import Shelf
-from cil.data.frozen_features import BLOCK, FrozenResults
+from cil.data.frozen_features import BLOCK, FrozenResults, Shelf
 from cil.data.image_store import Size, unwritable
 from cil.data.images import Images
 from cil.data.scenario import Scenario
@@ -32,10 +31,10 @@ from cil.method import Method
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.projection import Projection
 from cil.runs.console import Silent
-from cil.runs.debug import MEANINGLESS
 from cil.runs.identity import of_inputs, of_machine
 from cil.runs.precision import settled, use
 from cil.runs.run_folder import RunDir, names
+from cil.runs.settings import MEANINGLESS
 
 BATCH, BATCHES = 8, 2  # with debug=true: images of a batch, batches of a phase
 
@@ -58,13 +57,10 @@ def experiment(
     images = None if like or scenario else checked_images(config)  # before the backbone, which takes longer
     seed_everything(seed, "build")
     if like:
-        make(
-            {**config["backbone"], "weights": None, "sha256": None}, "backbone"
-        )  # draws the random numbers that a run draws alone
-    backbone = like.method.backbone if like else make(config["backbone"], "backbone", root=config["data"]["weights"])
-    if like:
-        tasks = like.scenario
+        backbone, tasks = like.method.backbone, like.scenario
+        make({**config["backbone"], "weights": None, "sha256": None}, "backbone")  # draws the numbers that a run draws alone
     else:
+        backbone = make(config["backbone"], "backbone", root=config["data"]["weights"])
         tasks = scenario(backbone.image) if scenario else build_scenario(config, backbone, images)
     method = make(config["method"], "method", backbone)
     modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from cil.common.errors import UserError
 
@@ -59,10 +60,6 @@ def _backbone(trainer: Any) -> set[str]:
     return {name for name, _ in trainer.method.backbone.named_parameters(prefix="backbone")}
 
 
-def moved(state: object, device: torch.device) -> object:
+def moved(state: Any, device: torch.device) -> Any:
     """Move all tensors in nested dictionaries and lists to a device."""
-    if isinstance(state, dict):
-        return {key: moved(value, device) for key, value in state.items()}
-    if isinstance(state, list):
-        return [moved(value, device) for value in state]
-    return state.to(device) if isinstance(state, torch.Tensor) else state
+    return tree_map_only(torch.Tensor, lambda value: value.to(device), state)

@@ -1,4 +1,7 @@
-"""Counts correct predictions in every way that is reported, in one pass over the test images of the tasks seen."""
+"""Counts correct predictions in every way that is reported, in one pass over the test images of the tasks seen.
+
+Also measures how far attention reaches (`locality`).
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -7,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cil.capabilities import KnowsImages
+from cil.capabilities import HasMaps, KnowsImages
 from cil.common.errors import UserError
 from cil.common.transfer import sent
 from cil.engine.processes import ALONE, Processes
 from cil.method import FrozenResults, LabelledImages, Method, Scenario, Task
+from cil.modules.growing.attention import nonlocality
 
 
 class Evaluation:
@@ -124,3 +128,18 @@ class Evaluation:
 
             frozen = results[start : start + len(rows)]
             yield self.method.predict_from(frozen, images), sent(test.labels[rows], self.device)
+
+
+@torch.inference_mode()
+def locality(backbone: torch.nn.Module, images: LabelledImages, batch_size: int, device: torch.device) -> dict:
+    """Return "nonlocality": for each block the mean attention distance in patches (LPA, ICME 2023, section 3).
+
+    Empty if there are no attention maps.
+    """
+    backbone.eval()
+    if not isinstance(backbone, HasMaps):
+        return {}
+    found = []
+    for batch in images.batches(batch_size, device):
+        found.append(torch.stack([nonlocality(maps.float(), backbone.side).mean(1) for maps in backbone.maps(batch.images)]))
+    return {"nonlocality": [round(value, 4) for value in torch.cat(found, 1).mean(1).tolist()]}

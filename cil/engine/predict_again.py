@@ -5,6 +5,7 @@ from contextlib import suppress
 import numpy as np
 
 from cil.common.errors import UserError
+from cil.common.tables import plural
 from cil.engine.build import reopened
 from cil.runs import predictions
 from cil.runs.console import Console
@@ -30,9 +31,9 @@ def add_predictions(run: RunDir, config: dict) -> None:
     if not run.writes or not Console.prints:  # a sweep says it of all its runs together
         return
     if able:
-        print(f"made the predictions of {len(able)} task{'s' * (len(able) != 1)} from kept checkpoints", flush=True)
+        print(f"made the predictions of {plural(len(able), 'task')} from kept checkpoints", flush=True)
     if left := len(missing) - len(able):
-        print(f"no predictions after {left} earlier task{'s' * (left != 1)}, since their checkpoints were not kept; for all,\n"
+        print(f"no predictions after {plural(left, 'earlier task')}, since their checkpoints were not kept; for all,\n"
               "type outputs=DIR save.predictions=true to run it again", flush=True)  # fmt: skip
 
 

@@ -147,8 +147,8 @@ class Stack:
 
     def _fixed(self, methods: Sequence[Method]) -> dict[str, Tensor]:
         """Return what this phase does not train but what differs between the runs, such as the prompts of earlier tasks."""
-        known = set(self.names) | {f"backbone.{name}" for name, _ in chain(*named(methods[0].backbone))}
-        columns = zip(*(chain(*named(method)) for method in methods), strict=True)
+        known = set(self.names) | {f"backbone.{name}" for name, _ in named(methods[0].backbone)}
+        columns = zip(*(named(method) for method in methods), strict=True)
         own = {column[0][0]: [value.detach() for _, value in column] for column in columns if column[0][0] not in known}
         return {name: torch.stack(each) for name, each in own.items() if not all(torch.equal(each[0], other) for other in each)}
 
@@ -177,5 +177,5 @@ class Stack:
         return found.split([len(batch.labels) for batch in batches.values()])
 
 
-def named(module: nn.Module) -> tuple[Iterator[tuple[str, Tensor]], Iterator[tuple[str, Tensor]]]:
-    return module.named_parameters(), module.named_buffers()
+def named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(module.named_parameters(), module.named_buffers())

@@ -9,10 +9,10 @@ from cil.engine.run_warnings import of_accuracies
 from cil.engine.trainer import Trainer
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.pictures.accuracy import draw_curve, draw_matrix
-from cil.runs.debug import MEANINGLESS
 from cil.runs.identity import peak_memory_mib
 from cil.runs.objective import CHOSEN_ON_TEST
 from cil.runs.run_folder import address, digest, names
+from cil.runs.settings import MEANINGLESS
 
 
 def finish(trainer: Trainer, config: dict) -> None:

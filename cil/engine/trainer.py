@@ -9,9 +9,9 @@ from cil.capabilities import LearnsFromFrozen
 from cil.common.seeding import generator, seed_everything
 from cil.common.signals import Stopped, StopRequest
 from cil.common.transfer import SideStream
-from cil.engine import checkpoint, locality
+from cil.engine import checkpoint
 from cil.engine.encodes import Encodes
-from cil.engine.evaluation import Evaluation
+from cil.engine.evaluation import Evaluation, locality
 from cil.engine.loss_meter import Meter, mean_of
 from cil.engine.processes import ALONE, Processes, parts
 from cil.engine.recipe import Machine, Recipe, Step, gradient
@@ -134,7 +134,7 @@ class Trainer:
     def _evaluate(self, task: Task) -> None:
         with self.precision():
             correct = self.evaluation(self.scenario[: task.index + 1])
-            far = locality.facts(self.method.backbone, self.scenario[0].test, self.machine.eval_batch_size, self.machine.device)
+            far = locality(self.method.backbone, self.scenario[0].test, self.machine.eval_batch_size, self.machine.device)
         for name, matrix in self.matrices.items():
             matrix.set_row(task.index, correct[name])
         self.run.write_matrices(self.matrices)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -15,10 +15,10 @@ from cil.capabilities import HasForeground, require
 from cil.common.errors import UserError
 from cil.common.ranges import Count, NonNegative, Positive, Rate, Whole
 from cil.common.switches import switches
-from cil.common.transfer import sent
+from cil.common.transfer import channels, sent
 from cil.method import Batch, Known, Losses, Method, Phase, Task
-from cil.modules.growing.interference import disturbed, fused, limits, put
 from cil.modules.heads.linear import GrowingLinear
+from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.exemplars import Exemplars
 from cil.modules.rehearsal.loss import binary, soft
 from cil.optim.schedules import constant
@@ -57,7 +57,7 @@ class Copies:
     leaky_chunk: Count | None
 
 
-class ARI(Method):
+class ARI(LinearHost, Method):
     """Predicts the task from the highest score, then the class with a copy of the network adapted to that task's exemplars.
 
     Training also uses images whose background is disturbed by an adversarial attack.
@@ -73,21 +73,19 @@ class ARI(Method):
         that the previous task left. `look_first`: an extra forward pass of the whole batch updates the running averages of
         batch normalization.
         """
-        super().__init__()
-        copies, leaky_chunk, adapt_epochs = adapted.copies, adapted.leaky_chunk, adapted.adapt_epochs
+        super().__init__(backbone)  # the bias of its head is not trained and stays zero
         require(backbone, HasForeground, "ari")
-        if leaky_chunk and adapt_epochs and copies == "chosen":
+        if adapted.leaky_chunk and adapted.adapt_epochs and adapted.copies == "chosen":
             raise UserError(
                 "method.leaky_chunk needs the copies of all tasks; type method.copies=all, or method.leaky_chunk=null"
             )
-        self.backbone, self.head = backbone, GrowingLinear(backbone.width)  # the bias is not trained and stays zero
         self.memory = Exemplars(memory, None, "first")
         self.beta, self.least, self.fusion, self.reset = beta, least, fusion, reset
         self.attack, self.attack_future, self.look_first = background.attack, background.attack_future, look_first
         mean, std = NORMS["imagenet"] if background.attack_norm == "imagenet" else (backbone.image.mean, backbone.image.std)
         self.limits = partial(limits, background.attack, mean, std)
-        self.adapt_epochs, self.adapt_batch = adapt_epochs, adapted.adapt_batch
-        self.copies, self.leaky_chunk = copies, leaky_chunk
+        self.adapt_epochs, self.adapt_batch = adapted.adapt_epochs, adapted.adapt_batch
+        self.copies, self.leaky_chunk = adapted.copies, adapted.leaky_chunk
         self.adam = partial(torch.optim.Adam, lr=adapted.adapt_lr)
         self.tasks: list[slice] = []  # the classes of each task
         self.adapted = nn.ModuleDict()  # copies of the network by the name of their phase
@@ -165,9 +163,6 @@ class ARI(Method):
 
     # --- tests --------------------------------------------------------------------------------------------------------
 
-    def features(self, images: Tensor) -> Tensor:
-        return self.backbone(images)
-
     def predict(self, images: Tensor) -> Tensor:
         """Takes the best score of each task from the plain network, and the differences within a task from the task's copy."""
         logits = self.head(self.features(images), slice(self.tasks[-1].stop))
@@ -195,3 +190,32 @@ class ARI(Method):
 def own_loss(head: GrowingLinear, features: Tensor, labels: Tensor, classes: slice) -> Tensor:
     """Returns the binary cross-entropy over the classes of the labels' task."""
     return binary(head(features, classes), soft(labels - classes.start, classes.stop - classes.start, 0.0))
+
+
+def limits(strength: float, mean: Sequence[float], std: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `strength` grey levels, black and white in normalised pixel values: (3, 1, 1) each."""
+    centre, scale = (channels(tuple(values), like.device)[0].to(like.dtype) for values in (mean, std))
+    return strength / 255 / scale, (0 - centre) / scale, (1 - centre) / scale
+
+
+def disturbed(
+    images: Tensor, noise: Tensor, gradient: Tensor, background: Tensor, most: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Take one signed gradient step from `noise`, weighted by the `background` map, and clamp it to `most` (see `limits`)."""
+    far, darkest, brightest = most
+    moved = ((noise + far * gradient.sign()) * background).clamp(-far, far)
+    return (images + moved).clamp(darkest, brightest)
+
+
+def fused(base: Tensor, found: Sequence[Tensor], share: float, least: float) -> Tensor:
+    """Move from `base` by `share` towards the mean of `found`, with weights d² + `least` for distances d from `base`."""
+    weights = torch.stack([(own - base).abs().sum() for own in found]).square() + least
+    mean = sum(weight * own for weight, own in zip(weights / weights.sum(), found, strict=True))
+    return torch.lerp(base, mean, share)
+
+
+@torch.no_grad()
+def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy the values into the parameters."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

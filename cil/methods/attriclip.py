@@ -14,7 +14,7 @@ from cil.common.switches import switches
 from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
-from cil.modules.text.names import written
+from cil.modules.text import written
 from cil.modules.together import Inputs, Named, Together
 
 

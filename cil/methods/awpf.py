@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from cil.capabilities import HasText, require
 from cil.common.ranges import MANY, Range, Share
 from cil.method import Method, Phase, Task
-from cil.modules.adapters.balance import discrepancy, separability, shift, trust
 from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses, Start
-from cil.modules.adapters.fusion import PLAIN, decomposed, stacked
-from cil.modules.text.templates import ClassTexts
+from cil.modules.adapters.fusion import PLAIN, decomposed, discrepancy, separability, shift, stacked, trust
+from cil.modules.text import ClassTexts
 
 Fusion = Literal["stacked", "decomposed", "average", "new", "old"]
 Balance = Literal["mmd_lda", "mmd", "lda", "half"]
@@ -51,7 +50,7 @@ class AWPF(FusedAdapter, Method):
 
     def phases(self, task: Task) -> list[Phase]:
         self._measured = {}
-        return [Phase("train", task, task.train, [self.adapter])]
+        return super().phases(task)
 
     def merged(self, old: Tensor, new: Tensor) -> Tensor:
         if self.fusion == "decomposed":

@@ -1,5 +1,6 @@
 """BiC: corrects the bias towards new classes with two numbers per task (Wu et al., CVPR 2019)."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from cil.common.ranges import Part, Positive, Weight, Whole
 from cil.data.memory import Kept
 from cil.method import Batch, LabelledImages, Losses, Method, Phase, Scenario, Task
-from cil.modules.heads.bias import corrected, fitted
 from cil.modules.heads.linear_host import LinearHost
 from cil.modules.rehearsal.distillation import softened
 from cil.modules.rehearsal.exemplars import IMAGES, Exemplars, Selection
+from cil.modules.statistics.features import computed
+
+STEPS = 100  # the limit for L-BFGS, which needs about twelve
 
 
 class BiC(Kept, LinearHost, Method):
@@ -95,12 +98,10 @@ class BiC(Kept, LinearHost, Method):
         task, images = phase.task, self.parted(phase.task)[1]
         if not len(images):
             return
-        view, first = task.train_plain.view, task.rivals.start
-        batches = (view(images.pixels[rows], None, self.pairs.device) for rows in images.rows.split(IMAGES))
-        logits = torch.cat([self.predict(batch).float() for batch in batches])[:, first:]
+        first, plain = task.rivals.start, replace(images, view=task.train_plain.view)
+        logits, labels = computed(self.predict, plain, self.pairs.device, IMAGES)
         new = slice(task.classes.start - first, task.classes.stop - first)
-        labels = (images.labels - first).to(logits.device)
-        self.pairs[task.index] = fitted(logits, labels, new, twice=self.double_softmax, pull=self.pull)
+        self.pairs[task.index] = fitted(logits[:, first:], labels - first, new, twice=self.double_softmax, pull=self.pull)
 
     def end_task(self, task: Task) -> None:
         self.memory.choose(task, self.features)
@@ -111,3 +112,33 @@ class BiC(Kept, LinearHost, Method):
 
     def predict(self, images: Tensor) -> Tensor:
         return corrected(self.head(self.features(images)), self.pairs, self.task_of)
+
+
+def corrected(logits: Tensor, pairs: Tensor, tasks: Tensor) -> Tensor:
+    """Correct logits, (batch, classes). `pairs`: (tasks, 2), factor and shift; `tasks`: (classes,), the task of each class."""
+    return logits * pairs[tasks, 0] + pairs[tasks, 1]
+
+
+def fitted(
+    logits: Tensor, labels: Tensor, new: slice, *, twice: bool = False, pull: tuple[float, float] = (0.0, 0.0)
+) -> Tensor:
+    """Return the factor and shift of the `new` classes, (2,), that minimise the cross-entropy, which is convex in both.
+
+    `twice`: apply softmax twice, as PyCIL does. `pull`: L2 penalties (½ · weight · square) that pull the factor to 1 and the
+    shift to 0. Without them there is no minimum if the images can be separated without errors.
+    """
+    logits = logits.detach().double()
+    start, pulls = logits.new_tensor([1.0, 0.0]), logits.new_tensor(pull)
+    pair = start.clone().requires_grad_(True)
+    search = torch.optim.LBFGS([pair], max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        moved = torch.cat([logits[:, : new.start], pair[0] * logits[:, new] + pair[1], logits[:, new.stop :]], 1)
+        value = F.cross_entropy(moved.softmax(1) if twice else moved, labels) + (pulls * (pair - start).square()).sum() / 2
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        search.step(loss)
+    return pair.detach().float()

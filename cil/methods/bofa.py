@@ -14,10 +14,9 @@ from cil.common.switches import switches
 from cil.method import Known, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.frozen_images import FrozenImages
-from cil.modules.heads.task_heads import TaskHeads
-from cil.modules.statistics.discriminant import linear, mixed, precision
+from cil.modules.heads.linear import TaskHeads
 from cil.modules.statistics.features import class_means
-from cil.modules.text.templates import ClassTexts
+from cil.modules.text import ClassTexts
 
 MOVED = 0.05  # by this share the image prototypes of training move in each step
 SHARES = [step / 20 for step in range(21)]  # weights of the texts that are tried
@@ -199,3 +198,30 @@ def texts_weight(features: Tensor, labels: Tensor, images: Tensor, texts: Tensor
     """Returns the least weight of the texts in prototypes with which most normalized features have the right class."""
     right = [(features @ ((1 - weight) * images + weight * texts).T).argmax(1).eq(labels).sum() for weight in SHARES]
     return max(zip(torch.stack(right).tolist(), SHARES), key=lambda pair: pair[0])[1]
+
+
+def precision(apart: Tensor) -> Tensor:
+    """Return a shrunk inverse covariance, (width, width), of features minus their class means, (images, width).
+
+    It is width · ((n − 1) C + tr(C) 1)⁻¹ for the covariance C of n images.
+    """
+    scatter = apart.mT @ apart
+    ridge = scatter.trace() / max(1, len(apart) - 1)
+    eye = torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
+    return len(scatter) * torch.linalg.pinv(scatter + ridge * eye, hermitian=True)
+
+
+def mixed(old: Tensor, new: Tensor, means: Tensor, classes: int) -> Tensor:
+    """Return the precision over all classes, of which the last `classes` of `means` are new (BOFA's released code).
+
+    Inverse matrices are averaged as if they were covariances, and the spread between the two sets of means is added.
+    """
+    known, seen = len(means) - classes, len(means)
+    apart = means[:known].mean(0) - means[known:].mean(0)
+    return (known * old + classes * new) / seen + known * classes / seen**3 * torch.outer(apart, apart)
+
+
+def linear(means: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight, (classes, width), and the bias, (classes,), of the discriminants of equally likely classes."""
+    weight = means @ precision
+    return weight, -(weight * means).sum(1) / 2 - torch.tensor(float(len(means))).log()

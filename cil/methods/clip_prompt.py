@@ -10,7 +10,7 @@ from cil.capabilities import HasText, ProjectionSite, TakesImagePrompts, require
 from cil.common.ranges import Count, NonNegative
 from cil.method import Batch, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
-from cil.modules.text.names import written
+from cil.modules.text import written
 from cil.modules.together import Together
 
 

@@ -10,7 +10,7 @@ from cil.capabilities import HasText, require
 from cil.method import Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import scores
 from cil.modules.heads.frozen_images import FrozenImages
-from cil.modules.text.templates import ClassTexts
+from cil.modules.text import ClassTexts
 
 
 class ContinualCLIP(FrozenImages, Method):

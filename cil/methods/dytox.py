@@ -4,8 +4,7 @@ from torch import nn
 
 from cil.common.ranges import Count, Fraction, Weight, Whole
 from cil.method import Batch, Losses, Method, Phase, Task
-from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, LaterTasks, MixUp
-from cil.modules.growing.task_reader import head
+from cil.modules.growing.growing_transformer import Distil, GrowingTransformer, Herding, LaterTasks, MixUp, head
 from cil.modules.rehearsal.loss import diverging
 
 

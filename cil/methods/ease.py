@@ -1,6 +1,6 @@
 """EASE: one set of adapters per task, and class prototypes in the feature subspaces of all sets (Zhou et al., CVPR 2024)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ from cil.capabilities import TakesAdapters, require
 from cil.common.ranges import Weight
 from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.adapters.parallel import Adapters, AdapterSize
-from cil.modules.adapters.prototypes import scores, synthesised
 from cil.modules.adapters.subspaces import Subspaces
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import CosineHead
@@ -81,3 +80,24 @@ class EASE(Subspaces, Method):
             if self.first:
                 found = found + self.plain * (F.normalize(spaces[0], dim=1) @ F.normalize(prototypes[0], dim=1).T)
         return found
+
+
+def synthesised(own: Tensor, others_own: Tensor, others: Tensor) -> Tensor:
+    """Return the prototype of an old class in a newer subspace, (width',): a mean of newer classes, weighted by similarity.
+
+    `own`: (width,), its prototype in the subspace of its own task; `others_own`: (classes, width), the newer classes in that
+    subspace; `others`: (classes, width'), the same newer classes in the newer subspace.
+    """
+    return F.cosine_similarity(others_own, own[None]).softmax(0) @ others
+
+
+def scores(features: Sequence[Tensor], prototypes: Sequence[Tensor], task_of: Tensor, others: float) -> Tensor:
+    """Return scores, (batch, classes): the cosine in the subspace of a class's task plus `others` · the mean over the rest.
+
+    `features[s]`: (batch, width), `prototypes[s]`: (classes, width) in subspace s; `task_of`: (classes,).
+    """
+    cosines = torch.stack([F.normalize(f, dim=1) @ F.normalize(p, dim=1).T for f, p in zip(features, prototypes, strict=True)])
+    own = cosines.gather(0, task_of[None, None].expand(1, *cosines.shape[1:]))[0]
+    if len(cosines) == 1:
+        return own
+    return own + others / (len(cosines) - 1) * (cosines.sum(0) - own)

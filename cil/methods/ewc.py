@@ -1,17 +1,20 @@
 """EWC: penalizes changes of weights that are important for old tasks (Kirkpatrick et al., PNAS 2017)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cil.common.ranges import Count, Positive, Share, Weight
 from cil.data.memory import Kept
 from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear_host import LinearHost
-from cil.modules.statistics.fisher import drift, per_batch, per_sample
+
+CHUNK = 16  # images whose gradients are in memory at a time
 
 
 class Springs(Kept):
@@ -73,8 +76,8 @@ class EWC(LinearHost, Method):
     def end_task(self, task: Task) -> None:
         if task.last:
             return  # no later task needs the penalty
-        estimate = per_sample if self.fisher == "sample" else per_batch
-        found = estimate(self.network, self.springs.names, self.estimation_batches(task), task.rivals.start)
+        batches, single = self.estimation_batches(task), self.fisher == "sample"
+        found = importance(self.network, self.springs.names, batches, task.rivals.start, single=single)
         share, most = task.classes.start / len(task.seen), torch.inf if self.cap is None else self.cap
         for name, old in self.springs.all("weight").items():
             new, kept = found[name].clamp_max(most), len(old)
@@ -90,3 +93,47 @@ class EWC(LinearHost, Method):
         for places in order.split(self.batch):
             batch = task.train_plain.batch(places, self.head.weight.device)
             yield batch.images, batch.labels
+
+
+def importance(
+    network: nn.Module, names: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]], first: int = 0, *, single: bool
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the mean over images of the squared gradient of log p(label), for the named parameters.
+
+    `network` returns logits and is in evaluation mode, so that images do not depend on one another. The softmax is over the
+    classes from `first` on. `single`: square the gradient of each image; otherwise that of a batch, as PyCIL, FACIL and
+    Avalanche do, which gives about 1/batch of it.
+    """
+    own, rest = parted(network, names)
+
+    def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        logits = functional_call(network, {**rest, **weights}, (images,))
+        return F.cross_entropy(logits[:, first:].float(), labels - first)
+
+    each = vmap(grad(lambda weights, image, label: loss(weights, image[None], label[None])), in_dims=(None, 0, 0))
+    total, count = {name: torch.zeros_like(value) for name, value in own.items()}, 0
+    for images, labels in batches:
+        count += len(labels)
+        if not single:
+            for name, found in grad(loss)(own, images, labels).items():
+                total[name] += found.square() * len(labels)
+            continue
+        for some, known in zip(images.split(CHUNK), labels.split(CHUNK)):
+            with sdpa_kernel(SDPBackend.MATH):  # the only attention that works with vmap
+                gradients = each(own, some, known)
+            for name, found in gradients.items():
+                total[name] += found.square().sum(0)
+    return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def parted(network: nn.Module, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a network into the named parameters and all other parameters and buffers, all detached."""
+    chosen, everything = set(names), {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    values = {name: value.detach() for name, value in everything.items()}
+    return {k: v for k, v in values.items() if k in chosen}, {k: v for k, v in values.items() if k not in chosen}
+
+
+def drift(now: Mapping[str, Tensor], anchor: Mapping[str, Tensor], weight: Mapping[str, Tensor]) -> Tensor:
+    """Return ½ Σ weight · (now − anchor)². If a head has grown, only the rows that the anchor has are counted."""
+    parts = [(weight[name] * (now[name][: len(old)] - old).square()).sum() for name, old in anchor.items()]
+    return 0.5 * torch.stack(parts).sum()

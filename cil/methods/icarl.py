@@ -55,7 +55,7 @@ class ICaRL(Kept, LinearHost, Method):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         first, old = phase.task.rivals.start, phase.task.classes.start
-        logits, labels = self.predict_by_head(batch.images)[:, first:], batch.labels - first
+        logits, labels = super().predict(batch.images)[:, first:], batch.labels - first
         taught = self.teacher(batch.images)[:, first:] if self.teacher and old > first else logits[:, :0].detach()
         if self.loss == "sigmoids":
             return {"bce": sigmoids(logits, taught, F.one_hot(labels, logits.shape[1]).to(logits.dtype))}
@@ -78,10 +78,7 @@ class ICaRL(Kept, LinearHost, Method):
             own = torch.cat(features)[(kept.labels == label).to(self.means.device)]
             self.means[label] = F.normalize(F.normalize(own, dim=1).mean(0), dim=0)
 
-    def predict_by_head(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
-
     def predict(self, images: Tensor) -> Tensor:
         if self.answer == "head":
-            return self.predict_by_head(images)
+            return super().predict(images)
         return F.normalize(self.features(images).float(), dim=1) @ self.means.T

@@ -10,7 +10,7 @@ from cil.common.ranges import Count, Part, Positive
 from cil.method import Batch, LabelledImages, Losses, Method, Phase, Task
 from cil.modules.adapters.lora import Changes, spread
 from cil.modules.heads.cosine import exact
-from cil.modules.heads.task_heads import TaskHeads
+from cil.modules.heads.linear import TaskHeads
 from cil.modules.statistics.subspace import free, widened
 
 LINEARS = ("key", "value")

@@ -12,7 +12,7 @@ from cil.capabilities import TakesAdapters, require
 from cil.common.ranges import NonNegative, Share, Weight
 from cil.method import Batch, Known, Losses, Method, Phase, Task
 from cil.modules.adapters.parallel import AdapterSize
-from cil.modules.adapters.task_sets import Start, TaskSets
+from cil.modules.adapters.subspaces import Start, TaskSets
 from cil.modules.heads.aligned import Alignment
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import GrowingLinear

@@ -4,10 +4,10 @@ from torch import Tensor, nn
 
 from cil.capabilities import HasText, require
 from cil.common.ranges import Share
-from cil.method import Method, Phase, Task
+from cil.method import Method
 from cil.modules.adapters.fused_adapter import FusedAdapter, OldClasses, Start
 from cil.modules.adapters.fusion import decomposed
-from cil.modules.text.templates import ClassTexts
+from cil.modules.text import ClassTexts
 
 
 class RAPF(FusedAdapter, Method):
@@ -23,9 +23,6 @@ class RAPF(FusedAdapter, Method):
         require(backbone, HasText, "rapf")
         super().__init__(backbone, class_texts=class_texts, old_classes=old_classes, start=start)
         self.bias = bias
-
-    def phases(self, task: Task) -> list[Phase]:
-        return [Phase("train", task, task.train, [self.adapter])]
 
     def merged(self, old: Tensor, new: Tensor) -> Tensor:
         return decomposed(old, new, self.bias)

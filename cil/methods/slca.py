@@ -1,5 +1,6 @@
 """SLCA: a low learning rate for the backbone, and a head aligned on pseudo-features (Zhang et al., ICCV 2023)."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -8,13 +9,15 @@ from torch import Tensor, nn
 
 from cil.common.ranges import Count, NonNegative
 from cil.method import Batch, Known, Losses, Method, Phase, Task
-from cil.modules.heads.aligned import Aligned, Alignment
-from cil.modules.heads.alignment import drifted, normalised
+from cil.modules.heads.aligned import Aligned, Alignment, drifted
 from cil.modules.heads.cosine import exact
+from cil.modules.heads.linear import TaskHeads
 from cil.modules.heads.linear_host import LinearHost
-from cil.modules.heads.task_heads import TaskHeads
 from cil.modules.statistics.features import computed
 from cil.optim.schedules import cosine
+
+SHARPNESS = 0.1  # the temperature by which normalised logits are divided
+TINY = 1e-7
 
 
 class SLCA(Aligned, LinearHost, Method):
@@ -82,3 +85,9 @@ class SLCA(Aligned, LinearHost, Method):
         with exact(known.frozen):
             logits = normalised(self.head[first:](known.frozen), tasks)
         return {"ce": F.cross_entropy(logits, known.labels - start)}
+
+
+def normalised(logits: Tensor, tasks: Sequence[range]) -> Tensor:
+    """Divide logits, (batch, classes), by the mean over tasks of the norm of a task's logits (SLCA's head alignment)."""
+    norms = torch.stack([logits[:, task.start : task.stop].norm(dim=1) for task in tasks], 1)
+    return logits / (norms.mean(1, keepdim=True) + TINY) / SHARPNESS

@@ -13,9 +13,8 @@ from cil.common.ranges import Count, NonNegative, Positive, Weight
 from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.adapters.fusion import unified
 from cil.modules.adapters.parallel import Adapters, AdapterSize
-from cil.modules.adapters.task_sets import Start, TaskSets
-from cil.modules.heads.aligned import Alignment
-from cil.modules.heads.alignment import drifted
+from cil.modules.adapters.subspaces import Start, TaskSets
+from cil.modules.heads.aligned import Alignment, drifted
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import GrowingCosine
 

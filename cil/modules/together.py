@@ -1,13 +1,13 @@
-"""Base class of methods whose runs can be trained together on one frozen backbone."""
+"""Trains several runs together on one frozen backbone: the base class of such methods, and what it computes with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_any, tree_leaves, tree_map, tree_map_only
 
 from cil.method import Batch, Known, Losses, Method, Phase
-from cil.modules.replaced import replaced
 
 Inputs = tuple[Tensor | None, ...]
 Named = dict[str, Tensor]
@@ -52,3 +52,62 @@ class Together:
             return replaced(cast(nn.Module, self), learned, call, *given)
         finally:
             vars(self).update(own)
+
+
+def joined(call: Callable[..., Tensor], *given: Any) -> Tensor:
+    """Return `call(*given)`, (batch, …): a backbone takes the images of several runs, inside `torch.vmap`, as one batch.
+
+    The tensors in `given` are (batch or 1, …). The backbone launches as many kernels as for one run, and does with each image
+    what it does in a run that is alone.
+    """
+    if tree_any(lambda value: isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value), given):
+        return Joined.apply(call, *given)
+    return call(*given)
+
+
+class Joined(torch.autograd.Function):
+    """A call inside `torch.vmap`, for which the dimension of the runs is joined with that of the batch."""
+
+    @staticmethod
+    def forward(call: Callable[..., Tensor], *given: Any) -> Tensor:
+        raise TypeError("this is called inside vmap only")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, call: Callable[..., Tensor], *given: Any) -> tuple[Tensor, int]:
+        runs = info.batch_size
+
+        def with_runs(value: Any, dim: int | None) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return value.expand(runs, *value.shape) if dim is None else value.movedim(dim, 0)
+
+        given = tree_map(with_runs, given, in_dims[1:])
+        batch = max(value.shape[1] for value in tree_leaves(given) if isinstance(value, Tensor))
+        given = tree_map_only(Tensor, lambda value: value.expand(-1, batch, *value.shape[2:]).flatten(0, 1), given)
+        return joined(call, *given).unflatten(0, (runs, batch)), 0
+
+
+def replaced(module: nn.Module, values: Mapping[str, Tensor], call: Callable, *given: Any) -> Any:
+    """Return `call(*given)`, during which the parameters and buffers of these full names are `values`.
+
+    `torch.func.functional_call` does the same for a forward pass, but looks through all modules for tied weights each time.
+    """
+    places = [place(module, name) for name in values]
+    own = [of[name] for of, name in places]
+    try:
+        for (of, name), value in zip(places, values.values()):
+            of[name] = value
+        return call(*given)
+    finally:
+        for (of, name), value in zip(places, own):
+            of[name] = value
+
+
+def place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Return the dictionary that holds a parameter or buffer of this full name, and its key there."""
+    parent, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(parent)
+    return (owner._parameters if leaf in owner._parameters else owner._buffers), leaf

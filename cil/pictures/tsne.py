@@ -7,7 +7,7 @@ from textwrap import fill
 import numpy as np
 from torch import Tensor
 
-from cil.modules.adapters.balance import separability
+from cil.modules.adapters.fusion import separability
 from cil.pictures.accuracy import figure, save
 
 PANEL = 5.4  # inches

@@ -73,7 +73,7 @@ class Tokens:
     """Half-precision results of `early` for each photograph and variant, in files of `BLOCK` photographs."""
 
     def __init__(self, folder: Path, count: int, variants: int) -> None:
-        self.count, self._variants = count, variants
+        self.count = count
         self._parts = [[np.load(file, mmap_mode="r") for file in row] for row in _files(folder, count, variants)]
 
     def take(self, rows: Tensor, variants: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def kept_tokens(
     for done, (v, number) in enumerate(missing):
         block = pixels[number * BLOCK : (number + 1) * BLOCK]
         with torch.inference_mode():
-            images = view(block, generator(seed, "crops", v, number)) if view.has_chance else view(block)
+            images = view(block, generator(seed, "crops", v, number))
             tokens = torch.cat([early(backbone, few, frozen) for few in images.split(50)])
         with replace_file(rows[v][number]) as temporary, temporary.open("wb") as opened:
             np.save(opened, tokens.half().numpy())

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from cil.common.tables import mean_and_spread, number
+from cil.common.tables import mean_and_spread, number, plural
 from cil.metrics import COUNTS
 from cil.report import classes, svg
 from cil.report.collect import inputs, titled
@@ -166,10 +166,6 @@ def small(settings: str) -> str:
 def bullets(lines: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(text)}" for text in lines)
     return f"<ul>{items}</ul>" if items else ""
-
-
-def plural(many: int, thing: str) -> str:
-    return f"{many} {thing}{'s' * (many != 1)}"
 
 
 def slug(name: str) -> str:

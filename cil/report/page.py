@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from cil.common.tables import number
+from cil.common.tables import number, plural
 from cil.metrics import COUNTS, DEFINITIONS
 from cil.report import svg
 from cil.report.collect import COLUMNS, count, doubts, typed
-from cil.report.configurations import Entry, bullets, configuration, entries, facts, pictures, plural, slug, small, spelled
+from cil.report.configurations import Entry, bullets, configuration, entries, facts, pictures, slug, small, spelled
 from cil.report.numbers import Numbers
 from cil.report.published import Number, meaning
 

@@ -42,7 +42,7 @@ class Console:
         self._file = (folder / "run.log").open("a")
 
     def close(self) -> None:
-        self._stop_bar()
+        self.end_phase()
         if self._file:
             self._file.close()
 
@@ -60,8 +60,14 @@ class Console:
     def begin_phase(self, title: str, *, steps: int, done: int) -> None:
         """Start a phase of `steps` training steps, of which `done` were taken before a resume; `title` names task and phase."""
         self._title, self._steps, self._since, self._images = title, steps, time.perf_counter(), 0
-        if self.live:
-            self._start_bar(title, steps, done)
+        if not self.live:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[losses]}"))
+        self._bar, self._shown = Progress(*columns, TimeRemainingColumn(compact=True), transient=True), 0.0
+        self._row = self._bar.add_task(title, total=steps, completed=done, losses="")
+        self._bar.start()
 
     def step(self, epoch: str, images: int, losses: Mapping[str, SupportsFloat]) -> None:
         """Count a training step of `images` images; updates the progress bar at most every 0.2 seconds."""
@@ -85,17 +91,6 @@ class Console:
             self.say(line)
 
     def end_phase(self) -> None:
-        self._stop_bar()
-
-    def _start_bar(self, title: str, steps: int, done: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[losses]}"))
-        self._bar, self._shown = Progress(*columns, TimeRemainingColumn(compact=True), transient=True), 0.0
-        self._row = self._bar.add_task(title, total=steps, completed=done, losses="")
-        self._bar.start()
-
-    def _stop_bar(self) -> None:
         if self._bar:
             self._bar.stop()
             self._bar = None

@@ -51,7 +51,7 @@ class Record:
     def _row(self, task: int) -> Point:
         values: dict[str, float] = {}
         for kind, whole in read_matrices(self.folder).items():
-            matrix = until(whole, task)
+            matrix = whole.until(task)
             so_far, row = matrix.summary(), enumerate(matrix.percent[task])
             values |= {f"{kind}/{name}": value for name in SO_FAR if (value := so_far[name]) is not None}
             values |= {f"{kind}/task_{old + 1:02d}": float(percent) for old, percent in row}
@@ -60,13 +60,6 @@ class Record:
     def _point(self, task: int, axis: str, values: dict[str, float]) -> Point:
         clock = {"epochs": self.epochs, "images": self.images, "task": task + 1}
         return Point(self.lines - 1, clock, axis, values)
-
-
-def until(matrix: AccuracyMatrix, task: int) -> AccuracyMatrix:
-    """The matrix as it was right after learning `task` (counted from 0)."""
-    cut = AccuracyMatrix(matrix.totals[: task + 1].tolist())
-    cut.correct[:] = matrix.correct[: task + 1, : task + 1]
-    return cut
 
 
 class Reported:
@@ -82,7 +75,7 @@ class Reported:
         for task in range(self.told, self.matrix.learned):
             self.told = task + 1
             if math.isfinite(self.matrix.correct[task, 0]):  # some methods are not evaluated after every task
-                self.tell(until(self.matrix, task))
+                self.tell(self.matrix.until(task))
 
 
 def table(matrix: AccuracyMatrix) -> tuple[list[str], list[list]]:

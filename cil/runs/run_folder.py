@@ -15,8 +15,10 @@ import re
 import shutil
 import socket
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from cil.common.errors import UserError
 from cil.common.files import flush_folder, refusing, replace_file, write_json, write_text
@@ -36,16 +38,15 @@ def digest(config: dict) -> str:
     counted["precision"] = config["machine"]["precision"]
     counted |= {"tf32": "on"} if "tf32" in config["machine"] else {}  # not if off: keeps older addresses valid
     counted["modifier"] = list((config.get("modifier") or {}).items())  # a list, since only the order of modifiers matters
-    return hashlib.sha256(json.dumps(meant(counted), sort_keys=True).encode()).hexdigest()[:10]
+    meant = with_targets(counted, lambda path: path and str(path).rpartition(".")[2])  # moving code keeps the digest
+    return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def meant(node: object) -> object:
-    """Shorten each `_target_` to the name of its class or function, so that moving code to another file keeps the digest."""
+def with_targets(node: Any, change: Callable[[Any], object]) -> Any:
+    """A configuration with each `_target_` changed."""
     if isinstance(node, dict):
-        return {
-            key: meant(value) if key != "_target_" else value and str(value).rpartition(".")[2] for key, value in node.items()
-        }
-    return [meant(value) for value in node] if isinstance(node, list | tuple) else node
+        return {key: change(value) if key == "_target_" else with_targets(value, change) for key, value in node.items()}
+    return [with_targets(value, change) for value in node] if isinstance(node, list | tuple) else node
 
 
 def names(config: dict) -> tuple[str, str]:
@@ -243,6 +244,11 @@ class RunDir:
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"
 
 
+def run_of(config: dict) -> RunDir:
+    """The folder of the run of a configuration."""
+    return RunDir(Path(config["outputs"]) / address(config))
+
+
 def run_at(path: Path) -> RunDir:
     """The folder of a run for this process: among the processes that torchrun starts, only rank 0 may write."""
     return (Follower if follows() else RunDir)(path)
@@ -261,29 +267,13 @@ class Follower(RunDir):
     def open(self, config: dict) -> "RunDir":
         return self
 
-    def close(self) -> None:
-        pass
-
-    def save(self, state: dict, *, task: int, inside: bool, keep_all: bool) -> None:
-        pass
-
-    def event(self, **record: object) -> None:
-        pass
-
-    def note_encoded(self, block: str, images: int) -> None:
-        pass
-
     def events_size(self) -> int:
         return 0
 
-    def cut_events(self, size: int) -> None:
-        pass
+    def ignore(self, *given: object, **named: object) -> None:
+        """Do nothing."""
 
-    def keep_only(self, file: Path, *, keep_all: bool) -> None:
-        pass
-
-    def write_matrices(self, matrices: dict[str, AccuracyMatrix]) -> None:
-        pass
+    close = save = event = note_encoded = cut_events = keep_only = write_matrices = ignore  # type: ignore[assignment]
 
 
 def read_matrices(path: Path) -> dict[str, AccuracyMatrix]:

@@ -1,4 +1,4 @@
-"""Checks the settings that no constructor checks, before anything is loaded."""
+"""Checks the settings that no constructor checks, before anything is loaded, and leaves out what changes nothing."""
 
 import re
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from cil.runs.precision import settled
 
 GROUPS = ("dataset", "augment", "optim", "schedule", "machine", "log", "scenario", "method", "backbone", "train", "data",
           "save")  # fmt: skip
-TOP = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier", "plugins", "debug", "objective")
+NEEDED = (*GROUPS, "seed", "outputs", "reading", "size", "family", "modifier")
+TOP = (*NEEDED, "plugins", "debug", "objective")
 KEYS = {
     "train": ("epochs", "batch_size", "clip", "accumulate", "first"),
     "objective": ("on",),  # only "test"; other objectives do not belong to a run
@@ -57,6 +58,10 @@ USUAL: dict[str, dict] = {  # settings of later versions, with values that are l
     "cil.modifiers.pgp.PGP": {"adapter": 0.999, "lora": 0.99},
 }
 
+MEANINGLESS = (
+    "debug=true: two tasks of a few images, two batches each; the numbers mean nothing, and cil tables leaves them out"
+)
+
 
 def leave_out_usual(config: dict) -> None:
     """Remove the settings that have their value in `USUAL`; their constructors have it as the default."""
@@ -76,9 +81,7 @@ def usual_values(group: str, node: dict) -> dict:
 
 def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
-    for key in TOP:
-        if key in ("plugins", "debug", "objective"):
-            continue
+    for key in NEEDED:
         whole = key not in GROUPS or (isinstance(config.get(key), dict) and (key != "scenario" or "name" in config[key]))
         if key not in config or not whole:  # a recipe may set parts of a scenario that was deleted
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
@@ -114,6 +117,20 @@ def of_reading(reading: str, paper: Any, released: Any) -> Any:
     if reading not in READINGS:
         raise UserError(f"reading={reading} is not known; {nearest(str(reading), READINGS)}")
     return released if reading == "released" else paper
+
+
+def of_debug(config: dict) -> dict:
+    """The configuration with what `debug=true` changes; without `debug` if it is off, as before there was one.
+
+    Such a run tries everything once on two short tasks. Its folder lies below debug/, which no table reads.
+    """
+    fits("debug", debug := config.get("debug", False), bool)
+    if not debug:
+        return {key: value for key, value in config.items() if key != "debug"}
+    place, data = f"{config['outputs']}/debug", config["data"]
+    features = data["features"] and f"{place}/features"
+    data = data | {"decoded": f"{place}/decoded", "features": features}
+    return {**config, "data": data, "machine": config["machine"] | {"checkpoint_seconds": 0}}
 
 
 def _known(place: str, node: dict, keys: tuple[str, ...]) -> None:

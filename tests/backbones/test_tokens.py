@@ -42,7 +42,8 @@ def test_files_lie_beside_registered_weights_or_as_the_hub_has_them(files, tmp_p
     mirror = tmp_path / REPO
     mirror.parent.mkdir()
     files.rename(mirror)
-    assert tokenizer_of("ViT-B-16-SigLIP", TEXT, None, "mine.safetensors", str(tmp_path)).sha256
+    for weights in ("mine.safetensors", None):
+        assert tokenizer_of("ViT-B-16-SigLIP", TEXT, None, weights, str(tmp_path)).sha256
 
 
 def test_a_context_and_a_name_in_the_tokens_of_siglip(files):

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from cil.commands import run as front_door
 from cil.commands import tables
-from cil.commands.compose import compose
 from cil.common.errors import explain, nearest
+from cil.launch import run as front_door
+from cil.launch.compose import compose
 
 SMALL = ["scenario=glyphs_10tasks", "machine=cpu", "log.live=false"]  # what comes later on the command line wins
 FEW = ["dataset.train_per_class=9", "dataset.test_per_class=3"]

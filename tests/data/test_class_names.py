@@ -6,13 +6,13 @@ import re
 import pytest
 import torch
 
-from cil.commands.run import verified
 from cil.common.errors import UserError
 from cil.data.class_names import named
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
 from cil.engine.build import dataset
 from cil.engine.missing import missing
+from cil.launch.run import verified
 from cil.runs.run_folder import address
 from tests import harness
 from tests.data.datasets import miniature

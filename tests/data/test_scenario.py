@@ -138,7 +138,7 @@ def test_validation_takes_the_place_of_tests(images, scenario):
 
 
 def test_the_seed_can_decide_the_order(compose):
-    from cil.commands.run import verified
+    from cil.launch.run import verified
     from cil.report.collect import collect, rows, table
     from tests import harness
 

@@ -66,7 +66,7 @@ def test_the_cached_form_of_the_method_learns_and_encodes_each_image_once(copy):
 def test_a_method_without_a_page_leaves_the_documents_green(copy):
     (copy / "cil" / "methods" / "mine.py").write_text(GOOD)
     (copy / "conf" / "method" / "mine.yaml").write_text(YAML)
-    which = ["tests/docs/test_generated_docs.py", "tests/docs/test_docs.py", "tests/report/test_reproduce.py"]
+    which = ["tests/docs/test_generated_docs.py", "tests/docs/test_docs.py", "tests/commands/test_reproduce.py"]
     words = [sys.executable, "-m", "pytest", "-k", "fresh or front_page or results_in or shipped", *which]
     ended = subprocess.run(words, cwd=copy, capture_output=True, text=True)
     assert ended.returncode == 0 and "4 passed" in ended.stdout, ended.stdout

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cil.commands.pictures import main
-from cil.engine import locality
 from cil.engine.build import make
+from cil.engine.evaluation import locality
 from cil.pictures.accuracy import COLOURS
 from cil.pictures.locality import draw_nonlocality, everywhere
 from tests import harness
@@ -34,12 +34,12 @@ def test_every_task_tells_how_far_patches_look(run):
 
 def test_nonlocality_is_the_mean_over_images_heads_and_queries(scenario):
     backbone = make(harness.compose("backbone=convit_tiny")["backbone"], "backbone").eval()
-    found = locality.facts(backbone, scenario[0].test, 5, torch.device("cpu"))["nonlocality"]
+    found = locality(backbone, scenario[0].test, 5, torch.device("cpu"))["nonlocality"]
     with torch.no_grad():
         maps = backbone.maps(scenario[0].test.batch(torch.arange(12)).images)[1].mean((0, 1))
     slow = sum(float(maps[n, m]) * math.dist(divmod(n, 8), divmod(m, 8)) for n in range(64) for m in range(64)) / 64
     assert found[1] == pytest.approx(slow, abs=1e-3)
-    assert locality.facts(torch.nn.Identity(), scenario[0].test, 5, torch.device("cpu")) == {}
+    assert locality(torch.nn.Identity(), scenario[0].test, 5, torch.device("cpu")) == {}
 
 
 def test_a_patch_that_looks_everywhere_alike():

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cil.commands import run as front_door
-from cil.commands.sweep_check import lacking
 from cil.data.datasets import places
 from cil.engine.build import make
 from cil.engine.missing import missing
+from cil.launch import run as front_door
+from cil.launch.sweep_check import lacking
 from tests.data.datasets import miniature
 from tests.harness import compose, options
 
@@ -34,7 +34,7 @@ def begin(lines: list[str]) -> list[bool]:
 
 def test_all_that_a_run_lacks_is_told_together_without_torch(nowhere):
     code = (
-        "import sys; from cil.commands import run; code = run.front_door(); "
+        "import sys; from cil.launch import run; code = run.front_door(); "
         "print(sorted({'torch', 'timm', 'open_clip'} & set(sys.modules))); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *WORDS], capture_output=True, text=True, cwd=nowhere,

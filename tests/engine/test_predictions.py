@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import cil
-from cil.commands.run import verified
 from cil.common.errors import UserError
 from cil.engine.trainer import Trainer
+from cil.launch.run import verified
 from cil.runs import predictions
 from cil.runs.run_folder import RunDir, read_matrices
 from tests import harness
@@ -174,7 +174,7 @@ def test_a_checkpoint_that_answers_otherwise_gives_no_predictions(small, monkeyp
 PROCESS = """
 import sys
 import torch.distributed as dist
-from cil.commands import run as front_door
+from cil.launch import run as front_door
 from cil.runs import predictions
 from cil.runs.run_folder import run_at
 from tests import harness

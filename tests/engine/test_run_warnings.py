@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cil.engine.run_warnings import Doubts, Still, guessing, of_accuracies
+from cil.methods.ranpac import RandomRidge
 from cil.metrics import AccuracyMatrix
-from cil.modules.statistics.random_ridge import RandomRidge
 from tests import harness
-from tests.engine.test_run import in_child, wait
+from tests.launch.test_run import in_child, wait
 
 TWO = ("scenario.tasks=2", "machine=cpu", "log.live=false")
 

@@ -13,11 +13,10 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 import cil.engine.summary
-from cil.commands import stacked
-from cil.commands.compose import compose
-from cil.commands.runs import lines
 from cil.common.signals import EXIT_CODE
 from cil.engine.stack import Stack
+from cil.launch import stacked
+from cil.launch.compose import compose, lines
 from cil.runs.run_folder import RunDir
 from cil.runs.settings import checked
 from tests import harness

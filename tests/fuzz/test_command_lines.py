@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from cil.commands import run as front_door
 from cil.engine.trainer import Trainer
+from cil.launch import run as front_door
 from tests.fuzz.lines import BASE, lines
 from tests.fuzz.record import TIMES, record
 

@@ -9,8 +9,8 @@ import pytest
 
 from cil.common.signals import EXIT_CODE
 from tests import harness
-from tests.engine.test_run import in_child, wait
 from tests.fuzz.record import TIMES, record
+from tests.launch.test_run import in_child, wait
 from tests.methods.test_contract import GROWING
 
 KILLS = 60 * TIMES

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from cil.commands import check_gpu
-from cil.commands.compose import options
 from cil.data.datasets.noise import noise
 from cil.gpu_check import page, runs, whole
 from cil.gpu_check.runs import Outcome, Runs, compared, resume
 from cil.gpu_check.speed import FORMS, METHODS, busy, cells
+from cil.launch.compose import options
 from tests.gpu.pretend_cuda import PretendCuda
 from tests.harness import ROOT
 

@@ -12,9 +12,9 @@ from cil.common.signals import StopRequest
 from cil.data.frozen_features import FrozenResults
 from cil.data.scenario import Scenario
 from cil.engine.build import device_of, experiment, make
+from cil.methods.ranpac import SHRINKAGES, RandomRidge
 from cil.modules.adapters.parallel import Adapters, side_by_side
 from cil.modules.heads.linear import CosineHead
-from cil.modules.statistics.random_ridge import SHRINKAGES, RandomRidge
 from cil.runs.run_folder import RunDir
 from cil.runs.settings import checked
 from tests.harness import compose as composed

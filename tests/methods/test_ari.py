@@ -14,7 +14,7 @@ from cil.common.errors import UserError
 from cil.data.images import Batch
 from cil.data.scenario import InTurn
 from cil.engine.recipe import Step
-from cil.modules.growing.interference import disturbed, fused, limits
+from cil.methods.ari import disturbed, fused, limits
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 
 NO_CHANCE = ("method.attack=0.0", "train.batch_size=8")

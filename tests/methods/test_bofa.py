@@ -11,8 +11,7 @@ from torch import nn
 from cil.common.errors import UserError
 from cil.common.switches import grouped
 from cil.data.frozen_features import Known
-from cil.methods.bofa import BOFA, texts_weight
-from cil.modules.statistics.discriminant import precision
+from cil.methods.bofa import BOFA, precision, texts_weight
 from tests.methods.test_contract import fitted, small  # noqa: F401
 from tests.reference import close, fill
 

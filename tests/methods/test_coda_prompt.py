@@ -11,8 +11,7 @@ from cil.common.errors import UserError
 from cil.common.signals import StopRequest
 from cil.data.scenario import Scenario
 from cil.engine.build import device_of, experiment
-from cil.methods.coda_prompt import CodaPrompt
-from cil.modules.prompts.components import Components
+from cil.methods.coda_prompt import CodaPrompt, Components
 from cil.optim.schedules import quarter_cosine
 from cil.runs.run_folder import RunDir
 from cil.runs.settings import checked

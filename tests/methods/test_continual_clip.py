@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from cil.common.errors import UserError
 from cil.engine.build import make
 from cil.methods.continual_clip import ContinualCLIP
-from cil.modules.text.templates import ClassTexts, templates
+from cil.modules.text import ClassTexts, templates
 from tests.harness import compose
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cil.common.signals import Stopped, StopRequest
-from cil.contract.method import FEW as SHORT
-from cil.contract.method import Broken, Contract, StopsAt
+from cil.contract import FEW as SHORT
+from cil.contract import Broken, Contract, StopsAt
 from cil.engine.build import device_of, experiment
 from cil.methods.finetune import Finetune
 from cil.runs.run_folder import RunDir

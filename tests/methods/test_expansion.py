@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cil.contract.method import in_pieces
+from cil.contract import in_pieces
 from cil.method import Phase
-from cil.modules.statistics.centroids import attraction, matched, weights
+from cil.methods.der_mcg import attraction, matched, weights
 from tests import harness
 from tests.methods.test_contract import fitted, small  # noqa: F401
 from tests.methods.whole_networks import cross_entropy, learned, method_of, move, scenario, step  # noqa: F401

@@ -11,9 +11,8 @@ from cil.common.errors import UserError
 from cil.common.switches import grouped
 from cil.methods.rapf import RAPF
 from cil.modules.adapters import fused_adapter
-from cil.modules.adapters.balance import discrepancy, separability, shift, trust
 from cil.modules.adapters.fused_adapter import Drawn, near_pairs
-from cil.modules.adapters.fusion import decomposed
+from cil.modules.adapters.fusion import decomposed, discrepancy, separability, shift, trust
 from cil.modules.statistics.gaussians import cholesky, statistics
 from tests import harness
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401

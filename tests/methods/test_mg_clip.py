@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from cil.common.errors import UserError
 from cil.common.switches import grouped
-from cil.contract.method import in_pieces
+from cil.contract import in_pieces
 from cil.engine.build import make
 from cil.methods.mg_clip import MGCLIP
 from tests import harness

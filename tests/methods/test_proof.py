@@ -9,8 +9,7 @@ from torch import nn
 
 from cil.common.switches import grouped
 from cil.data.frozen_features import Known
-from cil.methods.proof import PROOF
-from cil.modules.heads.token_fusion import TokenFusion
+from cil.methods.proof import PROOF, TokenFusion
 from tests.methods.test_contract import fitted, small, trainer_of  # noqa: F401
 from tests.reference import close, fill
 

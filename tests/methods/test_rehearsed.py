@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from cil.common.errors import UserError
 from cil.method import Phase
-from cil.modules.heads.bias import corrected
-from cil.modules.rehearsal.herding import nearest_sums
+from cil.methods.bic import corrected
+from cil.modules.rehearsal.exemplars import nearest_sums
 from tests.methods.whole_networks import cross_entropy, in_turn, learned, method_of, move, scenario, step  # noqa: F401
 
 # --- iCaRL --------------------------------------------------------------------------------------------------------------
@@ -21,7 +21,7 @@ def test_icarls_losses(scenario, loss):  # noqa: F811
     method = method_of("icarl", f"loss={loss}", "strength=2.0", "memory=12")
     task = learned(method, scenario, 2)
     taught, (batch, losses) = method.teacher, step(method, task)
-    logits, old = method.predict_by_head(batch.images), taught(batch.images)
+    logits, old = method.head(method.features(batch.images)), taught(batch.images)
     if loss == "softmax":
         torch.testing.assert_close(losses["ce"], cross_entropy(logits, batch.labels))
         slow = -(F.softmax(old / 2, 1) * F.log_softmax(logits[:, :2] / 2, 1)).sum() / len(logits)

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 
 from cil.common.errors import UserError
 from cil.common.signals import StopRequest
-from cil.contract.bits import difference, record
-from cil.contract.method import in_pieces
+from cil.contract import difference, in_pieces, record
 from cil.engine.build import device_of, experiment
 from cil.modifiers.class_means import ClassMeans
 from cil.runs.run_folder import RunDir

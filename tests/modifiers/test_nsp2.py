@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cil.common.errors import UserError
-from cil.contract.method import in_pieces
+from cil.contract import in_pieces
 from cil.methods.pet import PET
 from cil.modifiers.nsp2 import NSP2
 from cil.modules.statistics.subspace import before_corner

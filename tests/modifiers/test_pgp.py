@@ -7,7 +7,7 @@ import torch
 
 from cil.common.errors import UserError
 from cil.common.signals import StopRequest
-from cil.contract.method import in_pieces
+from cil.contract import in_pieces
 from cil.engine.build import device_of, experiment
 from cil.engine.checkpoint import moved
 from cil.modifiers.pgp import PGP, gram

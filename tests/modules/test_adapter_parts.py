@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cil.modules.adapters.balance import KERNELS, discrepancy, separability, shift, trust
-from cil.modules.adapters.fusion import decomposed, low_rank, stacked
+from cil.modules.adapters.fusion import KERNELS, decomposed, discrepancy, low_rank, separability, shift, stacked, trust
 from cil.modules.statistics.gaussians import Gaussians, cholesky, placed, shrunk, statistics
 from tests.reference import close
 

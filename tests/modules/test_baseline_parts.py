@@ -8,14 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from cil.data.memory import Reservoir
-from cil.modules.adapters.prototypes import scores, synthesised
-from cil.modules.heads.alignment import as_long_as_before, drifted, normalised
-from cil.modules.heads.bias import corrected, fitted
+from cil.methods.bic import corrected, fitted
+from cil.methods.coda_prompt import crooked, gram_schmidt
+from cil.methods.der_mcg import as_long_as_before
+from cil.methods.ease import scores, synthesised
+from cil.methods.ewc import drift, importance
+from cil.methods.ranpac import SHRINKAGES, RandomRidge
+from cil.methods.slca import normalised
+from cil.modules.heads.aligned import drifted
 from cil.modules.rehearsal.distillation import sigmoids, softened
-from cil.modules.rehearsal.herding import herded, nearest_sums
-from cil.modules.statistics.fisher import drift, per_batch, per_sample
-from cil.modules.statistics.orthogonal import crooked, gram_schmidt
-from cil.modules.statistics.random_ridge import SHRINKAGES, RandomRidge
+from cil.modules.rehearsal.exemplars import herded, nearest_sums
 from tests.reference import close
 
 # --- EWC --------------------------------------------------------------------------------------------------------------
@@ -27,15 +29,15 @@ def test_fisher_of_two_samples(copies):
     network = nn.Linear(1, 2, bias=False)
     nn.init.zeros_(network.weight)
     batch = (torch.ones(2 * copies, 1), torch.tensor([1, 0] * copies))
-    close(per_sample(network, ["weight"], [batch])["weight"].flatten(), [0.25, 0.25], 1e-7)
-    close(per_batch(network, ["weight"], [batch])["weight"].flatten(), [0.0, 0.0], 1e-12)
+    close(importance(network, ["weight"], [batch], single=True)["weight"].flatten(), [0.25, 0.25], 1e-7)
+    close(importance(network, ["weight"], [batch], single=False)["weight"].flatten(), [0.0, 0.0], 1e-12)
 
 
 def test_fisher_is_that_of_single_images():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.GELU(), nn.Linear(7, 3)).eval()
     images, labels = torch.randn(37, 5), torch.randint(3, (37,))
-    found = per_sample(network, ["0.weight", "3.bias"], zip(images.split(20), labels.split(20)))
+    found = importance(network, ["0.weight", "3.bias"], zip(images.split(20), labels.split(20)), single=True)
     slow = {name: torch.zeros_like(network.get_parameter(name)) for name in found}
     for image, label in zip(images, labels):
         network.zero_grad()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cil.modules.rehearsal.herding import herded
+from cil.modules.rehearsal.exemplars import herded
 from cil.modules.rehearsal.loss import binary, distilled, diverging, mixed, soft
 from tests.modules.test_adapter_parts import fill
 from tests.reference import close

@@ -10,7 +10,7 @@ from cil.commands import why
 from cil.report.why import runs_below
 from cil.runs.run_folder import RunDir
 from tests import harness
-from tests.report.test_reproduce import finished_run
+from tests.commands.test_reproduce import finished_run
 
 L2P = ["scenario=glyphs_10tasks", "method=l2p"]
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from cil.commands.move_runs import moved
-from cil.commands.run import verified
 from cil.common.errors import UserError, explain
+from cil.launch.run import verified
 from cil.report.collect import apart, by_scenario, collect, rows, table
 from cil.report.why import sweeps
 from cil.runs.run_folder import RunDir

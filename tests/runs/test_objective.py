@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from cil.commands import run as front_door
 from cil.common.errors import UserError
+from cil.launch import run as front_door
 from cil.report.collect import collect, rows, table
 from cil.report.finished import rows as every_run
 from cil.runs.objective import METRICS, direction, require_images, value_of

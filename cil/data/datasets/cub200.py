@@ -1,19 +1,14 @@
 """CUB-200-2011: 200 species of birds, 5,994 training and 5,794 test photographs (official split)."""
 
-from pathlib import Path
-
 from cil.common.ranges import Count
-from cil.data.archives import Tree, check, rows, tree, unpack
-from cil.data.datasets.listing import listed, total
-from cil.data.datasets.places import KNOWN
+from cil.data.archives import rows
+from cil.data.datasets.listing import files, listed, total
 from cil.data.images import Images
-
-FOLDER, ARCHIVE = KNOWN["cub200"].any_of
 
 
 def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Count | None) -> Images:
     """CUB-200-2011. Labels follow the folder numbers; class names are the folders without number and underscores."""
-    found = _found(Path(root), md5)
+    found = files("cub200", root, md5)
     path, folder, kind = (dict(rows(found, f"{name}.txt", " ")) for name in ("images", "classes", "train_test_split"))
     label = {number: int(k) - 1 for number, k in rows(found, "image_class_labels.txt", " ")}
     numbers = sorted(path, key=int)
@@ -22,11 +17,3 @@ def cub200(root: str, *, md5: str | None, images: Count | None, shorter_side: Co
     names = [folder[k].partition(".")[2].replace("_", " ") for k in sorted(folder, key=int)]
     paths, labels = [f"images/{path[number]}" for number in numbers], [label[number] for number in numbers]
     return listed("cub200", root, found, paths, labels, split["1"], split["0"], names, shorter_side)
-
-
-def _found(root: Path, md5: str | None) -> Tree:
-    """Unpack the archive, since a compressed tar cannot be read in place, and list its files."""
-    if not (root / FOLDER).is_dir() and (root / ARCHIVE).is_file():
-        check(root / ARCHIVE, md5)
-        unpack(root / ARCHIVE, FOLDER)
-    return tree(root, FOLDER, {ARCHIVE: md5}, "type make data DATASET=cub200, or data.root=DIR for where it is")

@@ -8,21 +8,20 @@ import numpy as np
 import torch
 
 from cil.common.errors import UserError
-from cil.data.datasets.places import KNOWN
+from cil.data.datasets.places import CLOTHES, KNOWN
 from cil.data.images import Images
 
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 PLACES = KNOWN["fashion_mnist"].any_of
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def fashion_mnist(root: str, *, sha256: dict[str, str | None]) -> Images:
     """Fashion-MNIST converted to RGB, from its files (gzipped or not) in the data root or the folder of Debian's package."""
-    folder = next((Path(root) / place for place in PLACES if _file(Path(root) / place, FILES[0])), None)
+    folder = next((Path(root) / place for place in PLACES if _file(Path(root) / place, CLOTHES[0])), None)
     if folder is None:
-        raise UserError(f"Fashion-MNIST is not there (looked for {FILES[0]}.gz in {Path(root) / PLACES[0]} and {PLACES[2]}); "
+        raise UserError(f"Fashion-MNIST is not there (looked for {CLOTHES[0]}.gz in {Path(root) / PLACES[0]} and {PLACES[2]}); "
                         "type make data DATASET=fashion_mnist, or apt-get install dataset-fashion-mnist")  # fmt: skip
-    train, train_labels, test, test_labels = (_read(folder, name, sha256[name]) for name in FILES)
+    train, train_labels, test, test_labels = (_read(folder, name, sha256[name]) for name in CLOTHES)
     return Images("fashion_mnist", _colour(train), train_labels.long(), _colour(test), test_labels.long(), NAMES)
 
 

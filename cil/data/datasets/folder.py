@@ -7,7 +7,7 @@ import numpy as np
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Part, Seed
-from cil.data.archives import PHOTOS, Tree, text, tree
+from cil.data.archives import Tree, text, tree
 from cil.data.datasets.listing import listed, under
 from cil.data.images import Images
 
@@ -54,7 +54,7 @@ def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:
         if absent:
             raise UserError(f"{side} names {len(absent)} images that are not there, first {absent[0]}; correct the list")
         return paths, {path: path.split("/")[-2] for path in paths}
-    classes = under(found, side or "", PHOTOS)
+    classes = under(found, side or "")
     if not classes:
         raise UserError(f"no folder of images in {side or 'the dataset'}; type dataset.train=FOLDER or a file that lists them")
     return [p for paths in classes.values() for p in paths], {p: name for name, paths in classes.items() for p in paths}

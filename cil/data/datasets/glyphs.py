@@ -22,7 +22,7 @@ from cil.common.files import keep_or_make
 from cil.common.ranges import Count, Fraction, Range, Seed, Share, check
 from cil.data.images import Images
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).with_suffix("")  # lists of characters
 TEST_FACES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif-Italic")
 TRAIN_FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSansMono-Oblique",
                "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic")  # fmt: skip
@@ -84,8 +84,8 @@ def _drawn(
 
 @cache
 def code_points(which: str) -> tuple[int, ...]:
-    """Return the characters of `glyphs_classes.txt` or `glyphs_base.txt`, whose lines have a code point and its name."""
-    lines = (HERE / f"glyphs_{which}.txt").read_text().splitlines()
+    """Return the characters of `classes.txt` or `base.txt`, whose lines have a code point and its name."""
+    lines = (FOLDER / f"{which}.txt").read_text().splitlines()
     return tuple(int(line.split()[0].removeprefix("U+"), 16) for line in lines if line.startswith("U+"))
 
 

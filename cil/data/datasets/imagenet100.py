@@ -5,16 +5,12 @@ from pathlib import Path
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Member, Tree, check, inside, members, rows, tree
+from cil.data.archives import Member, Tree, check, inside, members, rows, tree
 from cil.data.datasets.listing import complete, listed, under
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
 
 TRAIN, VAL, KIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
-LAYOUT = """ImageNet may not be fetched by a script. Register at image-net.org, then put one of these below data.root:
-  imagenet/train/<wnid>/*.JPEG  imagenet/val/<wnid>/*.JPEG           (only the classes of the list are read)
-  imagenet/ILSVRC/Data/CLS-LOC/{train/<wnid>,val}/*.JPEG  imagenet/ILSVRC/LOC_val_solution.csv     (Kaggle's)
-  imagenet/ILSVRC2012_img_train.tar  imagenet/ILSVRC2012_img_val.tar  imagenet/ILSVRC2012_devkit_t12.tar.gz"""
 
 
 def imagenet100(
@@ -23,14 +19,13 @@ def imagenet100(
     """ImageNet100. `classes`: a list of cil/data/registry (first, seed1993, cmc, …); `names`: openai, lemma or its own."""
     chosen = class_list(f"imagenet100_{classes}")
     found, train, val = _found(Path(root) / "imagenet", set(chosen.wnids), md5)
-    label = {wnid: k for k, wnid in enumerate(chosen.wnids)}
     paths = [path for part in (train, val) for wnid in chosen.wnids for path in part.get(wnid, [])]
-    labels = [label[wnid] for part in (train, val) for wnid in chosen.wnids for _ in part.get(wnid, [])]
-    count = sum(len(train.get(wnid, [])) for wnid in chosen.wnids)
+    labels = [k for part in (train, val) for k, wnid in enumerate(chosen.wnids) for _ in part.get(wnid, [])]
+    counts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
+    count = sum(counts[: len(chosen.wnids)])
     shown = [name.replace("_", " ") for name in chosen.named(names)]
     split = range(count), range(count, len(paths))
-    parts = [len(part.get(wnid, [])) for part in (train, val) for wnid in chosen.wnids]
-    groups = tuple(accumulate(parts))[:-1]  # decoded classes have separate folders, which all lists share
+    groups = tuple(accumulate(counts))[:-1]  # decoded classes have separate folders, which all lists share
     images = listed(
         f"imagenet100_{classes}", root, found, paths, labels, *split, shown, shorter_side, stored="imagenet100", groups=groups
     )
@@ -49,7 +44,7 @@ def _found(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str, li
     for part in [f"train/{wnid}" for wnid in wnids] + [f"val/{wnid}" for wnid in wnids]:
         if (top / part).is_dir():
             found |= {f"{part}/{path}": member for path, member in tree(top, part, {}, "").items()}
-    train, val = under(found, "train", PHOTOS), under(found, "val", PHOTOS)
+    train, val = under(found, "train"), under(found, "val")
     if not val and (folder / "ILSVRC" / "LOC_val_solution.csv").is_file():
         answers = rows(tree(folder, "ILSVRC", {}, ""), "LOC_val_solution.csv", ",")
         val = _flat(tree(top, "val", {}, ""), {line[0]: line[1].split()[0] for line in answers if " " in line[1]}, wnids, found)
@@ -78,7 +73,7 @@ def _official(folder: Path, wnids: set[str], md5: dict) -> tuple[Tree, dict[str,
         wnid = name.removesuffix(".tar")
         if wnid in wnids:
             found |= {f"train/{wnid}/{path}": place for path, place in inside(member).items()}
-    train = under(found, "train", PHOTOS)
+    train = under(found, "train")
     return found, train, _flat(members(folder / VAL), _answers(folder / KIT), wnids, found)
 
 

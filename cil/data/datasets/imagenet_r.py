@@ -4,27 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, tree
-from cil.data.datasets.listing import listed, total, under
-from cil.data.datasets.places import KNOWN
+from cil.data.datasets.listing import files, listed, total, under
 from cil.data.images import Images
 from cil.data.registry.classes import class_list
 from cil.data.registry.splits import imagenet_r_split
-
-FOLDER, ARCHIVE = KNOWN["imagenet_r"].any_of
 
 
 def imagenet_r(
     root: str, *, split: str, names: str, md5: str | None, images: Count | None, shorter_side: Count | None,
 ) -> Images:  # fmt: skip
     """ImageNet-R, with labels by sorted wnid. `split`: a name in cil/data/registry; `names`: readme, openai or lemma."""
-    found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=imagenet_r, or data.root=DIR for where it is")
+    found = files("imagenet_r", root, md5)
     classes = class_list("imagenet_r")
     label = {wnid: k for k, wnid in enumerate(classes.wnids)}
-    if split == "folders":  # PILOT's zip is already split
-        parts = [under(found, part, PHOTOS) for part in ("train", "test")]
-    else:
-        parts = [under(found, "", PHOTOS)]
+    parts = [under(found, part) for part in (("train", "test") if split == "folders" else ("",))]  # PILOT's zip is split
     paths = [path for part in parts for wnid in classes.wnids for path in part.get(wnid, [])]
     total("imagenet_r", len(paths), images)
     if split == "folders":

@@ -7,9 +7,18 @@ from pathlib import Path
 import torch
 
 from cil.common.errors import UserError
-from cil.data.archives import Member
+from cil.data.archives import Member, Tree, tree
+from cil.data.datasets.places import KNOWN
 from cil.data.image_store import Photos, Size
 from cil.data.images import Images
+
+PHOTOS = (".jpeg", ".jpg", ".png")
+
+
+def files(name: str, root: str, md5: str | None) -> Tree:
+    """List the files of a dataset of `KNOWN`, from its folder or its archive."""
+    folder, archive = KNOWN[name].any_of
+    return tree(Path(root), folder, {archive: md5}, f"type make data DATASET={name}, or data.root=DIR for where it is")
 
 
 def listed(
@@ -70,12 +79,12 @@ def total(name: str, count: int, wanted: int | None) -> None:
                         f"dataset.images={count} to use it anyway")  # fmt: skip
 
 
-def under(found: Mapping[str, Member], folder: str, endings: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return the files of `folder`/<class>/… by class. Classes and files are sorted by name, as in ImageFolder."""
+def under(found: Mapping[str, Member], folder: str) -> dict[str, list[str]]:
+    """Return the photographs of `folder`/<class>/… by class. Classes and files are sorted by name, as in ImageFolder."""
     classes: dict[str, list[str]] = {}
     prefix = f"{folder}/" if folder else ""
     for path in found:
-        if path.startswith(prefix) and path.lower().endswith(endings):
+        if path.startswith(prefix) and path.lower().endswith(PHOTOS):
             label, _, rest = path[len(prefix) :].partition("/")
             if rest:
                 classes.setdefault(label, []).append(path)

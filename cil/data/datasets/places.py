@@ -1,4 +1,7 @@
-"""Where the files of each dataset lie below the data root, and how many classes it has. It needs no torch."""
+"""Where the files of each dataset lie below the data root, how many classes it has, and where the files come from.
+
+The checksums of the files are in conf/dataset. Importing this does not import torch.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,17 +28,24 @@ KNOWN = {  # by the name of the function
     "half": Place("tinyimagenet", 100, ("tiny-imagenet-200", "tiny-imagenet-200.zip"), "tinyimagenet"),
     "glyphs": Place("glyphs", 100),
 }
-PREPARED = {  # datasets of the function `prepared`, each a folder and an archive; those of C3Box have no known name
-    "cub200_pilot": Place("cub200", 200, ("cub", "cub.zip"), "cub200_pilot"),
-    "fgvc_aircraft": Place("fgvc_aircraft", 100, ("aircraft", "aircraft.zip"), "fgvc_aircraft"),
-    "food101": Place("food101", 100, ("food101", "food101.zip"), "food101"),
-    "imagenet_a": Place("imagenet_a", 200, ("imagenet-a", "ina.zip"), "imagenet_a"),
-    "objectnet": Place("objectnet", 200, ("objectnet", "objnet.tgz"), "objectnet"),
-    "omnibenchmark": Place("omnibenchmark", 300, ("omnibenchmark", "omnibenchmark.zip"), "omnibenchmark"),
-    "stanford_cars": Place("stanford_cars", 100, ("cars", "cars.zip"), "stanford_cars"),
-    "sun397": Place("sun397", 300, ("sun", "sun.zip"), "sun397"),
-    "ucf101": Place("ucf101", 100, ("ucf", "ucf.zip"), "ucf101"),
-    "vtab": Place("vtab", 50, ("vtab", "vtab.zip"), "vtab"),
+DRIVE = "https://drive.google.com/file/d"
+RESEARCH, OWNERS = "research only, not commercial", "images are their owners'"
+NO_TRAINING = "CC BY 4.0 with two clauses, one of which forbids to tune any model on it"
+# Of the function `prepared`: key, classes, folder, archive, terms of the original, address in PILOT's or C3Box's README.
+HANDED = (
+    ("cub200_pilot", 200, "cub", "cub.zip", RESEARCH, f"{DRIVE}/1XbUpnWpJPnItt5zQ6sHJnsjPncnNLvWb"),
+    ("fgvc_aircraft", 100, "aircraft", "aircraft.zip", RESEARCH, f"{DRIVE}/1xI5r1fU0d6Nff51HuOo5w-e4sGEP46Z2"),
+    ("food101", 100, "food101", "food101.zip", OWNERS, f"{DRIVE}/1rupzXpwrbxki4l-RVmsRawhz1Cm0lDY5"),
+    ("imagenet_a", 200, "imagenet-a", "ina.zip", f"MIT; {OWNERS}", f"{DRIVE}/19l52ua_vvTtttgVRziCZJjal0TPE9f2p"),
+    ("objectnet", 200, "objectnet", "objnet.tgz", NO_TRAINING, "OneDrive, see README.md of github.com/LAMDA-CL/LAMDA-PILOT"),
+    ("omnibenchmark", 300, "omnibenchmark", "omnibenchmark.zip", OWNERS, f"{DRIVE}/1AbCP3zBMtv_TDXJypOCnOgX8hJmvJm3u"),
+    ("stanford_cars", 100, "cars", "cars.zip", OWNERS, f"{DRIVE}/1D8ReAuOPenWi6SMNUrOZhbm6ViyhDHbL"),
+    ("sun397", 300, "sun", "sun.zip", OWNERS, "OneDrive, see README.md of github.com/LAMDA-CL/C3Box"),
+    ("ucf101", 100, "ucf", "ucf.zip", "videos are their owners'", f"{DRIVE}/1Ng4w310_VDqpKbc7eYaumXTOiDxI02Wc"),
+    ("vtab", 50, "vtab", "vtab.zip", "as its five parts", f"{DRIVE}/1xUiwlnx4k0oDhYi26KL5KwrCAya-mvJ_"),
+)
+PREPARED = {
+    name: Place(name.removesuffix("_pilot"), classes, (folder, archive), name) for name, classes, folder, archive, *_ in HANDED
 }
 NAMINGS = {"imagenet100": "lemma", "imagenet_r": "lemma", "prepared": "folders"}  # functions that know names for their classes
 
@@ -74,3 +84,43 @@ def absent(places: list[Place], root: Path) -> Iterator[str]:
             looked = " and ".join(str(root / path) for path in place.any_of)
             yield (f"dataset {place.key} is not there (looked for {looked}); type make data DATASET={place.key}, or "
                    "data.root=DIR for where it is")  # fmt: skip
+
+
+# --- where the files come from ----------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """The files to fetch for a dataset."""
+
+    terms: str
+    address: str  # of the folder that has them
+    files: tuple[str, ...]  # paths below the data root
+
+
+FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+CLOTHES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+LAYOUT = """ImageNet may not be fetched by a script. Register at image-net.org, then put one of these below data.root:
+  imagenet/train/<wnid>/*.JPEG  imagenet/val/<wnid>/*.JPEG           (only the classes of the list are read)
+  imagenet/ILSVRC/Data/CLS-LOC/{train/<wnid>,val}/*.JPEG  imagenet/ILSVRC/LOC_val_solution.csv     (Kaggle's)
+  imagenet/ILSVRC2012_img_train.tar  imagenet/ILSVRC2012_img_val.tar  imagenet/ILSVRC2012_devkit_t12.tar.gz"""
+
+SOURCES: dict[str, Source | str] = {  # a text says what the user has to do
+    "cifar100": Source("free; cite Krizhevsky 2009", "https://www.cs.toronto.edu/~kriz", ("cifar-100-python.tar.gz",)),
+    "tinyimagenet": Source("ImageNet's terms: research only", "http://cs231n.stanford.edu", ("tiny-imagenet-200.zip",)),
+    "imagenet_r": Source(f"MIT; {OWNERS}", "https://people.eecs.berkeley.edu/~hendrycks", ("imagenet-r.tar",)),
+    "cub200": Source(RESEARCH, "https://data.caltech.edu/records/65de6-vp158/files", ("CUB_200_2011.tgz",)),
+    "fashion_mnist": Source("MIT", FASHION, tuple(f"fashion-mnist/{name}.gz" for name in CLOTHES)),
+    "imagenet100": LAYOUT,
+    "folder": "folder reads your own tree below data.root: dataset.path=birds wants birds/{train,test}/<class>/*.jpg",
+    **{
+        name: f"{name} is drawn on the spot; there is nothing to fetch"
+        for name in ("glyphs", "glyphs_latin", "glyphs_greek", "latin_then_greek")
+    },
+    **{
+        name: f"{name} is cut from a dataset whose terms are: {terms}.\nFetch it in a browser: {address}\n"
+        f"Put it below data.root as {archive}, or unpacked as {folder}/train/<class>/… and {folder}/test/<class>/…"
+        for name, _, folder, archive, terms, address in HANDED
+    },
+    "noise": "noise is made on the spot; there is nothing to fetch",
+    "imagenet100_then_cifar100": "type make data DATASET=imagenet100 and make data DATASET=cifar100",
+}

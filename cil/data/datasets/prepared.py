@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Tree, check, tree, unpack
+from cil.data.archives import Tree, tree
 from cil.data.class_names import plain
 from cil.data.datasets.listing import listed, total, under
 from cil.data.datasets.places import PREPARED
@@ -22,7 +22,7 @@ def prepared(root: str, *, name: str, names: str, md5: str | None, images: Count
         raise UserError(f"dataset.name={name} is not known; {nearest(name, PREPARED)}")
     place = PREPARED[name]
     found = _found(Path(root), name, md5)
-    train, test = (under(found, side, PHOTOS) for side in ("train", "test"))
+    train, test = (under(found, side) for side in ("train", "test"))
     folders = list(train)
     if list(test) != folders or len(folders) != place.classes:
         raise UserError(f"{name} has {len(train)} classes for training and {len(test)} for the test, wanted are the same "
@@ -36,12 +36,10 @@ def prepared(root: str, *, name: str, names: str, md5: str | None, images: Count
 
 
 def _found(root: Path, name: str, md5: str | None) -> Tree:
-    """List the files of both folders, whatever lies around them. A compressed tar is unpacked first."""
+    """List the files of both folders, whatever lies around them."""
     folder, archive = PREPARED[name].any_of
-    if archive.endswith("gz") and not (root / folder).is_dir() and (root / archive).is_file():
-        check(root / archive, md5)
-        unpack(root / archive, folder, loose=True)
-    found = tree(root, folder, {archive: md5}, f"type make data DATASET={name} for where it is, or data.root=DIR")
+    wanted = f"type make data DATASET={name} for where it is, or data.root=DIR"
+    found = tree(root, folder, {archive: md5}, wanted, loose=True)
     around = (re.match("((?:[^/]+/)*?)train/", path) for path in found)
     top = min((match.group(1) for match in around if match), key=len, default="")
     return {path.removeprefix(top): member for path, member in found.items() if path.startswith(top)}

@@ -2,18 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from cil.common.errors import UserError
 from cil.common.ranges import Count
-from cil.data.archives import PHOTOS, Tree, rows, text, tree
-from cil.data.datasets.listing import complete, listed, number, under
-from cil.data.datasets.places import KNOWN
+from cil.data.archives import Tree, rows, text
+from cil.data.datasets.listing import complete, files, listed, number, under
 from cil.data.images import Images
 from cil.data.registry.orders import class_order
 
-FOLDER, ARCHIVE = KNOWN["tinyimagenet"].any_of
 SPLIT = "numpy:1993"  # the class order that defines the halves
 
 
@@ -37,11 +34,11 @@ def _images(
     root: str, md5: str | None, half: str | None, train_per_class: int | None, test_per_class: int | None,
     shorter_side: int | None,
 ) -> Images:  # fmt: skip
-    found = tree(Path(root), FOLDER, {ARCHIVE: md5}, "type make data DATASET=tinyimagenet, or data.root=DIR for where it is")
+    found = files("tinyimagenet", root, md5)
     every = sorted(text(found, "wnids.txt").split())
     wnids = every if half is None else _of_half(every, half)
     words = dict(line for line in rows(found, "words.txt", "\t") if len(line) == 2)
-    train = under(found, "train", PHOTOS)
+    train = under(found, "train")
     paths = [path for wnid in wnids for path in sorted(train.get(wnid, []), key=number)[:train_per_class]]
     label = {wnid: k for k, wnid in enumerate(wnids)}
     count, labels = len(paths), [label[path.split("/")[1]] for path in paths]

@@ -20,7 +20,6 @@ class ClassList:
 
     name: str
     digest: str  # of the wnids and the names in the file
-    source: str
     wnids: tuple[str, ...]
     names: dict[str, tuple[str, ...]]
 
@@ -68,4 +67,4 @@ def _read(name: str) -> ClassList:
     verify(file, head, rows)
     wnids, *names = zip(*rows, strict=True)
     namings = head["columns"].split(", ")[1:]
-    return ClassList(name, head["digest"], head["source"], wnids, dict(zip(namings, names, strict=True)))
+    return ClassList(name, head["digest"], wnids, dict(zip(namings, names, strict=True)))

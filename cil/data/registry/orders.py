@@ -24,8 +24,7 @@ class Entry:
     classes: str  # the class list that the labels index, if the dataset has several; otherwise the dataset
     name: str
     digest: str
-    source: str
-    short: str  # the source, as error messages name it
+    short: str  # where it is from, as error messages say it
     nicknames: tuple[str, ...]
     labels: tuple[int, ...]
 
@@ -131,7 +130,7 @@ def _entry(file: Path) -> Entry:
     nicknames = tuple(name.strip() for name in head["also called"].split(",") if name.strip())
     dataset = file.parent.name
     classes = head.get("class list", dataset)
-    return Entry(dataset, classes, file.stem, digest(labels), head["source"], head["in short"], nicknames, tuple(labels))
+    return Entry(dataset, classes, file.stem, digest(labels), head["in short"], nicknames, tuple(labels))
 
 
 def _key(name: str) -> str:

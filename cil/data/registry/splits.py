@@ -11,14 +11,7 @@ from cil.data.registry.listfile import digest
 
 Rows = tuple[list[int], list[int]]  # rows of the sorted file list: training, test
 
-SPLITS = {
-    "coda": ("fixed lists, 24,000 and 6,000 files", "CODA-Prompt, mammoth"),
-    "random:SEED": ("torch's permutation of all files, the first 80 % train", "dualprompt-pytorch, PGP"),
-    "stratified:SEED": ("of each class a random 80 %, rounded down, trains", "our reading of RAPF without its list"),
-    "rapf": ("a fixed list", "RAPF"),
-    "tfds": ("the first 80 % of TFDS' order train", "L2P and DualPrompt in JAX"),
-    "folders": ("the folders train/ and test/ of PILOT's archive", "PILOT, APER, EASE, RanPAC, C3Box"),
-}
+SPLITS = ("coda", "random:SEED", "stratified:SEED", "rapf", "tfds", "folders")
 CODA = {  # file: md5
     "imagenet-r_train.yaml": "b90d9c763369c87dbd9becb80abd83b3",
     "imagenet-r_test.yaml": "3ea5a3aa2e96578874254d4ee87321b3",

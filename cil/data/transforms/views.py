@@ -19,9 +19,8 @@ from torch import Tensor
 from cil.common.errors import UserError
 from cil.common.ranges import Count, Positive, Range, Share, Whole, check
 from cil.common.transfer import channels, sent
-from cil.data.transforms.crops import boxed, centre, each, random_boxes, scaled
+from cil.data.transforms.crops import boxed, centre, coefficients, each, random_boxes, resample, room, scaled
 from cil.data.transforms.randaugment import rand_augment
-from cil.data.transforms.resample import coefficients, resample, room
 
 KEEPS_SCALE = ("augment: crop=padded keeps the scale, but images are {} and the backbone wants {}; type "
                "augment=random_resized_crop")  # fmt: skip
@@ -111,12 +110,14 @@ class View:
         mean, std = (channels(tuple(values), torch.device(device)) for values in (self.image.mean, self.image.std))
         normalised = lambda levels: levels.div_(255).sub_(mean).div_(std)  # noqa: E731
         if self.randaugment:
-            return normalised(rand_augment(self._cropped(pixels, random, device, lambda levels: levels), random))
+            return normalised(rand_augment(self.geometry(pixels, random, device), random))
         return self._cropped(pixels, random, device, normalised)
 
-    def geometry(self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None) -> Tensor:
+    def geometry(
+        self, pixels: Tensor | list[np.ndarray], random: torch.Generator | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
         """Crop and flip only: (batch, 3, size, size) float32 with integer values from 0 to 255."""
-        return self._cropped(pixels, random, "cpu", lambda levels: levels)
+        return self._cropped(pixels, random, device, lambda levels: levels)
 
     def _cropped(self, pixels, random, device, finish: Callable[[Tensor], Tensor]) -> Tensor:
         """Crop and flip, then call `finish` in place on a few images at a time, while they are in the CPU cache."""
@@ -150,10 +151,9 @@ class View:
         twice as fast. Random numbers are drawn on the CPU, so that a seed gives the same crops on a GPU.
         """
         size = self.image.size
-        if self.crop == "whole":
-            return stretched(height, width, size, self.filter, device)
-        if self.crop == "centre":
-            return centred(height, width, self.resize or size, size, self.filter, device)
+        if not self.crops_by_chance:
+            wide, tall = (size, size) if self.crop == "whole" else scaled(width, height, self.resize or size)
+            return centred(height, width, tall, wide, size, self.filter, device)
         if self.crop == "padded":
             if height != size or width != size:
                 raise UserError(KEEPS_SCALE.format(f"{height}x{width}", size))
@@ -184,28 +184,16 @@ class View:
         return levels
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def stretched(height: int, width: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the cached matrices of a resize without a crop."""
-    down, across = (exact_coefficients(length, size, kind) for length in (height, width))
-    return down.to(device), across.to(device)
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
-def centred(height: int, width: int, resize: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the cached matrices of a centre crop."""
-    pair, (wide, tall) = [], scaled(width, height, resize)
+def centred(height: int, width: int, tall: int, wide: int, size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the cached float64 matrices that resize to `tall` × `wide` pixels and crop the central `size` × `size`."""
+    pair = []
     for length, target in ((height, tall), (width, wide)):
+        matrix = coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=torch.float64)
         start = round((target - size) / 2)
-        pair.append(exact_coefficients(length, target, kind)[:, start : start + size].to(device))
+        pair.append(matrix[:, start : start + size].to(device))
     return pair[0], pair[1]
-
-
-def exact_coefficients(length: int, target: int, kind: str) -> Tensor:
-    """Return the float64 matrix (1, target, length) that resizes a whole axis."""
-    return coefficients(torch.zeros(1), torch.tensor([length]), length, target, kind=kind, dtype=torch.float64)
 
 
 def views(image: ImageSpec, *, train: dict, test: dict) -> tuple[View, View]:

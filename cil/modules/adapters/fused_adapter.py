@@ -18,7 +18,7 @@ from cil.method import Known, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact, scores
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.statistics.gaussians import Gaussians
-from cil.modules.text.templates import ClassTexts
+from cil.modules.text import ClassTexts
 
 PER_CLASS, PER_PAIR = 10, 20  # pseudo-features, to be multiplied by beta
 AHEAD = 16384  # pseudo-features that are drawn at a time, for several steps
@@ -53,7 +53,7 @@ class OldClasses:
 
 
 class FusedAdapter(FrozenImages, nn.Module):
-    """logit of a class = scale · cos(adapter · feature, text of the class). A method adds `phases` and overrides `merged`."""
+    """logit of a class = scale · cos(adapter · feature, text of the class). A method overrides `merged`."""
 
     old: Tensor  # the adapter before this task
     texts: Tensor  # (classes seen, width), normalised
@@ -61,7 +61,7 @@ class FusedAdapter(FrozenImages, nn.Module):
     def __init__(self, backbone: nn.Module, *, class_texts: ClassTexts, old_classes: OldClasses, start: Start) -> None:
         """`start`: the adapter before the first task, `random` or the `identity`, which answers as continual_clip."""
         super().__init__()
-        classes_drawn, beta, shrinkage = old_classes.classes_drawn, old_classes.beta, old_classes.shrinkage
+        classes_drawn, beta = old_classes.classes_drawn, old_classes.beta
         if int(PER_CLASS * beta) < 1:
             raise UserError(f"method.classes_drawn={classes_drawn} method.beta={beta} sample no pseudo-features for old "
                             "classes; type method.classes_drawn=2 method.beta=1.0")  # fmt: skip
@@ -72,7 +72,7 @@ class FusedAdapter(FrozenImages, nn.Module):
         self.adapter = nn.Parameter(torch.zeros(width, width))
         self.register_buffer("old", torch.empty(width, width))
         self.register_buffer("texts", torch.empty(0, width))
-        self.gaussians = Gaussians(width, shrinkage=shrinkage)
+        self.gaussians = Gaussians(width, shrinkage=old_classes.shrinkage)
         self.tasks: list[range] = []  # the classes of each task seen
         self.compare(torch.empty(0, 2, dtype=torch.long))
         self.turn = torch.empty(0, dtype=torch.long)  # old classes in the order of this epoch
@@ -98,6 +98,9 @@ class FusedAdapter(FrozenImages, nn.Module):
         self.texts = torch.cat([self.texts, self.class_texts.encoded(self.backbone, task.names)])
         if self.hinge:
             self.compare(near_pairs(self.texts, task.classes.start, self.threshold))
+
+    def phases(self, task: Task) -> list[Phase]:
+        return [Phase("train", task, task.train, [self.adapter])]
 
     def compare(self, pairs: Tensor) -> None:
         """Store the old and new classes whose texts are near, (pairs, 2): on the CPU for sampling, on the device for losses."""

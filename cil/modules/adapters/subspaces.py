@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cil.method import FrozenResults, LabelledImages
+from cil.method import FrozenResults, Known, LabelledImages, Phase, Task
 from cil.modules.adapters.parallel import Adapters, AdapterSize, side_by_side
+from cil.modules.heads.aligned import Aligned, Alignment
+from cil.modules.heads.cosine import exact
+from cil.modules.statistics.features import computed
+from cil.optim.schedules import cosine
+
+Start = Literal["new", "previous"]  # initial values of a set: drawn anew, or those of the task before
 
 
 class Subspaces(nn.Module):
@@ -50,3 +58,44 @@ class Subspaces(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         return self.predict_from(self.everywhere(images), lambda: images)
+
+
+class TaskSets(Aligned, Subspaces):
+    """Trains a set of adapters and the head on each task.
+
+    The method has a `head` that grows, and says which sets predict (`spaces`) and how features become logits (`logits`).
+    """
+
+    head: nn.Module
+    logits: Callable[..., Tensor]
+
+    def __init__(
+        self, backbone: nn.Module, size: AdapterSize, start: Start, alignment: Alignment, *, align_fall: int | None = None,
+        diagonal: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(backbone, size)
+        self.start, self.align_fall = start, align_fall
+        self.prepare(backbone.width, alignment, diagonal=diagonal)
+
+    def begin_task(self, task: Task) -> None:
+        fresh = self.new()
+        if self.sets and self.start == "previous":
+            fresh.load_state_dict(self.sets[-1].state_dict())
+        self.sets.append(fresh)
+        self.head.grow(len(task.seen))
+        self.gaussians.grow(len(task.seen))
+
+    def alignments(self, task: Task) -> list[Phase]:
+        return self.aligning(task, self.head, self.alignment.samples, self.falling)
+
+    def falling(self, done: float, epochs: int, rate: float) -> float:
+        return cosine(done, self.align_fall or epochs, rate, every="epoch")
+
+    def measured(self, task: Task, number: int = -1) -> tuple[Tensor, Tensor]:
+        """Returns the features of the task's images with one set, (images, width), and their labels."""
+        own = side_by_side([self.sets[number]])
+        return computed(lambda images: self.backbone(images, adapters=own), task.train_plain, self.gaussians.means.device)
+
+    def losses_from(self, known: Known, phase: Phase) -> dict[str, Tensor]:
+        with exact(known.frozen):
+            return {"ce": F.cross_entropy(self.logits(known.frozen), known.labels)}

@@ -18,14 +18,6 @@ def relative(side: int) -> Tensor:
     return torch.cat([away, away.square().sum(2, keepdim=True)], 2)
 
 
-def neighbourhood(heads: int) -> Tensor:
-    """Return initial position weights, (⌊√heads⌋², 3): each head attends to one place of a square around the query."""
-    side = math.isqrt(heads)
-    centre = side // 2 if side % 2 else (side - 1) / 2
-    places = [(2 * (across - centre), 2 * (down - centre), -1.0) for across in range(side) for down in range(side)]
-    return torch.tensor(places)
-
-
 class PlainAttention(nn.Module):
     """Self-attention by content alone. Subclasses change the attention maps (`maps`) and initial values (`reset`)."""
 
@@ -118,9 +110,11 @@ ATTENTIONS = {"plain": PlainAttention, "gated": GatedAttention, "local": LocalAt
 
 @torch.no_grad()
 def place(weight: Tensor) -> None:
-    """Set the position weights of the first ⌊√heads⌋² heads to `neighbourhood`; the other heads keep their values."""
-    known = neighbourhood(len(weight))
-    weight[: len(known), :3] = known.to(weight)
+    """Let each of the first ⌊√heads⌋² heads attend to one place of a square around the query; the others keep their weights."""
+    side = math.isqrt(len(weight))
+    centre = side // 2 if side % 2 else (side - 1) / 2
+    places = [(2 * (across - centre), 2 * (down - centre), -1.0) for across in range(side) for down in range(side)]
+    weight[: len(places), :3] = torch.tensor(places).to(weight)
 
 
 class TaskAttention(nn.Module):

@@ -21,16 +21,13 @@ from cil.data.memory import Memory
 from cil.data.sampling import repeated, shuffled, stored
 from cil.data.transforms.views import View
 from cil.method import Batch, LabelledImages, Phase, Scenario, Task
-from cil.modules.growing.task_reader import TaskReader
-from cil.modules.rehearsal.exemplars import by_herding
-from cil.modules.rehearsal.frozen_copy import FrozenCopy
-from cil.modules.rehearsal.herding import herded
+from cil.modules.rehearsal.distillation import FrozenCopy
+from cil.modules.rehearsal.exemplars import by_herding, herded
 from cil.modules.rehearsal.loss import binary, distilled, mixed, soft
 from cil.optim.schedules import constant
 
 Herding = Literal["plain", "cropped", "augmented"]
 Distil = Literal["all", "memory"]
-TuneOrder = Literal["stored", "repeated", "shuffled"]
 MixUp = Annotated[float, Range(0, 100, open="least", example=0.8)] | None
 
 
@@ -49,7 +46,7 @@ class LaterTasks:
     later_lr: Rate | None
     tune_epochs: Whole
     tune_lr: Rate
-    tune_order: TuneOrder
+    tune_order: Literal["stored", "repeated", "shuffled"]
     tune_taught: bool
 
 
@@ -58,6 +55,33 @@ class Teacher(FrozenCopy):
 
     def answer(self, images: Tensor) -> Tensor:
         return self.reader.classify(self.reader.read(self.backbone, images))
+
+
+def head(width: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+
+class TaskReader(nn.Module):
+    """Heads that share the backbone's token, or that have one token per task, the first of which is the backbone's."""
+
+    def __init__(self, width: int, *, token_a_task: bool, std: float) -> None:
+        super().__init__()
+        self.width, self.token_a_task, self.std = width, token_a_task, std
+        self.tokens, self.heads = nn.ParameterList(), nn.ModuleList()
+
+    def grow(self, classes: int) -> None:
+        if self.token_a_task and len(self.heads):
+            self.tokens.append(nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.width), std=self.std)))
+        self.heads.append(head(self.width, classes))
+
+    def read(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        """Return the outputs of the tokens, (batch, tokens, width)."""
+        return backbone(images, torch.cat([backbone.token, *self.tokens], 1))
+
+    def classify(self, read: Tensor) -> Tensor:
+        """(batch, tokens, width) → (batch, classes seen)."""
+        own = read.expand(-1, len(self.heads), -1).unbind(1)
+        return torch.cat([head(embedding) for head, embedding in zip(self.heads, own, strict=True)], 1)
 
 
 class GrowingTransformer(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from cil.common.ranges import Count, NonNegative, Whole
 from cil.common.switches import switches
 from cil.method import Phase, Task
+from cil.modules.statistics.features import PseudoFeatures
 from cil.modules.statistics.gaussians import Gaussians
-from cil.modules.statistics.pseudo_features import PseudoFeatures
 
 
 @switches
@@ -67,3 +67,11 @@ class Aligned:
 
     def facts(self) -> dict:
         return {"ridge": self.gaussians.ridge}
+
+
+def drifted(mean: Tensor, learned: int, now: int) -> Tensor:
+    """Return the mean at which SLCA samples a class of task `learned` in task `now`: mean · (0.9 + 0.1 · learned / now).
+
+    Tasks count from 1.
+    """
+    return mean * (0.9 + 0.1 * learned / now)

@@ -60,3 +60,18 @@ class CosineHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(batch, width) → (batch, classes)."""
         return scores(self.scale, F.normalize(features.float(), dim=1), F.normalize(self.weight, dim=1))
+
+
+class TaskHeads(nn.ModuleList):
+    """One linear head per task, whose logits are concatenated in class order. A slice gives the logits of some tasks.
+
+    While one is trained, weight decay cannot change the others.
+    """
+
+    def add(self, width: int, classes: int) -> None:
+        self.append(GrowingLinear(width))
+        self[-1].grow(classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width) → (batch, classes)."""
+        return torch.cat([head(features) for head in self], 1)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cil.method import Task
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.rehearsal.frozen_copy import FrozenCopy
+from cil.modules.rehearsal.distillation import FrozenCopy
 
 
 class LinearHost(nn.Module):
@@ -15,11 +15,11 @@ class LinearHost(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, GrowingLinear(backbone.width)
-        self.teacher: Teacher | None = None
+        self.teacher: FrozenCopy | None = None  # returns the logits of the old classes
 
     def begin_task(self, task: Task) -> None:
         if self.taught and task.index:
-            self.teacher = Teacher(self)
+            self.teacher = FrozenCopy(backbone=self.backbone, head=self.head)
         self.head.grow(len(task.seen))
 
     def everything(self) -> list[nn.Parameter]:
@@ -30,13 +30,3 @@ class LinearHost(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
-
-
-class Teacher(FrozenCopy):
-    """A frozen copy of a host before its head grows. It returns the logits of the old classes."""
-
-    def __init__(self, host: LinearHost) -> None:
-        super().__init__(backbone=host.backbone, head=host.head)
-
-    def answer(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))

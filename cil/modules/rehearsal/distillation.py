@@ -1,7 +1,35 @@
-"""Distillation losses. The teacher's logits cover the first (old) classes of the student."""
+"""Distillation: frozen copies of networks as teachers, and losses.
 
+The teacher's logits cover the first (old) classes of the student.
+"""
+
+import copy
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class FrozenCopy(nn.Module):
+    """Copies the given modules, which images pass in turn, without gradients and always in evaluation mode."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, copy.deepcopy(part))
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FrozenCopy":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(images)
+
+    def answer(self, images: Tensor) -> Tensor:
+        for part in self.children():
+            images = part(images)
+        return images
 
 
 def softened(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

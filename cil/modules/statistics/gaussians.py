@@ -69,14 +69,14 @@ def shrunk(covariance: Tensor, diagonal: float = 1.0, others: float = 1.0) -> Te
     return covariance + diagonal * covariance.diagonal().mean() * one + others * shift * (1 - one)
 
 
-def cholesky(covariance: Tensor, ridge: float = RIDGE) -> tuple[Tensor, float]:
+def cholesky(covariance: Tensor) -> tuple[Tensor, float]:
     """Return the lower Cholesky factor, and the ridge, increased tenfold until there is a factor."""
-    more = ridge
-    while more < 1e6:
-        factor, failed = torch.linalg.cholesky_ex(covariance + (more - ridge) * identity(covariance))
+    ridge = RIDGE
+    while ridge < 1e6:
+        factor, failed = torch.linalg.cholesky_ex(covariance + (ridge - RIDGE) * identity(covariance))
         if not failed:
-            return factor, more
-        more *= 10
+            return factor, ridge
+        ridge *= 10
     raise UserError("class features contain NaN or Inf; type machine.precision=fp32, or other weights")
 
 
