@@ -40,15 +40,13 @@ from cil.launch.compose import Composer, guarded, options, swept
 from cil.launch.runs import OUTPUTS, found, run, side_by_side, workers
 from cil.report.documents import (
     adapters,
-    baselines,
     clip,
+    comparisons,
     generated,
     locality,
-    orders,
     projection,
     records,
     recovered,
-    reliability,
     searched,
     stacked,
     start,
@@ -65,15 +63,15 @@ BLOCKS = {
     "adapters": adapters.fill_all,
     "locality": locality.fill_all,
     "locality_photographs": locality.on_photographs,
-    "baselines": lambda at, settings: at.fill("baselines", baselines.baselines(at, settings)),
-    "orders": orders.orders,
+    "baselines": lambda at, settings: at.fill("baselines", comparisons.baselines(at, settings)),
+    "orders": comparisons.orders,
     "text": records.text,
     "photographs": records.photographs,
     "recovered": recovered.recovered,
     "optuna": searched.optuna,
     "rates": searched.rates,
     "stacked": lambda at, settings: at.fill("stacked", stacked.stacked(at, settings)),
-    "fuzz": reliability.fill_fuzz,
+    "fuzz": records.fuzz,
 }
 
 ROOT = Path(__file__).resolve().parent.parent

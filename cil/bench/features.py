@@ -2,21 +2,18 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from cil.bench.harness import figures, name, opened
 from cil.common.errors import UserError
-from cil.common.signals import StopRequest
 from cil.data.images import LabelledImages
-from cil.engine.build import device_of, experiment
+from cil.engine.build import device_of
 from cil.engine.trainer import Trainer
 from cil.modules.heads.frozen_images import FrozenImages
-from cil.runs.run_folder import RunDir
 
 
 def features(config: dict) -> Iterator[dict]:
@@ -26,14 +23,12 @@ def features(config: dict) -> Iterator[dict]:
         whole = {**config, "data": data, "log": {**config["log"], "live": False}}
         rows = [run(whole, Path(folder), what) for what in ("encoding at every use", "cold", "warm")]
     for row in rows:
-        row["times_faster"] = float(f"{rows[0]['seconds'] / row['seconds']:.4g}")
+        row["times_faster"] = figures(rows[0]["seconds"] / row["seconds"])
         yield row
 
 
 def run(config: dict, folder: Path, what: str) -> dict:
-    with redirect_stdout(StringIO()):
-        path = RunDir(folder / what.split()[0]).open(config)
-        trainer = experiment(config, path, device_of(config["machine"]["device"]), StopRequest())
+    with opened(config, folder / what.split()[0], device_of(config["machine"]["device"])) as trainer:
         if not isinstance(trainer.method, FrozenImages):
             raise UserError(f"{type(trainer.method).__name__} does not cache features; type method=rapf, awpf or class_mean")
         if what == "encoding at every use":  # as released code does
@@ -41,15 +36,12 @@ def run(config: dict, folder: Path, what: str) -> dict:
             method: Any = trainer.method
             method.frozen = Encoding(trainer)
         since = time.perf_counter()
-        with path:
-            trainer.fit()
+        trainer.fit()
         seconds = time.perf_counter() - since
-        trainer.log.close()
     return {
-        "row": "features", "method": type(trainer.method).__module__.rpartition(".")[2], "what": what,
+        "row": "features", "method": name(trainer.method), "what": what,
         "images": len(trainer.scenario.images.train) + len(trainer.scenario.images.test),
-        "image_encodes": trainer.encodes.total,
-        "seconds": float(f"{seconds:.4g}"),
+        "image_encodes": trainer.encodes.total, "seconds": figures(seconds),
     }  # fmt: skip
 
 

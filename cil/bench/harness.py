@@ -6,20 +6,25 @@ medians over rounds. Counts are floating-point operations, kernels (operator cal
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from cil.common.signals import StopRequest
 from cil.data.image_store import Pixels
+from cil.engine.build import experiment
 from cil.engine.evaluation import Evaluation
 from cil.engine.recipe import Step
 from cil.engine.trainer import Trainer
 from cil.method import FrozenResults, LabelledImages, Phase, Task
+from cil.runs.run_folder import RunDir
 
 NO_KERNEL = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh",
              "_record_function_enter_new", "_record_function_exit")  # fmt: skip
@@ -113,6 +118,17 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@contextmanager
+def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer]:
+    """Yields the trainer of a configuration, with its own run folder and without console output."""
+    with redirect_stdout(StringIO()), RunDir(folder).open(config) as run:
+        trainer = experiment(config, run, device, StopRequest())
+        try:
+            yield trainer
+        finally:
+            trainer.log.close()
+
+
 # --- one trainer, cut down to one batch -------------------------------------------------------------------------------
 
 
@@ -156,10 +172,11 @@ class Bench:
         """Times a training step as the trainer does it, from uint8 images to the optimizer's update."""
         phases = list(self.method.phases(self.task))
         if not phases:
-            yield {"row": "step", "method": self.name, "trains": False}
+            yield {"row": "step", "method": name(self.method), "trains": False}
             return
         call, model, images = self.step_of(phases[0])
-        made = interleaved(self.batch_of(phases[0], images), call, self.rounds, self.device)
+        rows, random = torch.arange(images), torch.Generator()
+        made = interleaved(lambda: phases[0].data.batch(rows, self.device, random), call, self.rounds, self.device)
         more = {"trains": True, "share_of_the_batch": figures(made.ratio_cpu)}
         yield self.row("step", f"training step, phase {phases[0].name}", call, model, images, **more)
 
@@ -176,11 +193,6 @@ class Bench:
         model = lambda: self.trainer.learn_from(step(), made)  # noqa: E731
         model()  # the optimizer allocates its state here, untimed
         return lambda: self.trainer.learn(step()), model, len(rows)
-
-    def batch_of(self, phase: Phase, images: int) -> Callable[[], object]:
-        """A function that makes the batch: crop, horizontal flip, RandAugment, normalization."""
-        rows, random = torch.arange(images), torch.Generator()
-        return lambda: phase.data.batch(rows, self.device, random)
 
     def eval(self) -> Iterator[dict]:
         """Times a test batch; if the method has a frozen stage, also with its outputs cached (warm)."""
@@ -210,10 +222,6 @@ class Bench:
         with self.trainer.precision():
             evaluation([self.task])
 
-    @property
-    def name(self) -> str:
-        return type(self.method).__module__.rpartition(".")[2]
-
     def row(
         self, row: str, what: str, call: Callable[[], object], model: Callable[[], object], images: int | None = None,
         **more: object,
@@ -227,7 +235,7 @@ class Bench:
         own, bare = cost(call, self.backbone), cost(self.forward, self.backbone)
         times, share = interleaved(call, self.forward, self.rounds, self.device), len(self.images) / images
         return {
-            "row": row, "method": self.name, "what": what, **more, "batch": images,
+            "row": row, "method": name(self.method), "what": what, **more, "batch": images,
             "against": "time of a bare forward of the same images",
             "ratio_cpu": figures(times.ratio_cpu * share), "ratio_wall": figures(times.ratio_wall * share),
             "images_per_second": figures(images / times.seconds), "flops": own.flops,
@@ -255,17 +263,17 @@ def cut(task: Task, batch: int) -> Task:
     return replace(task, train=train, train_plain=plain, test=test, last=True)
 
 
-def share_rows(views: Iterable[LabelledImages], batch: int) -> list[LabelledImages]:
+def share_rows(views: Sequence[LabelledImages], batch: int) -> list[LabelledImages]:
     """The first `batch` evenly spaced images of each view, copied so that they form a split of their own."""
-    views = list(views)
-    count = min(batch, len(views[0]))
+    pixels, count = views[0].pixels, min(batch, len(views[0]))
     chosen = torch.arange(count) * len(views[0]) // count
-    pixels, rows = pick(views[0].pixels, views[0].rows[chosen]), torch.arange(count)
-    return [LabelledImages(pixels, rows, view.labels[chosen], view.view) for view in views]
+    rows = views[0].rows[chosen]
+    own = Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
+    return [LabelledImages(own, torch.arange(count), view.labels[chosen], view.view) for view in views]
 
 
-def pick(pixels: Tensor | Pixels, rows: Tensor) -> Tensor | Pixels:
-    return Pixels(pixels.store, pixels.rows[rows]) if isinstance(pixels, Pixels) else pixels[rows]
+def name(method: object) -> str:
+    return type(method).__module__.rpartition(".")[2]
 
 
 def figures(number: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from cil.bench.harness import Kernels, figures, interleaved
+from cil.bench.harness import Kernels, figures, interleaved, name
 from cil.engine.recipe import Step
 from cil.engine.stack import Stack
 from cil.engine.trainer import Trainer
@@ -37,7 +37,7 @@ def measured(trainers: list[Trainer], steps: list[Step], rounds: int) -> dict:
     for trainer in trainers:
         del trainer.batch
     return {
-        "row": "stack", "method": type(trainers[0].method).__module__.rpartition(".")[2], "runs": len(trainers),
+        "row": "stack", "method": name(trainers[0].method), "runs": len(trainers),
         "batch": len(trainers) * len(steps[0].rows), "kernels": kernels.count,
         "against": "time of the same steps one after another", "ratio_cpu": figures(times.ratio_cpu),
         "ratio_wall": figures(times.ratio_wall),

@@ -23,10 +23,9 @@ from cil.launch.compose import Composer, guarded
 from cil.launch.runs import OUTPUTS, side_by_side
 from cil.report.collect import MEANING, collect, count
 from cil.report.documents.project import listed, page_of
-from cil.report.languages import LANGUAGES, compact
 from cil.report.numbers import Numbers
 from cil.report.published import Table, load, tables
-from cil.report.reproduced import lines
+from cil.report.reproduced import LANGUAGES, compact, lines
 from cil.runs.run_folder import address
 
 

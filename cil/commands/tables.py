@@ -20,8 +20,7 @@ from cil.common.errors import UserError
 from cil.common.tables import fitted, mean_and_spread, plural
 from cil.launch.compose import compose, guarded, swept
 from cil.report.across import tables
-from cil.report.collect import COLUMNS, by_scenario, collect, doubts, rows
-from cil.report.same_images import apart
+from cil.report.collect import COLUMNS, apart, by_scenario, collect, doubts, rows
 from cil.runs.run_folder import address
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cil.common.errors import UserError, nearest
 from cil.launch.compose import compose, guarded
+from cil.report import why
 from cil.report.collect import collect
 from cil.report.numbers import Numbers
 from cil.report.published import load, tables
@@ -26,20 +27,16 @@ def main() -> int:
 
 
 def answer(first: Path, second: str) -> Iterator[str]:
-    from cil.report import why, why_many
-
     if not Path(second).exists() and second.split(":")[0] in tables():
         return against(first, *second.split(":", 3))
     both = first, Path(second)
     if all((folder / "DONE").exists() for folder in both):
         return why.explain(*both)
-    return why_many.sweeps(*(why_many.runs_below(folder) for folder in both))
+    return why.sweeps(*(why.runs_below(folder) for folder in both))
 
 
 def against(folder: Path, name: str, row_name: str = "", key: str = "", reading: str = "paper") -> Iterator[str]:
-    from cil.report import why_many
-
-    table, runs = load(name), why_many.runs_below(folder)
+    table, runs = load(name), why.runs_below(folder)
     outputs = outputs_of(folder, runs)
     if any(quantity.startswith("across.") for column in table.columns.values() for quantity in column.quantities):
         runs = [run for run in runs if not run["config"]["dataset"].get("only")] or runs  # drop runs on one dataset
@@ -58,7 +55,7 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     if (key and key not in table.columns) or row is None:
         raise UserError(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")
     config = None if row.run is None else compose(*table.columns[fitting[0]].run, *row.run, f"reading={reading}")
-    return why_many.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], config)
+    return why.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], config)
 
 
 def outputs_of(folder: Path, runs: Sequence[dict]) -> Path:

@@ -1,20 +1,14 @@
 """What the parts of the GPU check share: configuration, working folder, device and time limit."""
 
-import contextlib
-import io
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cil.common.signals import StopRequest
-from cil.engine.build import experiment
 from cil.engine.trainer import Trainer
-from cil.runs.run_folder import RunDir
 
 Row = dict[str, Any]  # one result, as it is written to JSON
 
@@ -37,24 +31,18 @@ class Part:
         return self.compose(*words, "log.live=false", "data.features=null", f"data.root={self.folder / 'data'}")
 
 
-@contextmanager
-def opened(config: dict, folder: Path, device: torch.device) -> Iterator[Trainer]:
-    """Yields the trainer of a configuration, with its own run folder and without console output."""
-    with contextlib.redirect_stdout(io.StringIO()), RunDir(folder).open(config) as run:
-        trainer = experiment(config, run, device, StopRequest())
-        try:
-            yield trainer
-        finally:
-            trainer.log.close()
+def attempted(part: Part, row: Row, work: Callable[..., Row], *given: Any) -> Row:
+    """The row with what `work` finds, or, if it found nothing, with the reason: the time was over, or its error in a line."""
+    if part.over:
+        return row | {"verdict": "not reached"}
+    try:
+        return row | work(*given)
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return row | {"verdict": "failed", "why": f"{type(error).__name__}: {text}"[:200]}
 
 
-def told(error: Exception) -> str:
-    """The error as one short line."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"[:200]
-
-
-def fallback(trainer: Trainer) -> Row:
-    """The verdict of a row if compiling the backbone's passes failed; empty otherwise."""
+def judged(trainer: Trainer) -> Row:
+    """The verdict of a row on speed: "ok", unless compiling the backbone's passes failed."""
     failure = getattr(trainer.method.backbone.passes, "failure", None)
-    return {} if failure is None else {"verdict": "not compiled", "why": failure}
+    return {"verdict": "ok"} if failure is None else {"verdict": "not compiled", "why": failure}

@@ -5,11 +5,11 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from cil.gpu_check.part import Part, Row, opened, told
+from cil.bench.harness import opened
+from cil.gpu_check.part import Part, Row, attempted
 
 RUN = ("dataset._target_=cil.data.datasets.glyphs.alphabet", "+dataset.script=latin", "scenario.tasks=2", "train.epochs=2",
        "train.batch_size=16", "machine.checkpoint_seconds=0")  # fmt: skip
@@ -91,22 +91,15 @@ class Runs:
                 steps += 1
                 if steps == kill_after:
                     return None  # as `kill -9`: what no checkpoint holds is lost
-            correct = [row[: after + 1].tolist() for after, row in enumerate(trainer.matrix.correct)]
+            rows = enumerate(trainer.matrix.correct)
+            correct = [row[: after + 1].tolist() for after, row in rows if row[0] == row[0]]  # NaN: not evaluated after it
+            events = map(json.loads, trainer.run.events.read_text().splitlines())
+            losses = [event["losses"] for event in events if "losses" in event]
             newest = trainer.run.newest
             assert newest is not None  # a finished run keeps its last checkpoint
             state = trainer.run.load(newest)["method"]
             tests = sum(len(task.test) for task in trainer.scenario)
-            return Outcome(learned(correct), losses(trainer.run.events), state, steps, tests)
-
-
-def learned(correct: list[list[float]]) -> list[list[float]]:
-    """The rows of tasks after which the method was evaluated (no NaN)."""
-    return [row for row in correct if row[0] == row[0]]
-
-
-def losses(events: Path) -> list[dict]:
-    found = map(json.loads, events.read_text().splitlines())
-    return [event["losses"] for event in found if "losses" in event]
+            return Outcome(correct, losses, state, steps, tests)
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -122,14 +115,7 @@ def names(methods: Sequence[str]) -> list[str]:
 def accuracy(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
     """Compare each method on the GPU with the CPU, and with a second run on the GPU."""
     for name in names(methods):
-        row: Row = {"part": "accuracy", "method": name}
-        if runs.part.over:
-            yield row | {"verdict": "not reached"}
-            continue
-        try:
-            yield row | compared(runs, name)
-        except Exception as error:
-            yield row | {"verdict": "failed", "why": told(error)}
+        yield attempted(runs.part, {"part": "accuracy", "method": name}, compared, runs, name)
 
 
 def compared(runs: Runs, name: str) -> Row:
@@ -168,22 +154,17 @@ def operators(runs: Runs, name: str) -> list[str]:
 def resume(runs: Runs, methods: Sequence[str]) -> Iterator[Row]:
     """Stop each method in the middle of its run, as `kill -9` does, and resume it from its newest checkpoint."""
     for name in names(methods):
-        row: Row = {"part": "resume", "method": name}
-        if runs.part.over:
-            yield row | {"verdict": "not reached"}
-            continue
-        try:
-            straight = runs.outcome(name, "gpu")
-            if straight.steps < 2:
-                yield row | {"verdict": "no steps"}
-                continue
-            runs.run(name, "gpu killed", straight.steps * 2 // 3)
-            resumed = runs.run(name, "gpu killed", None)
-            assert resumed is not None
-            same = straight.equals(resumed)
-            if not same and not straight.equals(runs.outcome(name, "gpu again")):
-                yield row | {"verdict": "not repeatable", "apart": abs(straight.right - resumed.right)}
-                continue
-            yield row | {"verdict": "ok" if same else "not equal", "steps repeated": resumed.steps}
-        except Exception as error:
-            yield row | {"verdict": "failed", "why": told(error)}
+        yield attempted(runs.part, {"part": "resume", "method": name}, resumed, runs, name)
+
+
+def resumed(runs: Runs, name: str) -> Row:
+    straight = runs.outcome(name, "gpu")
+    if straight.steps < 2:
+        return {"verdict": "no steps"}
+    runs.run(name, "gpu killed", straight.steps * 2 // 3)
+    found = runs.run(name, "gpu killed", None)
+    assert found is not None
+    same = straight.equals(found)
+    if not same and not straight.equals(runs.outcome(name, "gpu again")):
+        return {"verdict": "not repeatable", "apart": abs(straight.right - found.right)}
+    return {"verdict": "ok" if same else "not equal", "steps repeated": found.steps}

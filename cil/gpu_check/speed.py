@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
-from cil.bench.harness import Bench, cost, figures, interleaved, synchronise
-from cil.gpu_check.part import Part, Row, fallback, opened, told
+from cil.bench.harness import Bench, cost, figures, interleaved, opened, synchronise
+from cil.gpu_check.part import Part, Row, attempted, judged
 
 METHODS = ("dualprompt", "l2p", "dualprompt+pgp", "l2p+pgp", "finetune", "attriclip", "rapf")
 FAMILY = {"attriclip": "clip_vit_b16", "rapf": "clip_vit_b16"}
@@ -40,14 +40,8 @@ def speed(part: Part, forms: tuple[str, ...]) -> Iterator[Row]:
     for method, batch, form in cells(part.small):
         if form not in forms:
             continue
-        row: Row = {"part": "speed", "method": method, "batch": batch, "form": form}
-        if part.over:
-            yield row | {"verdict": "not reached"}
-            continue
-        try:
-            yield row | {"verdict": "ok"} | measured(part, method, batch, form)
-        except Exception as error:
-            yield row | {"verdict": "failed", "why": told(error)}
+        cell: Row = {"part": "speed", "method": method, "batch": batch, "form": form}
+        yield attempted(part, cell, measured, part, method, batch, form)
         if part.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -77,8 +71,8 @@ def measured(part: Part, method: str, batch: int, form: str) -> Row:
         launches, idle = profiled(step, device) or (cost(model, bench.backbone).kernels, None)
         flops = cost(step, bench.backbone).flops / max(cost(bench.forward, bench.backbone).flops, 1) if form == "tf32" else None
         tests = tested(bench, rounds, device)
-        verdict = fallback(trainer)
-    return verdict | {
+        found = judged(trainer)
+    return found | {
         "images": images, "images a second": figures(images / times.seconds), "step ms": figures(1000 * times.seconds),
         "step": figures(times.ratio_wall * len(bench.images) / images), "flops": flops and figures(flops), "test": tests,
         "MiB": memory // 2**20, "kernels": launches, "idle": idle,
@@ -121,9 +115,8 @@ def busy(spans: list[tuple[float, float]]) -> tuple[int, float]:
     """The number of spans (start, end), and the share of the time from first start to last end that no span covers."""
     if not spans:
         return 0, 1.0
-    covered, reached = 0.0, spans[0][0]
     spans = sorted(spans)
-    reached = spans[0][0]
+    covered, reached = 0.0, spans[0][0]
     for start, end in spans:
         covered += max(0.0, end - max(start, reached))
         reached = max(reached, end)

@@ -1,4 +1,4 @@
-"""Plots accuracy curves and accuracy matrices."""
+"""Plots accuracies: curves over tasks, matrices, and sweeps over the values of a setting."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -60,9 +60,45 @@ def _plot(axes, curves: Mapping[str, Sequence[float]], styles: Sequence[str] = (
     for colour, style, (label, values) in zip(COLOURS, cycle(styles), curves.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values, style, marker="o", markersize=4, color=colour, label=label)
     axes.set(xlabel="tasks learned", xticks=range(1, max(map(len, curves.values())) + 1))
+    plain(axes)
+    axes.legend(frameon=False, loc="best", fontsize="small")
+
+
+def plain(axes) -> None:
+    """A light grid, and a frame only at the left and below."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best", fontsize="small")
+
+
+def draw_band(axes, places: Sequence[float], numbers: Sequence[Sequence[float]], name: str, colour: str, size: float) -> None:
+    """Plot the mean over seeds at each place, and a band of ± one standard deviation."""
+    means = np.array([np.mean(seeds) for seeds in numbers])
+    spread = np.array([np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0 for seeds in numbers])
+    axes.plot(places, means, marker="o", markersize=size, color=colour, label=name)
+    axes.fill_between(places, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
+
+
+def draw_sweep(file: Path, setting: str, values: Sequence[float], panels: Mapping, levels: Mapping[str, float]) -> None:
+    """Draw metrics against the value of a setting: one panel per unit, one above the other.
+
+    `panels`: unit → name of a line → for each value, one number per seed. `levels`: named values, drawn as dashed lines in the
+    first panel.
+    """
+    drawing = figure(6.4, 2.1 + 1.7 * len(panels))
+    rows = drawing.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[1.9, *[1] * (len(panels) - 1)])[:, 0]
+    for axes, (unit, lines) in zip(rows, panels.items()):
+        for colour, (name, numbers) in zip(COLOURS, lines.items()):
+            draw_band(axes, values, numbers, name, colour, 4)
+        axes.set_ylabel(unit)
+        axes.legend(frameon=False, fontsize="small", loc="best")
+        plain(axes)
+    for name, level in levels.items():
+        rows[0].axhline(level, color="#4a5568", linewidth=0.9, linestyle=(0, (4, 3)))
+        rows[0].annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                         fontsize="small", va="center", color="#4a5568", annotation_clip=False)  # fmt: skip
+    rows[-1].set_xlabel(setting)
+    rows[-1].set_xticks(values)
+    save(drawing, file)
 
 
 def draw_matrix(file: Path, matrix: AccuracyMatrix, title: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cil.pictures.accuracy import COLOURS, figure, save
+from cil.pictures.accuracy import COLOURS, draw_band, figure, plain, save
 from cil.pictures.prompts import shown
 
 CELL = 1.15  # inches
@@ -27,16 +27,12 @@ def draw_nonlocality(file: Path, panels: Mapping[str, Mapping[str, Sequence]], u
         column[0].set_title(title, fontsize="medium")
         for block, axes in enumerate(column):
             for name, runs in lines.items():
-                colour = COLOURS[names.index(name)]
                 own = runs[..., block] if block < blocks else runs.mean(2)
-                tasks, means = range(1, own.shape[1] + 1), own.mean(0)
-                spread = own.std(0, ddof=1) if len(own) > 1 else np.zeros_like(means)
-                axes.plot(tasks, means, marker="o", markersize=3, color=colour, label=name)
-                axes.fill_between(tasks, means - spread, means + spread, color=colour, alpha=0.18, linewidth=0)
+                tasks = range(1, own.shape[1] + 1)
+                draw_band(axes, tasks, own.T.tolist(), name, COLOURS[names.index(name)], 3)
             axes.axhline(uniform, color="#4a5568", linewidth=0.9, linestyle=(0, (4, 3)))
             axes.set(ylim=(0, 1.25 * uniform), xticks=list(tasks))
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
+            plain(axes)
     for block, axes in enumerate(grid[:, 0]):
         axes.set_ylabel(f"block {block + 1}" if block < blocks else "mean", fontsize="small")
     for axes in grid[-1]:

@@ -1,5 +1,6 @@
 """Grad-CAM maps of the cosine similarity between images and text prompts (AttriCLIP, figures 4 and 5)."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,6 @@ def draw_grid(file: Path, rows: Sequence[Sequence[tuple]], labels: Sequence[str]
 
 
 def folded(text: str, width: int) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width)) or text
 
 

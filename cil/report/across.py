@@ -78,13 +78,10 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
         results, runs = [], []
         for both in group:
             try:
-                second = counterpart(both, "second", by_address)
-                early = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", by_address)
+                results.append(across(outputs, both, *counterparts(both, by_address)))
+                runs.append(both["class_il"])
             except UserError as missing:
                 left_out.append(str(missing))
-                continue
-            results.append(across(outputs, both, second, early))
-            runs.append(both["class_il"])
         if not results:
             continue
         numbers = {names: [mean_and_spread([getattr(one[names], field) for one in results]) for field in Across._fields]
@@ -101,6 +98,12 @@ def tables(groups: Sequence[list[dict]], every: Sequence[dict], outputs: Path, *
     parts = [fitted(one, lines, named, len(head), markdown=markdown) for one, lines in zip(heads, (own, full))]
     texts = ["Among the classes of the image's own dataset:", parts[0], "Among the classes of both datasets:", parts[1]]
     return "\n\n".join([*texts, *(f"left out: {line}" for line in left_out)])
+
+
+def counterparts(both: dict, by_address: dict[str, dict]) -> tuple[dict, dict | None]:
+    """The runs over the second dataset and, if it is needed, over the first."""
+    second = counterpart(both, "second", by_address)
+    return second, None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", by_address)
 
 
 def counterpart(both: dict, only: str, by_address: dict[str, dict]) -> dict:

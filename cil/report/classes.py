@@ -21,7 +21,7 @@ class Classes(NamedTuple):
     names: list[str]
     tasks: list[int]  # the task of each class, from 0
     counts: np.ndarray  # (classes, classes) after the last task, summed over seeds; true classes in rows
-    percent: np.ndarray  # (tasks, classes) correct after each task, mean over seeds
+    percent: np.ndarray  # (tasks, classes) correct after each task, mean over seeds; NaN if one of them was not evaluated
     seeds: int
 
 
@@ -39,11 +39,9 @@ def of_runs(folders: Sequence[Path]) -> Classes | None:
     for seed, run in enumerate(same):
         for task, own in run.items():
             percent[seed, task, : len(own.names)] = own.per_class()[: len(own.names)]
-    measured = [task for task in range(percent.shape[1]) if all(task in run for run in same)]
-    mean = np.full(percent.shape[1:], np.nan)
-    mean[measured] = percent[:, measured].mean(0)
     counts = sum((run[max(run)].confusion()[:classes, :classes] for run in same), np.zeros((classes, classes), int))
-    return Classes(first.names.tolist(), [task_of.get(label, 0) for label in range(classes)], counts, mean, len(same))
+    tasks = [task_of.get(label, 0) for label in range(classes)]
+    return Classes(first.names.tolist(), tasks, counts, percent.mean(0), len(same))
 
 
 def details(folders: Sequence[Path]) -> str:
@@ -58,17 +56,12 @@ def details(folders: Sequence[Path]) -> str:
     return (
         f'<details class="classes"><summary>Classes: how many are right, and what they are taken for</summary>'
         f"<figure><figcaption><b>Confusion matrix</b> after the last task, {over}. Rows: the true class; columns: the "
-        f"predicted class, both in the order of arrival. Percent of the row, the color on a square-root scale: {_scale()}"
+        f"predicted class, both in the order of arrival. Percent of the row, the color on a square-root scale: {svg.scale()}"
         f'</figcaption><div class="scroll" tabindex="0">{_confusion(found)}</div></figure>'
         "<figure><figcaption><b>Accuracy of each class</b> (columns, in the order of arrival) after each task (rows). "
-        f'Percent: {_scale()}</figcaption><div class="by-class">{svg.heat(found.percent, "accuracy of each class")}</div>'
+        f'Percent: {svg.scale()}</figcaption><div class="by-class">{svg.heat(found.percent, "accuracy of each class")}</div>'
         f"</figure>{_table(found)}</details>"
     )
-
-
-def _scale() -> str:
-    cells = "".join(f'<i class="h{n}"></i>' for n in range(svg.LEVELS))
-    return f'<span class="scale">0 {cells} 100</span>'
 
 
 def _confusion(found: Classes) -> str:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 
 from cil.common.errors import UserError
@@ -33,21 +33,21 @@ MEANING = (
 def collect(outputs: Path) -> tuple[list[dict], list[str]]:
     """The summaries of all finished runs below a folder, and a line for each folder that was skipped, with the reason."""
     found, passed_over = [], []
-    for file in (folder / "summary.json" for folder in sorted(outputs.glob("*/*/*/seed*/"))):
+    for folder in sorted(outputs.glob("*/*/*/seed*/")):
         try:
-            if not (file.parent / "DONE").exists():
-                passed_over.append(f"{file.parent}: not finished")
+            if not RunDir(folder).is_done:
+                passed_over.append(f"{folder}: not finished")
                 continue
-            summary = RunDir(file.parent).summary()
-            if summary["address"] != str(file.parent.relative_to(outputs)):
-                passed_over.append(f"{file.parent}: holds the run of another address, {summary['address']}")
+            summary = RunDir(folder).summary()
+            if summary["address"] != str(folder.relative_to(outputs)):
+                passed_over.append(f"{folder}: holds the run of another address, {summary['address']}")
             else:
                 _ = [summary[part][key] for part, key in COLUMNS.values()], [summary[key] for key in NEEDED]
                 found.append(summary)
         except UserError as mistake:
-            passed_over.append(f"{file.parent}: {mistake}")
+            passed_over.append(f"{folder}: {mistake}")
         except (KeyError, TypeError) as error:
-            passed_over.append(f"{file.parent}: not a run's summary ({type(error).__name__})")
+            passed_over.append(f"{folder}: not a run's summary ({type(error).__name__})")
     return found, passed_over
 
 
@@ -69,14 +69,10 @@ def inputs(summary: dict) -> tuple[str, ...]:
     return tuple(str(summary.get("identity", {}).get(key)) for key in keys)
 
 
-def validated(summary: dict) -> bool:
-    """Whether the accuracies are of held-out training images."""
-    return bool(summary["config"].get("scenario", {}).get("validation"))
-
-
 def chosen(summary: dict) -> str:
     """What a table adds to the name of a run: on which images its accuracies were measured or its settings chosen."""
-    return ", validation" * validated(summary) + ", chosen on test accuracy" * chosen_on_test(summary)
+    held_out = bool(summary["config"].get("scenario", {}).get("validation"))
+    return ", validation" * held_out + ", chosen on test accuracy" * chosen_on_test(summary)
 
 
 def by_seed(summary: dict) -> bool:
@@ -144,20 +140,23 @@ def told_apart(groups: Sequence[list[dict]]) -> list[str]:
     differ from most of their runs.
     """
     words = [typed(group) for group in groups]
+    kinds = [(group[0]["scenario"], group[0]["method"], _reading(group)) for group in groups]
     short = rounded(word for own in words for word in own)
-    same_kind = defaultdict(list)
-    for group, own in zip(groups, words):
-        same_kind[_kind(group)].append(own)
     names = [
-        " ".join(short[w] for w in own if not all(w in other for other in same_kind[_kind(g)])) for g, own in zip(groups, words)
+        " ".join(short[word] for word in own if not all(word in other for other in others))
+        for own, others in zip(words, _alike(words, kinds))
     ]
-    same_words: dict[tuple, list[list[dict]]] = defaultdict(list)
-    for group, name in zip(groups, names):
-        same_words[(*_kind(group), chosen(group[0]), name)].append(group)
-    return [
-        " ".join(filter(None, [name, _differences(group, same_words[(*_kind(group), chosen(group[0]), name)])]))
-        for group, name in zip(groups, names)
-    ]
+    told = [(kind, chosen(group[0]), name) for kind, group, name in zip(kinds, groups, names)]
+    differing = map(_differences, groups, _alike(groups, told))
+    return [" ".join(filter(None, both)) for both in zip(names, differing)]
+
+
+def _alike(items: Sequence, keys: Sequence[tuple]) -> list[list]:
+    """For each item, all items with the same key."""
+    by_key: dict[tuple, list] = defaultdict(list)
+    for item, key in zip(items, keys):
+        by_key[key].append(item)
+    return [by_key[key] for key in keys]
 
 
 def _differences(group: list[dict], others: Sequence[list[dict]]) -> str:
@@ -174,19 +173,23 @@ def _differences(group: list[dict], others: Sequence[list[dict]]) -> str:
 
 def other_inputs(groups: Sequence[list[dict]]) -> list[str]:
     """For each group, the images, split and order that it saw, if its configuration was also run on others; else ""."""
-    same_settings = defaultdict(list)
-    for group in groups:
-        same_settings[_settings_key(group)].append(inputs(group[0]))
-    names = []
-    for group in groups:
-        differs = [len(set(column)) > 1 for column in zip(*same_settings[_settings_key(group)])]
-        own = zip(INPUTS.values(), inputs(group[0]), differs)
-        names.append(" ".join(f"{word} {digest[:6]}" for word, digest, apart in own if apart))
-    return names
+    seen = [inputs(group[0]) for group in groups]
+    same_settings = _alike(seen, [(group[0]["scenario"], group[0]["method"], group[0]["digest"]) for group in groups])
+    return list(map(_unlike, seen, same_settings))
 
 
-def _settings_key(group: list[dict]) -> tuple[str, str, str]:
-    return group[0]["scenario"], group[0]["method"], group[0]["digest"]
+def _unlike(own: tuple[str, ...], every: Collection[tuple[str, ...]]) -> str:
+    """The words that tell inputs from all of several, as `images 0123ab`; empty if all are equal."""
+    differs = [len(set(column)) > 1 for column in zip(*every)]
+    return " ".join(f"{word} {digest[:6]}" for word, digest, apart in zip(INPUTS.values(), own, differs) if apart)
+
+
+def apart(runs: Iterable[dict]) -> list[tuple[str, list[dict]]]:
+    """Runs that saw the same, so that nothing averages over others, each with the words that tell them from the others."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[inputs(run)].append(run)
+    return [(_unlike(seen, groups), same) for seen, same in groups.items()]
 
 
 def _most(values: list[str]) -> str | None:
@@ -195,13 +198,9 @@ def _most(values: list[str]) -> str | None:
     return value if 2 * count > len(values) else None
 
 
-def _kind(group: list[dict]) -> tuple[str, str, str]:
-    return group[0]["scenario"], group[0]["method"], _reading(group)
-
-
 def typed(group: list[dict]) -> list[str]:
     """The arguments of its command that may change the configuration, but for those that a table shows anyway."""
-    command, settings, words = shlex.split(group[0].get("command", "")), _flat(group[0].get("config", {})), []
+    command, settings, words = shlex.split(group[0].get("command", "")), flatten(group[0].get("config", {})), []
     for word in (word for word in command if "=" in word and not word.startswith("-")):
         key = word.lstrip("+~").partition("=")[0]
         if key in SHOWN_ELSEWHERE or key.startswith("hydra") or key.split(".")[0] in NO_SETTING:
@@ -214,13 +213,15 @@ def typed(group: list[dict]) -> list[str]:
 
 def _settings(config: dict) -> dict[str, object]:
     counts = {f"machine.{key}": value for key, value in config.get("machine", {}).items() if key in ("precision", "tf32")}
-    return {key: value for key, value in _flat(config).items() if key.split(".")[0] not in NO_SETTING} | counts
+    flat = flatten(config).items()
+    return {key: value for key, value in flat if key.split(".")[0] not in NO_SETTING and value != {}} | counts
 
 
-def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict):
+def flatten(node: object, prefix: str = "") -> dict[str, object]:
+    """The values of nested dictionaries by their keys, joined with dots; an empty dictionary is a value."""
+    if not isinstance(node, dict) or not node:
         return {prefix: node}
-    return {key: value for name, inner in node.items() for key, value in _flat(inner, f"{prefix}.{name}".strip(".")).items()}
+    return {key: value for name, inner in node.items() for key, value in flatten(inner, f"{prefix}.{name}".strip(".")).items()}
 
 
 def _reading(group: list[dict]) -> str:
@@ -229,13 +230,9 @@ def _reading(group: list[dict]) -> str:
 
 def doubts(groups: Iterable[list[dict]]) -> list[str]:
     """One line for each run whose accuracy and forgetting cannot both be right."""
-    lines = []
-    for summary in (s for group in groups for s in group):
-        numbers = summary["class_il"]
-        if numbers["forgetting"] is not None:
-            reason = impossible(numbers["acc"], numbers["forgetting"], summary["tasks"])
-            lines += [f"{summary['address']}: {reason}"] if reason else []
-    return lines
+    known = (run for group in groups for run in group if run["class_il"]["forgetting"] is not None)
+    pairs = ((run, impossible(run["class_il"]["acc"], run["class_il"]["forgetting"], run["tasks"])) for run in known)
+    return [f"{run['address']}: {reason}" for run, reason in pairs if reason]
 
 
 def count(parameters: int) -> str:

@@ -46,7 +46,7 @@ def entries(groups: Sequence[list[dict]], numbers: Numbers) -> list[Entry]:
     found = []
     for group, (name, *settings) in zip(groups, titled(groups)[1]):
         known = [matrix for run in group if (matrix := numbers.matrix(run)) is not None]
-        curves = np.array([[m.after(task) for task in range(m.learned)] for m in known] or [[math.nan]])
+        curves = np.array([m.curve() for m in known] or [[math.nan]])
         spread = curves.std(0, ddof=1) if len(known) > 1 else np.full(curves.shape[1], math.nan)
         percent = np.mean([m.percent for m in known], 0) if known else None
         own = (key[:6] for key in inputs(group[0]))

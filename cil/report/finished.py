@@ -10,8 +10,7 @@ import numpy as np
 from cil.common import places
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
-from cil.report.collect import COLUMNS, INPUTS, collect
-from cil.report.why import flatten
+from cil.report.collect import COLUMNS, INPUTS, collect, flatten
 from cil.runs.predictions import Predictions, read
 from cil.runs.run_folder import RunDir, read_matrices
 
@@ -142,5 +141,5 @@ def row(summary: dict[str, Any]) -> dict[str, Any]:
         **{key: summary.get(key) for key in keys},
         **{name: summary[part][key] for name, (part, key) in METRICS.items()},
         **{key: summary["identity"].get(key) for key in (*INPUTS, "weights", "git_commit", "device")},
-        **{key: value for key, value in flatten(summary["config"]) if key not in ("seed", "outputs")},
+        **{key: value for key, value in flatten(summary["config"]).items() if key not in ("seed", "outputs")},
     }

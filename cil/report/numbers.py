@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
-from cil.report.across import Across, across, counterpart
+from cil.report.across import Across, across, counterparts
 from cil.report.published import Number
 from cil.runs.run_folder import read_matrices
 
@@ -17,7 +18,7 @@ class Numbers:
 
     def __init__(self, outputs: Path, every: Sequence[dict]) -> None:
         self.outputs, self.by_address = outputs, {summary["address"]: summary for summary in every}
-        self._matrices: dict[str, AccuracyMatrix | None] = {}
+        self._matrices: dict[str, AccuracyMatrix] = {}
         self._pairs: dict[str, Across | None] = {}
 
     def of(self, run: dict, quantity: str) -> float | None:
@@ -37,11 +38,9 @@ class Numbers:
         """The accuracy matrix among all classes seen; None if there is no readable file."""
         address = run["address"]
         if address not in self._matrices:
-            try:
+            with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
                 self._matrices[address] = read_matrices(self.outputs / address)["class_il"]
-            except (OSError, ValueError, KeyError, IndexError, TypeError):
-                self._matrices[address] = None
-        return self._matrices[address]
+        return self._matrices.get(address)
 
     def _across(self, both: dict) -> Across | None:
         if both["address"] not in self._pairs:
@@ -52,13 +51,12 @@ class Numbers:
         if "dataset_il" not in both or both["config"]["dataset"].get("only"):
             return None  # only one dataset
         try:
-            second = counterpart(both, "second", self.by_address)
-            first = None if both["class_il"]["forgetting"] is not None else counterpart(both, "first", self.by_address)
+            others = counterparts(both, self.by_address)
         except UserError:
             return None  # that run is not finished
-        if not all(self.matrix(run) for run in (both, second, first) if run):
+        if not all(self.matrix(run) for run in (both, *others) if run):
             return None
-        return across(self.outputs, both, second, first)["own"]
+        return across(self.outputs, both, *others)["own"]
 
 
 def over(values: Sequence[float | None]) -> Number | None:

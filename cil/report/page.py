@@ -64,7 +64,7 @@ def page(groups: Sequence[list[dict]], numbers: Numbers, *, title: str, publishe
     sections = [section(name, entries(own, numbers), published or {}, files) for name, own in sorted(scenarios.items())]
     places = {**{slug(name): name for name in sorted(scenarios)}, "definitions": "Definitions"}
     links = "".join(f'<li><a href="#{place}">{escape(name)}</a>' for place, name in places.items())
-    definitions = facts(TOLD | _defined(published or {}))
+    definitions = facts({**TOLD, **_defined(published or {})})
     over = f"<h2>Passed over</h2>{bullets(passed_over)}" if passed_over else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -91,10 +91,10 @@ def section(scenario: str, found: list[Entry], published: Mapping[str, Printed],
     )
 
 
-def _defined(published: Mapping[str, Printed]) -> dict[str, str]:
+def _defined(published: Mapping[str, Printed]) -> dict[str, str | None]:
     """Definitions of the quantities that only the published table has."""
     keys = {key for row in published.values() for key in row.numbers}
-    return {_head(key): meaning(key) for key in sorted(keys - {*OWN.values()})} | BESIDE if keys else {}
+    return {**{_head(key): meaning(key) for key in sorted(keys - {*OWN.values()})}, **BESIDE} if keys else {}
 
 
 def _head(quantity: str) -> str:
@@ -163,7 +163,6 @@ def figures(found: Sequence[Entry]) -> str:
         f"<figcaption>{escape(labels[e.anchor])} <b>{number(e.means[-1])}</b></figcaption></figure>"
         for e in few if e.percent is not None
     )  # fmt: skip
-    scale = "".join(f'<i class="h{n}"></i>' for n in range(svg.LEVELS))
     return (
         f"<figure><figcaption><b>Accuracy after each task.</b> Percent, mean over seeds; bands: ± one standard deviation.{note}"
         f'</figcaption><div class="scroll wide" tabindex="0">{svg.curves(lines)}</div>'
@@ -171,7 +170,7 @@ def figures(found: Sequence[Entry]) -> str:
         f"<figure><figcaption><b>Forgetting.</b> Mean over seeds; lines: ± one standard deviation.</figcaption>"
         f"{bars(few, labels, colours)}</figure>\n"
         "<figure><figcaption><b>Accuracy matrices.</b> A row after each task, a column for each task tested; mean over seeds. "
-        f'<span class="scale">0 {scale} 100</span></figcaption><div class="grids">{grids}</div></figure>\n'
+        f'{svg.scale()}</figcaption><div class="grids">{grids}</div></figure>\n'
     )
 
 

@@ -24,6 +24,9 @@ class Number:
     value: float
     spread: float | None = None
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + (f" ± {self.spread:.2f}" if self.spread is not None else "")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -74,27 +77,20 @@ def load(name: str) -> Table:
     columns = {key: _made(Column, value, f"{name}: {key}") for key, value in node["columns"].items()}
     for key, column in columns.items():
         for quantity in column.quantities:
-            _known(f"{name}: {key}", quantity)
+            if meaning(quantity) is None:
+                raise UserError(f"{name}: {key}: {quantity} is not a quantity; {nearest(quantity, DEFINITIONS)}")
     rows = [_row(row, columns, f"{name}: {row.get('name')}") for row in node["rows"]]
     return _made(Table, {**node, "name": name, "columns": columns, "rows": rows}, name)
 
 
-def known(quantity: str) -> bool:
-    """Whether a quantity of this name can be read from finished runs."""
+def meaning(quantity: str) -> str | None:
+    """The definition of a quantity in words, with the classes among which predictions are counted; None if it has none."""
     count, _, key = quantity.rpartition(".")
     if count == "across":
-        return key in across.DEFINITIONS
-    return re.fullmatch(r"after\.[1-9]\d*", quantity) is not None or (count in ("", *COUNTS) and key in DEFINITIONS)
-
-
-def meaning(quantity: str) -> str:
-    """The definition of a quantity in words, with the classes among which predictions are counted."""
-    count, _, key = quantity.rpartition(".")
-    if count == "across":
-        return across.DEFINITIONS[key]
-    if count == "after":
+        return across.DEFINITIONS.get(key)
+    if re.fullmatch(r"after\.[1-9]\d*", quantity):
         return f"accuracy after task {key}, mean over the tasks so far, {COUNTS['class_il']}"
-    return f"{DEFINITIONS[key]}, {COUNTS[count or 'class_il']}"
+    return f"{DEFINITIONS[key]}, {COUNTS[count or 'class_il']}" if count in ("", *COUNTS) and key in DEFINITIONS else None
 
 
 def _row(node: dict, columns: Mapping[str, Column], where: str) -> Row:
@@ -104,21 +100,13 @@ def _row(node: dict, columns: Mapping[str, Column], where: str) -> Row:
             raise UserError(f"{where}: there is no column {key}; {nearest(key, columns)}")
         for quantity in printed.keys() - columns[key].quantities.keys():
             raise UserError(f"{where}: column {key} has no {quantity}; {nearest(quantity, columns[key].quantities)}")
-        numbers[key] = {quantity: Number(*_pair(value)) for quantity, value in printed.items()}
+        pairs = {quantity: value if isinstance(value, list) else [value] for quantity, value in printed.items()}
+        numbers[key] = {quantity: Number(*map(float, pair)) for quantity, pair in pairs.items()}
     readings = {"both": ("paper", "released"), "paper": ("paper",)}[node.get("readings", "paper")]
     row = _made(Row, {**node, "numbers": numbers, "readings": readings}, where)
     if (row.run is None) == (row.quoted is None):
         raise UserError(f"{where}: a row needs either run or quoted, not both")
     return row
-
-
-def _known(where: str, quantity: str) -> None:
-    if not known(quantity):
-        raise UserError(f"{where}: {quantity} is not a quantity; {nearest(quantity, DEFINITIONS)}")
-
-
-def _pair(value: float | list[float]) -> list[float]:
-    return [float(part) for part in (value if isinstance(value, list) else [value])]
 
 
 def _made(kind: type, node: dict, where: str):

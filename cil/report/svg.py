@@ -111,6 +111,12 @@ def heat(percent: np.ndarray, about: str, rules: Sequence[int] = ()) -> str:
     return f'<svg class="heat" {size} role="img" aria-label="{escape(about)}">{paths}{lines}</svg>'
 
 
+def scale() -> str:
+    """The colors of a heat map, in HTML."""
+    cells = "".join(f'<i class="h{n}"></i>' for n in range(LEVELS))
+    return f'<span class="scale">0 {cells} 100</span>'
+
+
 def level(percent: float) -> int:
     return min(LEVELS - 1, max(0, int(percent * LEVELS / 100)))
 

@@ -1,13 +1,23 @@
-"""Explains why two runs differ: lists the settings, files and versions that can change results, most likely causes first."""
+"""Explains why two runs, two sweeps, or runs and a published row differ.
+
+It lists the settings, files, versions and definitions that can change results, most likely causes first.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
+from cil.report.collect import apart, flatten
+from cil.report.numbers import Numbers, over
+from cil.report.published import Number, Row, Table, meaning
 from cil.runs.run_folder import RunDir, read_matrices
+
+Runs = Sequence[dict]  # summaries
 
 
 class Difference(NamedTuple):
@@ -40,7 +50,7 @@ IGNORED = ("config.outputs", "config.reading", "config.data", "config.log", "con
 
 def differences(first: dict, second: dict) -> list[Difference]:
     """The differences between two summaries, most likely cause first."""
-    return between(*(dict(flatten(facts(summary))) for summary in (first, second)))
+    return between(*(flatten(facts(summary)) for summary in (first, second)))
 
 
 def between(*flat: Mapping[str, object]) -> list[Difference]:
@@ -51,10 +61,6 @@ def between(*flat: Mapping[str, object]) -> list[Difference]:
         if one != two and not _under(key, IGNORED):
             found.append(Difference(_rank(key), key, one, two))
     return sorted(found)
-
-
-def cause(rank: int) -> str:
-    return RANKS[rank][1] if rank < len(RANKS) else "another setting"
 
 
 def first_parting(first: AccuracyMatrix, second: AccuracyMatrix) -> str | None:
@@ -95,13 +101,11 @@ def explain(first: Path, second: Path) -> Iterator[str]:
 
 def listed(found: list[Difference]) -> Iterator[str]:
     """Yields the differences grouped by cause, between two empty lines."""
-    last = None
     yield "" if found else "\nNothing that can move a number differs."
-    for difference in found:
-        if difference.rank != last:
-            last = difference.rank
-            yield f"{cause(last)}:"
-        yield f"  {difference.what.removeprefix('config.')}: {short(difference.first)} → {short(difference.second)}"
+    for rank, same in groupby(found, key=lambda difference: difference.rank):
+        yield f"{RANKS[rank][1] if rank < len(RANKS) else 'another setting'}:"
+        for difference in same:
+            yield f"  {difference.what.removeprefix('config.')}: {short(difference.first)} → {short(difference.second)}"
     yield ""
 
 
@@ -109,19 +113,8 @@ def facts(summary: dict) -> dict:
     return {**summary["identity"], "config": summary["config"]}
 
 
-def flatten(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
 def _rank(key: str) -> int:
-    for rank, (prefixes, _) in enumerate(RANKS):
-        if _under(key, prefixes):
-            return rank
-    return len(RANKS)
+    return next((rank for rank, (prefixes, _) in enumerate(RANKS) if _under(key, prefixes)), len(RANKS))
 
 
 def _under(key: str, places: tuple[str, ...]) -> bool:
@@ -136,3 +129,107 @@ def _losses(path: Path) -> list[tuple]:
 def short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+# --- two sweeps ---------------------------------------------------------------------------------------------------------
+
+
+def runs_below(folder: Path) -> Runs:
+    """Summaries of all finished runs below a folder: of a run, a configuration, a method or all outputs."""
+    files = sorted(file for file in folder.rglob("summary.json") if (file.parent / "DONE").exists())
+    if not files:
+        raise UserError(f"{folder} holds no finished run (with a file DONE); type a folder that run.py wrote, or TABLE:ROW as "
+                        "in pgp_table5:L2P")  # fmt: skip
+    return [RunDir(file.parent).summary() for file in files]
+
+
+def sweeps(first: Runs, second: Runs) -> Iterator[str]:
+    """Yields the accuracies of both sweeps, and every setting or fact in which they differ."""
+    yield f"A  {told(first)}"
+    yield f"B  {told(second)}"
+    yield ""
+    kinds: list[dict[tuple, dict]] = [defaultdict(dict), defaultdict(dict)]
+    for kind, runs in zip(kinds, (first, second)):
+        for run in runs:
+            kind[run["scenario"], run["method"], run["config"].get("reading", "paper")][run["seed"], run["digest"]] = run
+    groups: dict[tuple, tuple[Runs, Runs]] = {}  # the runs of both sides
+    for key in kinds[0].keys() | kinds[1].keys():
+        for words, sides in separated(*(list(kind[key].values()) for kind in kinds)).items():
+            groups[(*key, *([words] if words else []))] = sides
+    groups = dict(sorted(groups.items()))
+    for key, sides in groups.items():
+        means = [over([run["class_il"]["acc"] for run in side]) for side in sides]
+        ours, theirs = (_of(mean, len(side)) for mean, side in zip(means, sides))
+        yield f"{' · '.join(key)}: ACC {ours} → {theirs}{_moved(*means)}"
+    both = {key: between(*map(values, sides)) for key, sides in groups.items() if all(sides)}
+    common = [one for one in next(iter(both.values()), ()) if all(one in found for found in both.values())]
+    yield from listed(common) if common or not any(both.values()) else ()
+    for key, found in both.items():
+        if own := [one for one in found if one not in common]:
+            yield f"\n{' · '.join(key)} alone:"
+            yield from listed(own)
+
+
+def separated(first: Runs, second: Runs) -> dict[str, tuple[Runs, Runs]]:
+    """Two lists of runs to compare, by the words of `apart`; not separated if each list saw the same in all its runs.
+
+    Two lists that differ from each other are compared: then other images may be what explains a difference.
+    """
+    if len(apart(first)) < 2 and len(apart(second)) < 2:
+        return {"": (first, second)}
+    kinds = sorted(apart([*first, *second]), key=lambda kind: kind[0])
+    return {words: ([run for run in first if run in own], [run for run in second if run in own]) for words, own in kinds}
+
+
+def values(runs: Runs) -> dict[str, str]:
+    """The values that each fact takes in a sweep, joined by ` | `."""
+    flat = [flatten(facts(run)) for run in runs]
+    keys = {key for own in flat for key in own}
+    return {key: " | ".join(sorted({str(own.get(key, "absent")) for own in flat})) for key in keys}
+
+
+def told(runs: Runs) -> str:
+    places = sorted({run["address"].rsplit("/", 1)[0] for run in runs})
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    seeds = ",".join(map(str, sorted({run["seed"] for run in runs})))
+    return f"{places[0]}{more}: {len(runs)} runs, seeds {seeds}"
+
+
+def _of(number: Number | None, seeds: int) -> str:
+    return "not there" if number is None else f"{number} ({seeds})"
+
+
+def _moved(first: Number | None, second: Number | None) -> str:
+    return f"  ({second.value - first.value:+.2f})" if first and second else ""
+
+
+# --- a printed row ------------------------------------------------------------------------------------------------------
+
+
+def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, config: Mapping | None) -> Iterator[str]:
+    """Yields the comparison of runs with one column of a published row.
+
+    `config`: the configuration of the row's own command; None if the row is only quoted.
+    """
+    column = table.columns[key]
+    yield f"A  {told(runs)}"
+    yield f"P  {table.paper}, {table.table}: {row.name}, {column.title}"
+    yield ""
+    for quantity, word in column.quantities.items():
+        for words, own in apart(runs):
+            ours, theirs = over([numbers.of(run, quantity) for run in own]), row.numbers[key].get(quantity)
+            if ours or theirs:
+                named, here = f"{word} {words}".strip(), _of(ours, len(own))
+                yield f"{named}: {here} here, {theirs or 'nothing'} printed{_moved(theirs, ours)}"
+    if config is None:
+        yield f"\nThe row cannot be run here: {row.quoted}"
+    else:
+        asked = {name: str(value) for name, value in flatten({"config": {**config, "seed": None}}).items()}
+        runs = [{**run, "config": {**run["config"], "seed": None}} for run in runs]
+        typed = {name: value for name, value in values(runs).items() if name.startswith("config.")}
+        yield "\nSettings of these runs that differ from the row's own command, A → P:"
+        yield from listed(between(typed, asked))
+        yield f"The row's command: python run.py {' '.join([*column.run, *(row.run or [])])}"
+    for quantity, word in column.quantities.items():  # papers define the same word in different ways
+        yield f"{word} is taken as `{quantity}`: {meaning(quantity)}"
+    yield from (f"note: {note}" for note in (*table.notes, *row.notes))

@@ -15,7 +15,7 @@ import pytest
 from cil.commands import reproduce
 from cil.common.errors import UserError
 from cil.metrics import AccuracyMatrix
-from cil.report import languages, published
+from cil.report import published, reproduced
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number
 from cil.report.reproduced import Line, lines, minus
@@ -93,11 +93,11 @@ def test_a_row_is_printed_ours_in_each_reading_and_the_difference(table, runs, o
 
 def test_text_keeps_within_a_terminal_and_says_what_was_not_run(table, runs, outputs):
     parts = {"one": lines(table, "one", runs, Numbers(outputs, []))}
-    told = languages.text(table, parts)
+    told = reproduced.text(table, parts)
     assert max(map(len, told.splitlines())) <= 80
     for words in ("70.00 ± 0.50", "77.50 ± 3.54", "+7.50", "not run", "L2P: misprint", "DER is quoted: no recipe", "quoted"):
         assert words in told
-    page = languages.LANGUAGES["markdown"](table, parts)
+    page = reproduced.LANGUAGES["markdown"](table, parts)
     assert "| L2P " in page and "- L2P: misprint" in page
 
 
@@ -105,14 +105,14 @@ def test_text_keeps_within_a_terminal_and_says_what_was_not_run(table, runs, out
 def test_every_table_keeps_within_a_terminal(name, tmp_path):
     table = published.load(name)
     parts = {key: lines(table, key, defaultdict(list), Numbers(tmp_path, [])) for key in table.columns}
-    told = languages.text(table, parts)
+    told = reproduced.text(table, parts)
     assert max(map(len, told.splitlines())) <= 80
     for row in table.rows:
         assert row.name in " ".join(told.split())
 
 
 def test_latex_is_booktabs_with_its_signs_escaped(table, runs, outputs):
-    told = languages.latex(table, {"one": lines(table, "one", runs, Numbers(outputs, []))})
+    told = reproduced.latex(table, {"one": lines(table, "one", runs, Numbers(outputs, []))})
     assert told.count(r"\toprule") == told.count(r"\bottomrule") == 1 and r"F\_t" in told and r"77.50 $\pm$ 3.54" in told
     body = [line for line in told.splitlines() if line.endswith(r"\\")]
     assert len({line.count("&") for line in body}) == 1
@@ -120,7 +120,7 @@ def test_latex_is_booktabs_with_its_signs_escaped(table, runs, outputs):
 
 
 def test_csv_has_a_line_a_number(table, runs, outputs):
-    found = list(csv.DictReader(io.StringIO(languages.sheet(table, {"one": lines(table, "one", runs, Numbers(outputs, []))}))))
+    found = list(csv.DictReader(io.StringIO(reproduced.sheet(table, {"one": lines(table, "one", runs, Numbers(outputs, []))}))))
     (printed,) = (r for r in found if (r["row"], r["what"], r["quantity"]) == ("L2P", "printed", "acc"))
     (ours,) = (r for r in found if (r["row"], r["what"], r["quantity"]) == ("L2P", "ours", "acc"))
     assert (printed["value"], printed["spread"]) == ("70.0000", "0.5000") and (ours["value"], ours["seeds"]) == ("77.5000", "2")
@@ -137,7 +137,7 @@ def test_over_and_minus_know_what_is_missing():
     assert over([]) is None and over([None, 2.0]) is None and over([2.0]) == Number(2.0)
     assert over([1.0, 3.0]).spread == pytest.approx(2**0.5)
     assert minus(None, Number(1.0)) is None and minus(Number(3.0), Number(1.0)) == Number(2.0)
-    assert languages.cell(Line("row", "ours", [], 0), None) == "not run"
+    assert reproduced.cell(Line("row", "ours", [], 0), None) == "not run"
 
 
 def test_the_plan_holds_each_run_once_and_skips_what_is_finished(table, runs, outputs, capsys, monkeypatch):

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from cil.report.documents.baselines import PRETRAINED, SCRATCH
+from cil.report.documents.comparisons import PRETRAINED, SCRATCH
 from cil.report.documents.project import page_of
 from scripts.demo import MEANS
 from tests.harness import ROOT, SHIPPED, compose

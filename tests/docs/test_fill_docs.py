@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 
 from cil.metrics import AccuracyMatrix
-from cil.report.documents import adapters, baselines, clip, locality, orders, projection, records, recovered, searched
+from cil.report.documents import adapters, clip, comparisons, locality, projection, records, recovered, searched
 from cil.report.documents.project import page_of
 from cil.runs.run_folder import address
 from scripts.fill_docs import project
@@ -52,7 +52,7 @@ def content(at, block: str) -> str:
         ("projection", lambda at: projection.projection(at), " 25.0 % |"),
         ("clip", lambda at: clip.clip(at), "| 61.2 ± 0.0 |"),
         ("pretraining", lambda at: records.pretraining(at), "| vit_tiny "),
-        ("baselines", lambda at: baselines.baselines(at, []), "| 61.2 ± 0.0 |"),
+        ("baselines", lambda at: comparisons.baselines(at, []), "| 61.2 ± 0.0 |"),
         ("adapters", lambda at: adapters.adapters(at, []), "| 70.0 ± 0.0 |"),
         ("locality", lambda at: locality.locality(at, []), " 2.00 ± 0.00 |"),
     ],
@@ -73,9 +73,9 @@ def test_merges_and_their_sweep(at, monkeypatch):
 
 def test_class_orders_tell_what_was_not_run(at, monkeypatch, capsys):
     finished = ("rapf", "mos", "pet method.kind=lora", "pet method.kind=lora modifier=pgp")
-    monkeypatch.setattr(orders, "runs", lambda at, row, settings: [SUMMARY] * (3 if row in finished else 2))
-    orders.orders(at, [])
-    rows, every = content(at, "orders"), [row for table in orders.TABLES.values() for row in table]
+    monkeypatch.setattr(comparisons, "runs", lambda at, row, settings: [SUMMARY] * (3 if row in finished else 2))
+    comparisons.orders(at, [])
+    rows, every = content(at, "orders"), [row for table in comparisons.TABLES.values() for row in table]
     assert rows.count("| 61.2 ± 0.0 |") == 4 and rows.count("not run") == len(every) - 4
     assert (
         rows.count("| `modifier=pgp` |") == 1 and rows.count("+0.00 ± 0.00") == 3 and "nsp2` |" not in rows.split("What a")[1]

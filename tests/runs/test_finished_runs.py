@@ -14,9 +14,8 @@ from PIL import Image
 from cil.commands.move_runs import moved
 from cil.common.errors import UserError, explain
 from cil.launch.run import verified
-from cil.report.collect import by_scenario, collect, rows, table
-from cil.report.same_images import apart
-from cil.report.why_many import sweeps
+from cil.report.collect import apart, by_scenario, collect, rows, table
+from cil.report.why import sweeps
 from cil.runs.run_folder import RunDir
 from tests import harness
 

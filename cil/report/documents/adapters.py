@@ -7,7 +7,7 @@ from itertools import product
 from tempfile import TemporaryDirectory
 
 from cil.common.tables import grid, mean_and_spread
-from cil.pictures.sweep import draw_sweep
+from cil.pictures.accuracy import draw_sweep
 from cil.report.documents.project import Project, listed
 from cil.report.paired import paired
 from cil.runs.run_folder import address

@@ -6,7 +6,9 @@
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
@@ -16,8 +18,8 @@ import yaml
 from cil.common import switches
 from cil.common.tables import fill
 from cil.engine.build import find
+from cil.report.collect import flatten
 from cil.report.documents.project import Project
-from cil.report.documents.source import class_of, constructor, docstrings
 
 RESULTS = "results"
 READINGS = ("paper", "released")
@@ -42,7 +44,7 @@ def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
     for modifier, host in (("pgp", "l2p"), ("nsp2", "pet")):
         page, node = docs / "methods" / f"{modifier}.md", at.compose(f"method={host}", f"modifier={modifier}")["modifier"]
         yield page, "readings", of_modifier(at, modifier, host)
-        yield page, "settings", settings_of(at, "modifier", modifier, node[modifier]["_target_"])
+        yield page, "settings", settings_of(at, "modifier", modifier, find(node[modifier]["_target_"], "modifier"))
     for page in sorted((docs / "methods").glob("*.md")):
         if page.stem in at.options("method"):
             for block, content in of_method(at, page.stem).items():
@@ -51,13 +53,9 @@ def blocks(at: Project) -> Iterator[tuple[Path, str, str]]:
 
 def described(root: Path, group: str, name: str) -> str:
     """The comment at the head of a YAML file, as one paragraph."""
-    head = []
-    for line in (root / "conf" / group / f"{name}.yaml").read_text().splitlines():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("#"):
-            break
-        head.append(line.removeprefix("#").strip())
+    lines = (root / "conf" / group / f"{name}.yaml").read_text().splitlines()
+    comments = takewhile(lambda line: line.startswith("#"), lines)
+    head = [line.removeprefix("#").strip() for line in comments if not line.startswith("# @package")]
     return re.sub(r"\$\{([^}]*)\}", r"`${\1}`", " ".join(head)).replace("|", "\\|")
 
 
@@ -88,19 +86,14 @@ def scenarios(at: Project) -> str:
 
 def methods(at: Project) -> str:
     """The table of all methods that have a page."""
-    shown = [name for name in at.options("method") if (at.root / "docs" / "methods" / f"{name}.md").exists()]
     lines = []
-    for name in shown:
-        config = at.compose(f"method={name}", PAPER_SIZED)
-        kept = "memory" in config["method"]
-        text = summary((at.root / "docs" / "methods" / f"{name}.md").read_text())
-        lines.append([f"[`{name}`]({name}.md)", text, f"`{family(at, name)}`", "yes" if kept else "no"])
+    for name in at.options("method"):
+        page = at.root / "docs" / "methods" / f"{name}.md"
+        if page.exists():
+            kept = "memory" in at.compose(f"method={name}", PAPER_SIZED)["method"]
+            told = page.read_text().split("\n\n")[1].replace("\n", " ").replace("|", "\\|")  # the paragraph after the title
+            lines.append([f"[`{name}`]({name}.md)", told, f"`{family(at, name)}`", "yes" if kept else "no"])
     return grid(["method", "what it does", "backbone", "memory"], lines)
-
-
-def summary(page: str) -> str:
-    """The first paragraph after the title of a page."""
-    return page.split("\n\n")[1].replace("\n", " ").replace("|", "\\|")
 
 
 def family(at: Project, method: str) -> str:
@@ -109,40 +102,33 @@ def family(at: Project, method: str) -> str:
     return found.group(1) if found else "vit_b16_in21k"
 
 
-def target(at: Project, method: str) -> tuple[str, str]:
-    """The module and the class of a method."""
-    module, _, name = at.compose(f"method={method}", PAPER_SIZED)["method"]["_target_"].rpartition(".")
-    return module, name
-
-
 # --- a method -------------------------------------------------------------------------------------------------------------
 
 
 def of_method(at: Project, method: str) -> dict[str, str]:
+    own = find(at.compose(f"method={method}", PAPER_SIZED)["method"]["_target_"], "method")
     return {
-        "about": about(at, method),
-        "settings": settings_of(at, "method", method, ".".join(target(at, method))),
+        "about": about(own),
+        "settings": settings_of(at, "method", method, own),
         "readings": readings(at, method),
         "recipes": recipes(at, method),
         "measured": measured(at, method),
     }
 
 
-def about(at: Project, method: str) -> str:
-    module, own = docstrings(at.root, *target(at, method))
-    paragraphs = [" ".join(part.split()) for part in (module, own) if part]
+def about(own: type) -> str:
+    paragraphs = [" ".join(text.split()) for text in (sys.modules[own.__module__].__doc__, own.__doc__) if text]
     return "\n>\n".join(["> *From the docstrings:*", *(f"> {part}" for part in paragraphs)])
 
 
-def settings_of(at: Project, group: str, name: str, full_name: str) -> str:
+def settings_of(at: Project, group: str, name: str, own: type) -> str:
     """The table of settings of a method or modifier, followed by the constructor's docstring.
 
     Values and notes come from the YAML file and its comments, types from the constructor's signature.
     """
-    own, (module, _, class_name) = find(full_name, group), full_name.rpartition(".")
     groups = [some.annotation for some in inspect.signature(own).parameters.values()]
-    docs = [constructor(class_of(at.root, module, class_name)), *map(inspect.getdoc, filter(switches.is_group, groups))]
-    docstring = "\n\n".join(filter(None, docs))
+    documented = [vars(own).get("__init__"), *filter(switches.is_group, groups)]
+    docstring = "\n\n".join(inspect.cleandoc(some.__doc__) for some in documented if some and some.__doc__)
     kinds, node = switches.settings_of(own), group if group == "method" else name
     text = (at.root / "conf" / group / f"{name}.yaml").read_text().partition(f"\n{node}:")[2]
     lines = []
@@ -202,14 +188,8 @@ def of_modifier(at: Project, modifier: str, host: str) -> str:
 
 def differing(at: Project, words: list[str]) -> dict[str, tuple[object, object]]:
     """The settings that depend on the reading, each with its values in `READINGS`."""
-    paper, released = (leaves(at.compose(*words, f"reading={name}")) for name in READINGS)
+    paper, released = (flatten(at.compose(*words, f"reading={name}")) for name in READINGS)
     return {key: (value, released[key]) for key, value in paper.items() if key != "reading" and value != released[key]}
-
-
-def leaves(node: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    return {key: value for name, inner in node.items() for key, value in leaves(inner, f"{prefix}.{name}".strip(".")).items()}
 
 
 def recipes(at: Project, method: str) -> str:
@@ -243,7 +223,7 @@ def chosen(node: dict) -> list[str]:
 
 def words_of(node: dict) -> list[str]:
     return [
-        f"`{key}={value}`".replace("|", "\\|") for key, value in leaves(node).items() if node and not key.endswith("_target_")
+        f"`{key}={value}`".replace("|", "\\|") for key, value in flatten(node).items() if node and not key.endswith("_target_")
     ]
 
 

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -78,9 +76,8 @@ def cost(at: Project) -> str:
 def clock(at: Project) -> str:
     """The time of a run of ten tasks with the tiny version of DyTox."""
     with TemporaryDirectory() as folder:
-        own = [sys.executable, str(at.root / "run.py"), *words("dytox", "convit_tiny"), f"outputs={folder}"]
         since = time.perf_counter()
-        subprocess.run(own, cwd=at.root, check=True, stdout=subprocess.DEVNULL)
+        at.printed("run.py", *words("dytox", "convit_tiny"), f"outputs={folder}")
         seconds = time.perf_counter() - since
     return f"Ten tasks of `dytox` on `convit_tiny` take {seconds:.0f} s on {os.cpu_count()} cores, from the command to its end."
 

@@ -38,11 +38,14 @@ class Project:
     def fill(self, block: str, content: str) -> None:
         fill(page_of(self.root, block), block, content)
 
+    def printed(self, script: str, *words: str) -> str:
+        """What a script of the project prints with these arguments."""
+        command = [sys.executable, script, *words]
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True).stdout
+
     def bench(self, *words: str) -> list[dict]:
         """The rows that `scripts/bench.py` prints."""
-        command = [sys.executable, str(self.root / "scripts" / "bench.py"), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return [json.loads(line) for line in self.printed("scripts/bench.py", *words).splitlines()]
 
     def events(self, summary: dict) -> list[dict]:
         """The record of a finished run."""

@@ -1,9 +1,6 @@
 """Documentation blocks on searches: one with Optuna, and the learning rates of the Split-Glyphs recipes on held-out images."""
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
@@ -29,9 +26,7 @@ def optuna(at: Project, settings: list[str]) -> None:
     """Fill the block with the end of a search's output, and what the recipe's own learning rate reaches."""
     at.run("method=finetune", "scenario.validation=0.1", *settings)
     (own,) = at.found("method=finetune", "scenario.validation=0.1", *settings, seeds=range(1))
-    command = [sys.executable, "run.py", "-m", *SEARCH, *settings]
-    ended = subprocess.run(command, cwd=at.root, capture_output=True, text=True, check=True, env=os.environ)
-    at.fill("optuna", told(ended.stdout, own))
+    at.fill("optuna", told(at.printed("run.py", "-m", *SEARCH, *settings), own))
 
 
 def told(output: str, own: dict) -> str:

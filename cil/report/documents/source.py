@@ -1,38 +1,15 @@
-"""Reads docstrings and signatures from source files without importing them, and makes the API pages."""
+"""Makes the API pages from docstrings and signatures of source files, without importing them."""
 
 import ast
 import re
 from pathlib import Path
 
 
-def parsed(root: Path, module: str) -> ast.Module:
-    return ast.parse(file_of(root, module).read_text())
-
-
-def file_of(root: Path, module: str) -> Path:
-    path = root.joinpath(*module.split("."))
-    package = path / "__init__.py"
-    return package if package.exists() else path.with_suffix(".py")
-
-
-def class_of(root: Path, module: str, name: str) -> ast.ClassDef:
-    return next(node for node in parsed(root, module).body if isinstance(node, ast.ClassDef) and node.name == name)
-
-
-def docstrings(root: Path, module: str, name: str) -> tuple[str, str]:
-    """The docstrings of a module and of one of its classes."""
-    return ast.get_docstring(parsed(root, module)) or "", ast.get_docstring(class_of(root, module, name)) or ""
-
-
-def constructor(node: ast.ClassDef) -> str:
-    """The docstring of a class's constructor."""
-    made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
-    return "" if made is None else ast.get_docstring(made) or ""
-
-
 def api(root: Path, module: str) -> str:
     """The API of a module as Markdown: public classes with their methods, and public functions."""
-    tree = parsed(root, module)
+    path = root.joinpath(*module.split("."))
+    package = path / "__init__.py"
+    tree = ast.parse((package if package.exists() else path.with_suffix(".py")).read_text())
     parts = [f"### `{module}`", ast.get_docstring(tree) or ""]
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):

@@ -2,8 +2,6 @@
 
 import re
 import resource
-import subprocess
-import sys
 from tempfile import TemporaryDirectory
 
 from cil.pictures.accuracy import draw_curve
@@ -23,9 +21,8 @@ def fill_all(at: Project, settings: list[str]) -> None:
 def first(at: Project) -> str:
     """The output of one short run without any cache, and its time."""
     with TemporaryDirectory() as folder:
-        own = [sys.executable, "run.py", f"method={FIRST}", f"outputs={folder}", f"data.root={folder}", "data.features=null"]
-        since = cpu_seconds()
-        output = subprocess.run([*own, "log.live=false"], cwd=at.root, capture_output=True, text=True, check=True).stdout
+        fresh, since = [f"outputs={folder}", f"data.root={folder}", "data.features=null"], cpu_seconds()
+        output = at.printed("run.py", f"method={FIRST}", *fresh, "log.live=false")
         seconds = cpu_seconds() - since
     lines = re.sub(r"/[0-9a-f]{10}/", "/…/", output.replace(folder, "outputs")).rstrip().splitlines()
     table = next(number for number, line in enumerate(lines) if line.startswith("percent correct"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cil.commands import why
-from cil.report import why_many
+from cil.report.why import runs_below
 from cil.runs.run_folder import RunDir
 from tests import harness
 from tests.commands.test_reproduce import finished_run
@@ -75,9 +75,9 @@ def test_a_row_that_is_quoted_alone_says_why(sweeps):
 
 
 def test_runs_are_found_below_any_folder(sweeps):
-    assert len(why_many.runs_below(sweeps[1])) == 3
+    assert len(runs_below(sweeps[1])) == 3
     (one,) = sweeps[1].glob("*/finetune/*/seed0")
-    assert why.outputs_of(one, why_many.runs_below(one)) == sweeps[1].resolve()
+    assert why.outputs_of(one, runs_below(one)) == sweeps[1].resolve()
 
 
 @pytest.mark.parametrize(
