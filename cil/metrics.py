@@ -6,6 +6,7 @@ task i after learning task t, with t and i counted from 0 in code; T is the numb
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -119,6 +120,20 @@ class AccuracyMatrix:
         """Mean of term(R, i, last row) over all tasks i but the last one."""
         r, last = self.percent, self.learned - 1
         return float(np.mean([term(r, i, last) for i in range(last)])) if last > 0 else NAN
+
+
+class Transfer(NamedTuple):
+    """Forward and backward transfer of AttriCLIP: differences between two runs (CVPR 2023, Tables 3 and 4)."""
+
+    forward: float
+    backward: float
+
+
+def transfer_between_runs(
+    *, second_after_first: float, second_alone: float, first_after_second: float, first_alone: float
+) -> Transfer:
+    """FT = ACC(second after first) − ACC(second alone); BT = ACC(first, tested after second) − ACC(first alone)."""
+    return Transfer(second_after_first - second_alone, first_after_second - first_alone)
 
 
 def impossible(acc: float, forgetting: float, tasks: int, tolerance: float = 0.05) -> str | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cil.common.errors import UserError
 from cil.common.tables import fitted, mean_and_spread
-from cil.metrics import AccuracyMatrix
+from cil.metrics import AccuracyMatrix, transfer_between_runs
 from cil.report.collect import titled
 from cil.runs.run_folder import address, read_matrices
 
@@ -57,7 +57,8 @@ def across(outputs: Path, both: dict, second: dict, first: dict | None = None) -
     found = {}
     for names, kind in (("own", "dataset_il"), ("all", "class_il")):
         old, new = pooled(runs[kind], last, range(early)), pooled(runs[kind], last, range(early, last + 1))
-        found[names] = Across(base, new, new - base, reference, old, old - reference, union)
+        moved = transfer_between_runs(second_after_first=new, second_alone=base, first_after_second=old, first_alone=reference)
+        found[names] = Across(base, new, moved.forward, reference, old, moved.backward, union)
     return found
 
 

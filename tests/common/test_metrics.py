@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cil.metrics import AccuracyMatrix, impossible
+from cil.metrics import AccuracyMatrix, impossible, transfer_between_runs
 
 WORKED = AccuracyMatrix.of_percents([[90], [92, 85], [60, 86, 88]])  # the spec's section 10
 
@@ -24,6 +24,13 @@ def test_averages_by_task_and_by_sample_differ_for_unequal_tests():
     assert matrix.pooled_average() == 62.5
     assert matrix.incremental_average() == 87.5
     assert matrix.pooled_incremental_average() == 81.25
+
+
+def test_transfer_between_runs_of_the_published_tables():
+    attriclip = transfer_between_runs(second_after_first=82.3, second_alone=81.4, first_after_second=90.3, first_alone=83.3)
+    assert attriclip == pytest.approx((0.9, 7.0))
+    icarl = transfer_between_runs(second_after_first=49.7, second_alone=49.5, first_after_second=34.5, first_alone=59.5)
+    assert icarl.backward == pytest.approx(-25.0)  # the slides' −15.2 is a misprint
 
 
 def test_one_task_has_no_forgetting():
