@@ -96,6 +96,14 @@ class AccuracyMatrix:
         """BWT = (1/(T−1)) Σ_{i<T} (R[T, i] − R[i, i]) (Lopez-Paz & Ranzato 2017, GEM). Avalanche's forgetting is −BWT."""
         return self._mean_over_old(lambda r, i, last: r[last, i] - r[i, i])
 
+    def forward_transfer(self, untrained: Sequence[float]) -> float:
+        """FWT = (1/(T−1)) Σ_{i>1} (R[i−1, i] − r_i) (GEM); `untrained` holds r_i, the accuracies of an untrained model.
+
+        It needs the entries above the diagonal, which are zero by construction if unseen classes are masked.
+        """
+        r, tasks = self.percent, len(self.totals)
+        return float(np.mean([r[i - 1, i] - untrained[i] for i in range(1, tasks)])) if tasks > 1 else NAN
+
     def step_drops(self) -> float:
         """(1/(T−1)) Σ_{t≥2} (1/t) Σ_{i<t} (R[t−1, i] − R[t, i]) (text of CODA-Prompt): smaller than forgetting."""
         r, tasks = self.percent, self.learned

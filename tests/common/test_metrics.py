@@ -26,6 +26,12 @@ def test_averages_by_task_and_by_sample_differ_for_unequal_tests():
     assert matrix.pooled_incremental_average() == 81.25
 
 
+def test_forward_transfer_reads_above_the_diagonal():
+    matrix = AccuracyMatrix.of_percents([[90, 30, 10], [80, 85, 20], [70, 80, 90]])
+    assert matrix.forward_transfer([0, 10, 10]) == pytest.approx(15.0)  # ((30 − 10) + (20 − 10)) / 2
+    assert matrix.after(0) == 90  # …and no average does
+
+
 def test_transfer_between_runs_of_the_published_tables():
     attriclip = transfer_between_runs(second_after_first=82.3, second_alone=81.4, first_after_second=90.3, first_alone=83.3)
     assert attriclip == pytest.approx((0.9, 7.0))
