@@ -8,7 +8,8 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cil.backbones.base import Backbone, image_spec, plainly
+from cil.backbones.base import Backbone, image_spec
+from cil.backbones.compiled import plainly
 from cil.backbones.packed_text import encode
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest

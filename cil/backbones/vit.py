@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from cil.backbones.base import Backbone, image_spec, plainly
+from cil.backbones.base import Backbone, image_spec
+from cil.backbones.compiled import plainly
 from cil.backbones.weights import expects, load
 from cil.common.errors import UserError, nearest
 from cil.common.ranges import Count, check

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 import yaml
 
-from cil.backbones.base import Passes, divided, plainly
+from cil.backbones.compiled import Passes, divided, plainly
 from cil.capabilities import HasFrozenStage, HasPasses
 from cil.common.errors import UserError
 from cil.common.files import is_writable

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch._dynamo
 
-from cil.backbones import base
-from cil.backbones.base import Passes, divided, plainly
+from cil.backbones import compiled
+from cil.backbones.compiled import Passes, divided, plainly
 from cil.runs.run_folder import RunDir, address
 from tests import harness
 from tests.methods.test_contract import small, trainer_of  # noqa: F401
@@ -31,7 +31,7 @@ def fresh():
 def calls(monkeypatch):
     """aot_eager traces and divides a pass as inductor does, and needs seconds less for it; how often it was entered."""
     entered = []
-    monkeypatch.setattr(base, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     form = Passes._form
 
     def watched(self, walk):
