@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -23,28 +24,39 @@ class Child:
     def __init__(self, work: Callable[[], int | None], cwd: Path = ROOT, **environment: str) -> None:
         self.printed = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
+        if not self.pid:
+            try:
+                os._exit(self._code(work, cwd, environment))
+            finally:
+                os._exit(1)  # whatever happens, the child never returns into the tests
+
+    def _code(self, work: Callable[[], int | None], cwd: Path, environment: dict[str, str]) -> int:
+        """Call `work` in the child; returns the exit code that Python would give."""
+        for number, file in enumerate(self.printed, 1):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1) for number in (1, 2))  # noqa: SIM115
+        os.chdir(cwd)
+        os.environ.update(environment)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to Ctrl-C
         try:
-            for number, file in enumerate(self.printed, 1):
-                os.dup2(file.fileno(), number)
-            sys.stdout, sys.stderr = (open(number, "w", buffering=1) for number in (1, 2))  # noqa: SIM115
-            os.chdir(cwd)
-            os.environ.update(environment)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to Ctrl-C
             code = work() or 0
         except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
+            code = ended.code or 0
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
         except BaseException:
             traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code if isinstance(code, int) else 1
 
-    def wait(self) -> subprocess.CompletedProcess:
+    def wait(self, seconds: float = 300) -> subprocess.CompletedProcess:
+        """Wait until the process ends. One that takes longer is killed."""
+        late = threading.Timer(seconds, os.kill, (self.pid, signal.SIGKILL))
+        late.start()
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        late.cancel()
         for file in self.printed:
             file.seek(0)
         out, err = (file.read() for file in self.printed)

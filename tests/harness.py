@@ -13,7 +13,7 @@ from cil.runs.run_folder import RunDir, run_of
 assert CHECKOUT is not None
 ROOT = CHECKOUT
 CONF = ROOT / "conf"
-compose = Composer()  # as `python run.py` with these words composes, each file read once in a session of tests
+compose = Composer()  # what `python run.py` with these words composes; each file is read once in a session of tests
 SHIPPED = [name for name in options("method") if (ROOT / "docs" / "methods" / f"{name}.md").exists()]  # not a user's own
 SMALL = ("dataset.train_per_class=9", "dataset.test_per_class=3", "backbone.weights=null", "backbone.sha256=null",
          "machine=cpu", "log.live=false", "data.features=null")  # fmt: skip

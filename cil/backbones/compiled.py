@@ -25,6 +25,7 @@ class Passes:
 
     def __init__(self, sizes: Iterable[int], device: torch.device, log: Callable[[str], None]) -> None:
         self.sizes, self._log = frozenset(sizes), log
+        self.failure: str | None = None  # the compiler's error
         self._graphs = device.type == "cuda"
         self._compiled: dict[Walk, Walk] = {}
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
@@ -44,7 +45,8 @@ class Passes:
             plain = walk(backbone, x, **given)  # raises again if the error is not the compiler's
             self.sizes = frozenset()
             why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            self._log(f"machine.compile=on: the compiler failed, so that passes are not compiled from here on ({why[:160]})")
+            self.failure = why[:160]
+            self._log(f"machine.compile=on: the compiler failed, so that passes are not compiled from here on ({self.failure})")
             return plain
         return found.clone() if self._graphs else found  # the next replay of a CUDA graph overwrites its output
 

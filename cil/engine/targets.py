@@ -11,6 +11,7 @@ from cil.common import plugins
 from cil.common.errors import SHOW, UserError, nearest, sentence
 from cil.common.ranges import Fraction, Positive, Rate, Share, Weight, check, fits
 from cil.common.switches import grouped
+from cil.runs.settings import named
 
 ALLOWED = ("cil.", "torch.optim.")
 OPTIMIZERS = {  # of torch; its own annotations say less
@@ -54,11 +55,9 @@ def _call(target: Any, where: str, *given: Any, **arguments: Any) -> Any:
         raise UserError(f"{where} cannot be made of these settings ({sentence(error)}); {SHOW}") from error
 
 
-def find(path: str | None, where: str) -> Any:
+def find(target: object, where: str) -> Any:
     """The class or function behind a dotted name, which must be the project's own or one of torch's optimizers."""
-    if not path:
-        raise UserError(f"{where} has no _target_; choose one of its options by name, as in {where}=…")
-    fits(f"{where}._target_", path, str)
+    path = named(target, where)
     allowed = (*ALLOWED, *(f"{name}." for name in plugins.active()))
     if not path.startswith(allowed):
         raise UserError(f"{where}._target_={path} is refused: a target starts with {' or '.join(allowed)}; for a package "

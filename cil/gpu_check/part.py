@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cil.backbones.compiled import Passes
 from cil.engine.trainer import Trainer
 
 Row = dict[str, Any]  # one result, as it is written to JSON
@@ -44,5 +45,6 @@ def attempted(part: Part, row: Row, work: Callable[..., Row], *given: Any) -> Ro
 
 def judged(trainer: Trainer) -> Row:
     """The verdict of a row on speed: "ok", unless compiling the backbone's passes failed."""
-    failure = getattr(trainer.method.backbone.passes, "failure", None)
+    passes = trainer.method.backbone.passes
+    failure = passes.failure if isinstance(passes, Passes) else None
     return {"verdict": "ok"} if failure is None else {"verdict": "not compiled", "why": failure}

@@ -109,7 +109,17 @@ def checked(config: dict) -> dict:
         raise UserError(
             f"method._target_={target} is not a class of a method's file; choose one by name, as in method=finetune"
         )
+    for group in ("backbone", "scenario", "dataset", "augment", "schedule", "log"):
+        named(config[group].get("_target_"), group)
     return settled(config)
+
+
+def named(target: object, where: str) -> str:
+    """The dotted name of what a node of the configuration calls."""
+    if not target:
+        raise UserError(f"{where} has no _target_; choose one of its options by name, as in {where}=…")
+    fits(f"{where}._target_", target, str)
+    return str(target)
 
 
 def of_reading(reading: str, paper: Any, released: Any) -> Any:

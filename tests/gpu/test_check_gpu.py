@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cil.backbones.compiled import Passes
 from cil.commands import check_gpu
 from cil.data.datasets.noise import noise
 from cil.gpu_check import page, runs, whole
+from cil.gpu_check.part import judged
 from cil.gpu_check.runs import Outcome, Runs, compared, resume
 from cil.gpu_check.speed import FORMS, METHODS, busy, cells
 from cil.launch.compose import options
@@ -81,6 +83,17 @@ def test_speed_and_a_whole_task_are_measured(checked):
     assert whole_run["images"] == 40 * whole.EPOCHS
     assert 0 < whole_run["minutes, 5 epochs"] < whole_run["minutes, 20 epochs"]
     assert max(map(len, shown.out.splitlines())) <= 80 and "| dualprompt " in text
+
+
+def test_a_speed_without_the_compiler_is_marked(monkeypatch):
+    monkeypatch.setattr(
+        torch, "compile", lambda walk, **given: lambda *args, **more: (_ for _ in ()).throw(OSError("no compiler"))
+    )
+    passes = Passes([2], torch.device("cpu"), print)
+    trainer = SimpleNamespace(method=SimpleNamespace(backbone=SimpleNamespace(passes=passes)))
+    assert judged(trainer) == {"verdict": "ok"}
+    passes(lambda backbone, x: x, torch.nn.Identity(), torch.ones(2))
+    assert judged(trainer) == {"verdict": "not compiled", "why": "no compiler"}
 
 
 def test_parts_are_bounded_in_time(checked):
