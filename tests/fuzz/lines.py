@@ -16,6 +16,7 @@ NONSENSE = ("1.5", "-1", "true", "{a: 1}", "nan", "[a, b]", "a b", "ä", "../x",
 WORDLESS = ("-p", "--resolve", "=", "==", "a=", "=b", "[", "{", "method", "+", "~", "~nothing", "++", "a=b=c", "-x", "--foo",
             "method==l2p", "@method=l2p", "method@x=l2p", "hydra.run.dir=1")  # fmt: skip
 ANY_WORD = ("scenario.name", "data.root", "data.weights", "data.features", "outputs")  # a path or a name may look like anything
+REAL = ("machine.checkpoint_seconds",)  # may have a fraction, although the file has none
 NUMBERS = ("nan", "inf", "-inf", "-7", "1e30", "true", "abc", "[1]", "{a: 1}", "''")
 
 
@@ -66,5 +67,5 @@ def lines(seed: int, count: int) -> Iterator[tuple[list[str], str]]:
             more, known = keys[chosen]
             own = [pair for pair in known if pair[0].split(".")[0] == group] or known
             key, value = chance.choice(own if chance.random() < 0.8 else known)
-            word = f"{key}={chance.choice(wrong(value))}"
+            word = f"{key}={chance.choice(wrong(float(value) if key in REAL else value))}"
             yield [*more, chosen, word], word

@@ -1,5 +1,6 @@
 """No strange command line is answered by a traceback, and none by a number."""
 
+import re
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from tests.fuzz.lines import BASE, lines
 from tests.fuzz.record import TIMES, record
 
 COUNT = 30 * TIMES  # a chunk
+MISSING = re.compile("error: .*(is not there|not on this machine)")  # these are told together, before torch is imported
 
 
 class Accepted(Exception):
@@ -38,7 +40,7 @@ def test_a_wrong_word_is_told_in_one_sentence(chunk, monkeypatch, capfd, data_ro
             wrong.append(f"TRACEBACK {word}   {' '.join(words)}   {raised!r:.150}")
         elif code == 0:
             wrong.append(f"ACCEPTED  {word}   {' '.join(words)}")
-        elif said.count("\n") != 1:
+        elif said.count("\n") != 1 and not (said and all(map(MISSING.match, said.splitlines()))):
             wrong.append(f"LINES     {word}   {' '.join(words)}   {said[:200]!r}")
     record("command lines", tried=COUNT, otherwise=len(wrong))
     assert not wrong, "\n".join(wrong)
