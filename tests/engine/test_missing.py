@@ -44,6 +44,16 @@ def test_all_that_a_run_lacks_is_told_together_without_torch(nowhere):
     assert "Traceback" not in done.stderr and not list(nowhere.rglob("seed*"))
 
 
+@pytest.mark.parametrize(
+    "word, line", [("{a: 1}", "scenario._target_={'a': 1} is not a word"), ("''", "scenario has no _target_; choose one")]
+)
+def test_a_target_without_a_name_is_told_before_what_is_missing(nowhere, monkeypatch, capsys, word, line):
+    monkeypatch.setattr(sys, "argv", ["run.py", *WORDS[:3], f"scenario._target_={word}"])
+    assert front_door.front_door() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {line}") and told.count("\n") == 1
+
+
 def test_every_line_says_what_to_type(nowhere):
     assert all("type " in line or "set scenario." in line for line in missing(compose(*WORDS)))
 
