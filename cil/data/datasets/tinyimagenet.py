@@ -14,12 +14,15 @@ from cil.data.registry.orders import class_order
 SPLIT = "numpy:1993"  # the class order that defines the halves
 
 
-def tinyimagenet(root: str, *, md5: str | None, train_per_class: Count | None, shorter_side: Count | None) -> Images:
+def tinyimagenet(
+    root: str, *, md5: str | None, train_per_class: Count | None, test_per_class: Count | None = None,
+    shorter_side: Count | None,
+) -> Images:  # fmt: skip
     """All classes of TinyImageNet, with labels by sorted wnid.
 
-    `train_per_class`: use only this many training images of each class, the first by file number.
+    `train_per_class`, `test_per_class`: use only this many images of each class, the first by file number.
     """
-    return _images(root, md5, None, train_per_class, None, shorter_side)
+    return _images(root, md5, None, train_per_class, test_per_class, shorter_side)
 
 
 def half(

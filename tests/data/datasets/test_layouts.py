@@ -53,9 +53,10 @@ def test_tinyimagenet_is_the_same_from_every_layout(tmp_path, layout):
 
 def test_numbered_files_are_taken_by_their_numbers(tmp_path):
     miniature.zipped(miniature.tinyimagenet(train=12), tmp_path / "tiny-imagenet-200.zip")
-    whole = make(compose("dataset=tinyimagenet", "dataset.md5=null", "dataset.train_per_class=11")["dataset"], "dataset",
-                 root=str(tmp_path))  # fmt: skip
+    few = ("dataset.train_per_class=11", "+dataset.test_per_class=4")
+    whole = make(compose("dataset=tinyimagenet", "dataset.md5=null", *few)["dataset"], "dataset", root=str(tmp_path))
     assert [whole.train.names[row].split("_")[1] for row in whole.train.rows[:11]] == [f"{k}.JPEG" for k in range(11)]
+    assert [whole.test.names[row] for row in whole.test.rows] == [f"val/images/val_{k}.JPEG" for k in range(12)]
 
 
 def test_fewer_images_than_the_official_ones_are_not_taken_silently(tmp_path):
