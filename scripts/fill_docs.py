@@ -17,7 +17,7 @@ python scripts/fill_docs.py BLOCK [KEY=VALUE ...]
   orders       methods of 2023 to 2026, three class orders; only finished runs
   text         the time that packed text saves
   photographs  finetune and joint on TinyImageNet (needs dataset.md5=…)
-  recovered    finished runs with the recovered ViT-S/14 (needs dataset.md5=… machine.precision=bf16)
+  recovered    finished runs with the recovered ViT-S/14
   optuna       the search of docs/search.md (needs hydra-optuna-sweeper)
   rates        learning rates on held-out images; only finished runs
   stacked      kernels and CPU time of several runs in one pass

@@ -1,7 +1,7 @@
 """Documentation block on TinyImageNet with the recovered ViT-S/14. It starts no runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import isnan
 from statistics import fmean
@@ -16,7 +16,8 @@ from cil.runs.run_folder import address, read_matrices
 
 BACKBONES = {"vit_s14_photographs_selfsup": "without labels", "vit_s14_photographs": "with labels"}
 FIRST = next(iter(BACKBONES))
-EXPERIMENT = "experiment=photographs/half_10tasks"
+HALF, WHOLE = "experiment=photographs/half_10tasks", "experiment=photographs/all_10tasks"
+RUN_WITH = ["dataset.md5=878d2c49a582cf90eb58283b15b8b5ab", "machine.precision=bf16"]  # the settings of the kept numbers
 ONCE = "train.first.epochs=1"  # lae and pet train longer in the first task by default
 L2P, CODA, INFLORA = "l2p method.read=class optim.lr=0.0075", "coda_prompt optim.lr=0.004", "inflora optim.lr=0.002"
 SLCA = "slca method.backbone_lr=0.00001"
@@ -41,6 +42,10 @@ CHANGES = {
     "modifier=nsp2": (PROMPT,),
     "modifier=freeze": (L2P, "dualprompt"),
 }
+WHOLE_READINGS = ("", " reading=released")
+WHOLE_HOSTS = tuple(f"{host}{reading}" for reading in WHOLE_READINGS for host in (L2P, "dualprompt"))
+WHOLE_SEARCHED = {"l2p method.read=class": ("optim.lr", "0.001875", "0.0075")}
+WHOLE_ROWS = ("class_mean", *WHOLE_HOSTS, *(f"{host} modifier=pgp" for host in WHOLE_HOSTS))
 FEATURES = (L2P, "dualprompt")  # hosts whose features were also classified by class means
 DRAWN = {
     "L2P": L2P, "L2P with PGP": f"{L2P} modifier=pgp", "DualPrompt": "dualprompt",
@@ -64,23 +69,36 @@ SEEDS = (0, 1, 2, 3, 4)
 
 def recovered(at: Project, settings: list[str]) -> None:
     """Fill the block with the record of each checkpoint and tables of what is finished; other cells say so. Draw the curves."""
-    command = f"Each row: `python run.py {EXPERIMENT} method=… backbone=… seed=… {' '.join(settings)}`."
+    settings = settings or RUN_WITH
+    half, whole = ([experiment, *settings] for experiment in (HALF, WHOLE))
     tables = [
-        f"`{backbone}`, last block trained {told}:\n\n{table(at, backbone, ROWS[backbone], settings)}"
+        f"`{backbone}`, last block trained {told}:\n\n{table(at, backbone, ROWS[backbone], half)}"
         for backbone, told in BACKBONES.items()
     ]
-    tables.append(f"The released reading, on 40 images per class:\n\n{table(at, FIRST, RELEASED, settings)}")
-    tried = (
-        f"Learning rates, and the *avg inc* that each reached on held-out images (`{HELD_OUT}`, seed 0, {BACKBONES[FIRST]}):"
-    )
-    change = (
+    parts = [
+        records(at),
+        *tables,
+        f"The released reading, on 40 images per class:\n\n{table(at, FIRST, RELEASED, half)}",
+        f"Each row: `{command(half)}`.",
+        f"All 200 classes, 20 per task, with 60 training images per class:\n\n{table(at, FIRST, WHOLE_ROWS, whole)}",
+        f"Each row: `{command(whole)}`.",
+        f"Learning rates, and the *avg inc* that each reached on held-out images (`{HELD_OUT}`, seed 0, {BACKBONES[FIRST]}):",
+        searches(at, SEARCHED, half),
         "What a modifier changes, seed by seed: mean ± standard deviation of the differences, with the p-value of a paired "
-        "t-test. Gradient removed: the share of its squared norm, with the ranks of PGP's bases after the first and last task."
-    )
-    means = "What class means of a method's features reach in place of its head. No later task changes a mean:"
-    more = [tried, searches(at, settings), change, effects(at, settings), means, of_features(at, settings)]
-    at.fill("recovered", "\n\n".join([records(at), *tables, command, *more]))
-    draw(at, settings)
+        "t-test. Gradient removed: the share of its squared norm, with the ranks of PGP's bases after the first and last task.",
+        effects(at, CHANGES, half),
+        "The same two tables for all 200 classes:",
+        searches(at, WHOLE_SEARCHED, whole),
+        effects(at, {"modifier=pgp": WHOLE_HOSTS}, whole),
+        "What class means of a method's features reach in place of its head. No later task changes a mean:",
+        of_features(at, half),
+    ]
+    at.fill("recovered", "\n\n".join(parts))
+    draw(at, half)
+
+
+def command(settings: Sequence[str]) -> str:
+    return f"python run.py {' '.join(settings)} backbone=… seed=… method=…"
 
 
 def draw(at: Project, settings: list[str]) -> None:
@@ -138,10 +156,10 @@ def cells(found: Sequence[dict]) -> list[str]:
     return [*(mean_and_spread(values) for values in columns), str(len(found)), f"{seconds:.0f}", f"{encodes:,.0f}"]
 
 
-def searches(at: Project, settings: list[str]) -> str:
+def searches(at: Project, searched: Mapping[str, tuple[str, ...]], settings: list[str]) -> str:
     """The mean accuracy over tasks on held-out images, for each learning rate that was tried."""
     lines = []
-    for row, (key, *rates) in SEARCHED.items():
+    for row, (key, *rates) in searched.items():
         tried = [one(at, FIRST, f"{row} {key}={rate} {HELD_OUT}", 0, settings) for rate in rates]
         told = [f"{rate}: {found['class_il']['incremental_average']:.1f}" if found else f"{rate}: not run"
                 for rate, found in zip(rates, tried, strict=True)]  # fmt: skip
@@ -149,10 +167,10 @@ def searches(at: Project, settings: list[str]) -> str:
     return grid(["searched", "setting", "value: avg inc"], lines, markdown=True)
 
 
-def effects(at: Project, settings: list[str]) -> str:
+def effects(at: Project, changes: Mapping[str, tuple[str, ...]], settings: list[str]) -> str:
     """What a modifier changes, seed by seed, where at least two seeds are finished with and without it."""
     lines = []
-    for (backbone, told), (modifier, hosts) in product(BACKBONES.items(), CHANGES.items()):
+    for (backbone, told), (modifier, hosts) in product(BACKBONES.items(), changes.items()):
         for host in hosts:
             both = [[one(at, backbone, own, seed, settings) for own in (host, f"{host} {modifier}")] for seed in SEEDS]
             pairs = [(plain, changed) for plain, changed in both if plain and changed]
@@ -190,7 +208,7 @@ def runs(at: Project, backbone: str, row: str, settings: list[str]) -> list[dict
 
 def one(at: Project, backbone: str, row: str, seed: int, settings: list[str]) -> dict | None:
     """The numbers of a run that is finished, here or before elsewhere, with the weights of the record."""
-    words = [EXPERIMENT, *f"method={row}".split(), f"backbone={backbone}", f"seed={seed}", *settings]
+    words = [*settings, *f"method={row}".split(), f"backbone={backbone}", f"seed={seed}"]
     own = at.kept("photographs", address(at.compose(*words)), lambda summary: numbers(at, summary))
     return own if own and own["weights"] == record(at, backbone)["weights_sha256"] else None
 
