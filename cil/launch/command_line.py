@@ -29,6 +29,8 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         if not several and key == key.strip() and re.fullmatch(r"[\w./-]+(,[\w./-]+)+", value):
             one = f", or {key}=[{value}] for a list" if "." in key else ""
             raise UserError(f"{word} names several values; type -m {word} for a sweep{one}")
+        if not several and re.match(r"(choice|glob|interval|range|tag)\(", value):
+            raise UserError(f"{word} names several values; type -m '{word}' for a sweep")
         if value.strip() == "{}" and not word.startswith("+"):
             raise UserError(f"{key}={{}} changes nothing, since it is merged with the existing mapping; type {key}.NAME=VALUE")
         if key in FOLDERS:

@@ -36,6 +36,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["modifier=pgpp"], "error: modifier=pgpp is not known; did you mean pgp?"),
         (["method=finetune", "train.epoch=3"], "error: there is no setting train.epoch; did you mean train.epochs?"),
         (["method=finetune,joint"], "error: method=finetune,joint names several values; type -m method=finetune,joint"),
+        (["seed=range(3)"], "error: seed=range(3) names several values; type -m 'seed=range(3)' for a sweep"),
         (["optim.betas=0.9,0.99"], "error: optim.betas=0.9,0.99 names several values; type -m optim.betas=0.9,0.99 for a"),
         (["…"], "error: … stands for more settings; type them as key=value"),
         (["methd=joint"], "error: there is no setting methd; did you mean method?"),
