@@ -12,7 +12,7 @@ from cil.common.ranges import Count, Weight, Whole
 from cil.method import Batch, Losses, Method, Phase, Scenario, Task
 from cil.modules.heads.cosine import exact
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import Queried
+from cil.modules.prompt_pool import Queried
 from cil.modules.together import Together
 
 TINY = 1e-24  # the least squared norm

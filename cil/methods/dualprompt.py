@@ -11,7 +11,7 @@ from cil.common.ranges import Count, Weight, Whole
 from cil.common.switches import switches
 from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import Choice, Queried, match, needs_test_batch, pull, similarity, uniform
+from cil.modules.prompt_pool import Choice, Queried, match, needs_test_batch, pull, similarity, uniform
 from cil.modules.together import Together
 
 KEY, VALUE = 0, 1

@@ -9,7 +9,7 @@ from cil.common.errors import UserError
 from cil.common.ranges import Count, Weight
 from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.heads.linear import GrowingLinear
-from cil.modules.prompts.pool import Choice, Queried, match, needs_test_batch, pull, similarity, uniform
+from cil.modules.prompt_pool import Choice, Queried, match, needs_test_batch, pull, similarity, uniform
 from cil.modules.together import Together
 
 

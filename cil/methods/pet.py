@@ -14,7 +14,7 @@ from cil.method import Batch, Losses, Method, Phase, Task
 from cil.modules.adapters.lora import LoRA
 from cil.modules.adapters.parallel import Adapter, Adapters
 from cil.modules.heads.linear import TaskHeads
-from cil.modules.prompts.pool import uniform
+from cil.modules.prompt_pool import uniform
 
 LINEARS = ("query", "key", "value")
 

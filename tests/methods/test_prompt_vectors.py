@@ -10,7 +10,7 @@ from cil.common.switches import grouped
 from cil.data.images import Batch
 from cil.methods.dualprompt import DualPrompt
 from cil.methods.l2p import L2P
-from cil.modules.prompts.pool import Choice, match, pull, similarity
+from cil.modules.prompt_pool import Choice, match, pull, similarity
 from tests.reference import WIDTH, close, fill, head, images, transformer
 
 DUAL = dict(general_blocks=[0, 1], general_length=2, expert_blocks=[2, 3, 4], expert_length=3, pool=4, pull=1.0,

@@ -7,7 +7,7 @@ import torch
 
 from cil.backbones.vit import walk
 from cil.modifiers.pgp import gram
-from cil.modules.prompts.pool import match, similarity
+from cil.modules.prompt_pool import match, similarity
 from cil.modules.statistics.subspace import extend_by_scores, scores
 from tests.methods.test_contract import trainer_of
 from tests.methods.test_prompt_vectors import dualprompt, l2p
