@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def answer(first: Path, second: str) -> Iterator[str]:
-    if not Path(second).exists() and second.split(":")[0] in tables():
+    if not Path(second).exists() and (":" in second or second in tables()):
         return against(first, *second.split(":", 3))
     both = first, Path(second)
     if all((folder / "DONE").exists() for folder in both):
@@ -54,8 +54,10 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
     row = next((row for row in named if fitting[0] in row.numbers), None)
     if (key and key not in table.columns) or row is None:
         raise UserError(f"{name}:{row_name} has no column {key or fitting[0]}; {nearest(key, table.columns)}")
-    config = None if row.run is None else compose(*table.columns[fitting[0]].run, *row.run, f"reading={reading}")
-    return why.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], config)
+    released = [f"reading={reading}"] if reading != "paper" else []
+    words = None if row.run is None else [*table.columns[fitting[0]].run, *row.run, *released]
+    config = None if words is None else compose(*words)
+    return why.printed(runs, Numbers(outputs, collect(outputs)[0]), table, row, fitting[0], words, config)
 
 
 def outputs_of(folder: Path, runs: Sequence[dict]) -> Path:

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from cil.common.places import entry
+from cil.common.places import as_typed_here, entry
 
 ELSEWHERE = "type outputs=DIR (and data.root=DIR)"
 OF_PLUGINS = ("method", "modifier", "backbone", "dataset", "scenario")  # groups of which users have options of their own
@@ -22,10 +22,11 @@ def nearest(word: str, known: Iterable[str], where: str = "") -> str:
 
     `where`: a command that lists them, named if they are too many to list here.
     """
-    known = sorted(known)
+    known = sorted({*known})
     many = len(known) > 40
-    if near := difflib.get_close_matches(word, known, n=1, cutoff=0.45 if many else 0.5):
-        return f"did you mean {near[0]}?"
+    lower = {name.lower(): name for name in known}
+    if near := difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.45 if many else 0.5):
+        return f"did you mean {lower[near[0]]}?"
     if many:
         return f"see {where}" if where else f"choose one of {len(known)}, such as {', '.join(known[:3])}"
     return f"choose from {', '.join(known)}" if known else "there is none"
@@ -43,6 +44,11 @@ def explain(error: BaseException, keys: Callable[[], Iterable[str]] = tuple, els
     `keys` returns the configuration's keys, from which a similar one is suggested. `elsewhere` says how to choose another
     folder.
     """
+    line = _explained(error, keys, elsewhere)
+    return None if line is None else as_typed_here(line)
+
+
+def _explained(error: BaseException, keys: Callable[[], Iterable[str]], elsewhere: str) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """Where the parts of the installation lie, in a checkout of the repository and in an installed package."""
 
 import os
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -19,8 +20,16 @@ def data() -> Path:
 
 
 def entry() -> list[str]:
-    """The first words of a command that starts a run: `python run.py` in a checkout, `cil` otherwise."""
-    return ["python", "run.py"] if CHECKOUT else ["cil"]
+    """The first words of a command that starts a run: `python run.py` in the checkout's folder, `cil` elsewhere."""
+    return ["python", "run.py"] if Path.cwd() == CHECKOUT else ["cil"]
+
+
+def as_typed_here(text: str) -> str:
+    """A message with its commands as the working folder has them: elsewhere than in the checkout's folder, those of `cil`."""
+    if Path.cwd() == CHECKOUT:
+        return text
+    text = re.sub(r"\bmake (data DATASET|weights NAME)=", lambda found: f"cil {found[1].split()[0]} ", text)
+    return text.replace("python run.py", "cil")
 
 
 def importable() -> dict[str, str]:

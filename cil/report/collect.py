@@ -163,7 +163,7 @@ def _differences(group: list[dict], others: Sequence[list[dict]]) -> str:
     """The settings in which a configuration differs from most runs of several."""
     if len({other[0]["digest"] for other in others}) == 1:
         return ""
-    settings, own = [_settings(other[0]["config"]) for other in others for _ in other], _settings(group[0]["config"])
+    settings, own = [settings_of(other[0]["config"]) for other in others for _ in other], settings_of(group[0]["config"])
     usual = {key: _most([str(other.get(key)) for other in settings]) for key in {*own}.union(*settings)}
     differing = [f"{key}={own.get(key)}" for key in sorted(usual) if str(own.get(key)) != usual[key]]
     if not differing and len({str(other) for other in settings}) == 1:
@@ -211,7 +211,8 @@ def typed(group: list[dict]) -> list[str]:
     return words
 
 
-def _settings(config: dict) -> dict[str, object]:
+def settings_of(config: dict) -> dict[str, object]:
+    """The settings of a configuration that count as such: neither the seed nor folders, and not the reading."""
     counts = {f"machine.{key}": value for key, value in config.get("machine", {}).items() if key in ("precision", "tf32")}
     flat = flatten(config).items()
     return {key: value for key, value in flat if key.split(".")[0] not in NO_SETTING and value != {}} | counts

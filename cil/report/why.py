@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cil.common.errors import UserError
+from cil.common.places import entry
 from cil.metrics import AccuracyMatrix
-from cil.report.collect import apart, flatten
+from cil.report.collect import apart, flatten, settings_of
 from cil.report.numbers import Numbers, over
 from cil.report.published import Number, Row, Table, meaning
 from cil.runs.run_folder import RunDir, read_matrices
@@ -135,16 +136,23 @@ def short(value: object) -> str:
 
 
 def runs_below(folder: Path) -> Runs:
-    """Summaries of all finished runs below a folder: of a run, a configuration, a method or all outputs."""
+    """Summaries of all finished runs below a folder: of a run, a configuration, a method or all outputs.
+
+    Runs with debug=true are left out, unless there are no others.
+    """
     files = sorted(file for file in folder.rglob("summary.json") if (file.parent / "DONE").exists())
     if not files:
-        raise UserError(f"{folder} holds no finished run (with a file DONE); type a folder that run.py wrote, or TABLE:ROW as "
-                        "in pgp_table5:L2P")  # fmt: skip
-    return [RunDir(file.parent).summary() for file in files]
+        raise UserError(f"{folder} holds no finished run (with a file DONE); type a folder that run.py wrote first, and then "
+                        "another one or TABLE:ROW as in pgp_table5:L2P")  # fmt: skip
+    runs = [RunDir(file.parent).summary() for file in files]
+    return [run for run in runs if not run["config"].get("debug")] or runs
 
 
 def sweeps(first: Runs, second: Runs) -> Iterator[str]:
-    """Yields the accuracies of both sweeps, and every setting or fact in which they differ."""
+    """Yields the accuracies of both sweeps, and every setting or fact in which they differ.
+
+    Runs are paired by scenario, method and reading, and also by the settings that are swept over within one of the two.
+    """
     yield f"A  {told(first)}"
     yield f"B  {told(second)}"
     yield ""
@@ -154,8 +162,12 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
             kind[run["scenario"], run["method"], run["config"].get("reading", "paper")][run["seed"], run["digest"]] = run
     groups: dict[tuple, tuple[Runs, Runs]] = {}  # the runs of both sides
     for key in kinds[0].keys() | kinds[1].keys():
-        for words, sides in separated(*(list(kind[key].values()) for kind in kinds)).items():
-            groups[(*key, *([words] if words else []))] = sides
+        for settings, same in by_settings(*(list(kind[key].values()) for kind in kinds)).items():
+            for words, sides in separated(*same).items():
+                groups[(*key, *filter(None, (settings, words)))] = sides
+    if not any(all(sides) for sides in groups.values()):
+        raise UserError("these folders have no scenario, method, reading and swept setting in common; type the folders of two "
+                        "runs, which end in seed0")  # fmt: skip
     groups = dict(sorted(groups.items()))
     for key, sides in groups.items():
         means = [over([run["class_il"]["acc"] for run in side]) for side in sides]
@@ -168,6 +180,18 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
         if own := [one for one in found if one not in common]:
             yield f"\n{' · '.join(key)} alone:"
             yield from listed(own)
+
+
+def by_settings(first: Runs, second: Runs) -> dict[str, tuple[Runs, Runs]]:
+    """The runs of each value of the settings that vary within one of two lists, so that no mean is over several settings."""
+    sides = [[settings_of(run["config"]) for run in side] for side in (first, second)]
+    values_of = [{key: {str(own.get(key)) for own in side} for key in {*()}.union(*side)} for side in sides]
+    swept = sorted({key for values in values_of for key, several in values.items() if len(several) > 1})
+    groups: dict[str, tuple[list[dict], list[dict]]] = defaultdict(lambda: ([], []))
+    for number, (side, runs) in enumerate(zip(sides, (first, second))):
+        for own, run in zip(side, runs):
+            groups[" ".join(f"{key}={own.get(key)}" for key in swept)][number].append(run)
+    return dict(groups)
 
 
 def separated(first: Runs, second: Runs) -> dict[str, tuple[Runs, Runs]]:
@@ -206,10 +230,12 @@ def _moved(first: Number | None, second: Number | None) -> str:
 # --- a printed row ------------------------------------------------------------------------------------------------------
 
 
-def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, config: Mapping | None) -> Iterator[str]:
+def printed(
+    runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, command: Sequence[str] | None, config: Mapping | None
+) -> Iterator[str]:  # fmt: skip
     """Yields the comparison of runs with one column of a published row.
 
-    `config`: the configuration of the row's own command; None if the row is only quoted.
+    `command`, `config`: the words of the row's own command, and what they compose; None if the row is only quoted.
     """
     column = table.columns[key]
     yield f"A  {told(runs)}"
@@ -221,7 +247,7 @@ def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, conf
             if ours or theirs:
                 named, here = f"{word} {words}".strip(), _of(ours, len(own))
                 yield f"{named}: {here} here, {theirs or 'nothing'} printed{_moved(theirs, ours)}"
-    if config is None:
+    if command is None or config is None:
         yield f"\nThe row cannot be run here: {row.quoted}"
     else:
         asked = {name: str(value) for name, value in flatten({"config": {**config, "seed": None}}).items()}
@@ -229,7 +255,7 @@ def printed(runs: Runs, numbers: Numbers, table: Table, row: Row, key: str, conf
         typed = {name: value for name, value in values(runs).items() if name.startswith("config.")}
         yield "\nSettings of these runs that differ from the row's own command, A → P:"
         yield from listed(between(typed, asked))
-        yield f"The row's command: python run.py {' '.join([*column.run, *(row.run or [])])}"
+        yield f"The row's command: {' '.join([*entry(), *command])}"
     for quantity, word in column.quantities.items():  # papers define the same word in different ways
         yield f"{word} is taken as `{quantity}`: {meaning(quantity)}"
     yield from (f"note: {note}" for note in (*table.notes, *row.notes))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cil.commands import why
+from cil.common.errors import UserError
 from cil.report.why import runs_below
 from cil.runs.run_folder import RunDir
 from tests import harness
@@ -43,6 +44,24 @@ def test_equal_sweeps_have_no_reason(sweeps):
     assert "Nothing that can move a number differs." in "\n".join(why.answer(sweeps[0], str(sweeps[0] / "glyphs_10tasks")))
 
 
+def test_runs_of_other_settings_are_neither_averaged_nor_compared(tmp_path):
+    for folder, rates in (("a", ("0.1", "0.2")), ("b", ("0.1", "0.3"))):
+        for rate, correct in zip(rates, (70, 50)):
+            finished_run(tmp_path / folder, [L2P[0], "method=finetune", f"optim.lr={rate}"], [[90], [correct, 90]])
+    told = "\n".join(why.answer(tmp_path / "a", str(tmp_path / "b")))
+    assert "optim.lr=0.1: ACC 80.00 (1) → 80.00 (1)  (+0.00)" in told
+    assert "optim.lr=0.2: ACC 70.00 (1) → not there" in told and "optim.lr=0.3: ACC not there → 70.00 (1)" in told
+    finished_run(tmp_path / "c", [L2P[0], "method=joint"], [[90], [90, 90]])
+    with pytest.raises(UserError, match="have no scenario, method, reading and swept setting in common; type the folders of"):
+        list(why.answer(tmp_path / "a", str(tmp_path / "c")))
+
+
+def test_debug_runs_are_left_out(tmp_path):
+    for more in ([], ["debug=true"]):
+        finished_run(tmp_path, [L2P[0], "method=finetune", *more], [[90], [70, 90]])
+    assert len(list(tmp_path.rglob("DONE"))) == 2 and len(runs_below(tmp_path)) == len(runs_below(tmp_path / "debug")) == 1
+
+
 def test_a_printed_row_says_settings_definition_and_notes(sweeps):
     told = "\n".join(why.answer(sweeps[0], "pgp_table5:L2P"))
     assert "ACC: 75.00 ± 0.00 (2) here, 83.77 ± 0.16 printed  (-8.77)" in told
@@ -51,6 +70,7 @@ def test_a_printed_row_says_settings_definition_and_notes(sweeps):
     assert "python run.py experiment=pgp_table5/cifar100_10tasks method=l2p" in told
     released = "\n".join(why.answer(sweeps[0], "pgp_table5:L2P:cifar100_20tasks:released"))
     assert "20-split CIFAR100" in released and "method.vote_train" in released and "method.vote_train" not in told
+    assert "reading=released\n" in released
 
 
 def test_settings_that_change_places_between_two_methods_are_told(tmp_path):
@@ -85,7 +105,9 @@ def test_runs_are_found_below_any_folder(sweeps):
     [
         ("pgp_table5:L2", "error: pgp_table5 has no row L2; did you mean L2P?"),
         ("pgp_table5:L2P:cifar", "error: pgp_table5:L2P has no column cifar; "),
-        ("nowhere", "error: nowhere holds no finished run (with a file DONE); type a folder that run.py wrote, or TABLE:ROW"),
+        ("nowhere", "error: nowhere holds no finished run (with a file DONE); type a folder that run.py wrote first, and"),
+        ("pgp_table55:L2P", "error: table pgp_table55 is not known; did you mean pgp_table5?"),
+        ("pgp_table5:l2p", "error: pgp_table5 has no row l2p; did you mean L2P?"),
     ],
 )
 def test_a_slip_gets_one_line(sweeps, second, line):
