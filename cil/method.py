@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from cil.common.errors import UserError
 from cil.data.frozen_features import FrozenResults, Known
 from cil.data.images import Batch, LabelledImages
 from cil.data.sampling import shuffled
@@ -48,7 +49,7 @@ class Method(nn.Module):
 
     def training_step(self, batch: Batch, phase: Phase) -> Losses:
         """Return the losses of one batch. Required if the method has phases."""
-        raise TypeError(f"{type(self).__name__} has a phase but no training_step")
+        raise UserError(f"{type(self).__name__} has a phase but no training_step; write one that returns the losses of a batch")
 
     def training_steps(self, batch: Batch | Known, phase: Phase) -> Iterator[Losses]:
         """Yield the losses of one batch. The optimizer takes a step after each; override this to take several steps a batch."""
@@ -56,11 +57,11 @@ class Method(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         """Return scores, (batch, classes seen); their argmax is the prediction. Required."""
-        raise TypeError(f"{type(self).__name__} has no predict")
+        raise UserError(f"{type(self).__name__} has no predict; write one that returns scores, (images, classes seen)")
 
     def together(self, scores: Tensor) -> Tensor:
         """Return the scores that the released evaluation derives from those of one `leaky_chunk`. Required if that is set."""
-        raise TypeError(f"{type(self).__name__} has a leaky_chunk but no together")
+        raise UserError(f"{type(self).__name__} has a leaky_chunk but no together; write one, or leave leaky_chunk out")
 
     def scored(self, task: Task) -> int:
         """Return how many classes `predict` scores after this task. Some released code also scores classes not yet seen."""

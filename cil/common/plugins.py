@@ -11,12 +11,17 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
+import yaml
+
 from cil.common.errors import UserError
+from cil.common.places import CONF
 
 VARIABLE = "CIL_PLUGINS"
+GLOBAL = ("experiment", "method", "recipe", "scenario", "scratch")  # groups of files that also choose options of other groups
 
 
 def activate(words: Sequence[str] = ()) -> list[str]:
@@ -31,8 +36,8 @@ def activate(words: Sequence[str] = ()) -> list[str]:
     names = list(dict.fromkeys(names))
     if names and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a package in the working directory
-    for name in names:
-        folder(name)
+    for number, name in enumerate(names):
+        check_options(name, names[:number])
     if names:
         os.environ[VARIABLE] = ",".join(names)
     return names
@@ -53,6 +58,39 @@ def folder(name: str) -> Path:
 def conf_folders() -> list[Path]:
     """The conf/ folders of all active plugins."""
     return [path for name in active() if (path := folder(name) / "conf").is_dir()]
+
+
+def check_options(name: str, before: Sequence[str]) -> None:
+    """Raise a `UserError` on a file of a plugin's conf/ that Hydra would misread, or that hides behind one of the same name.
+
+    `before`: the plugins that were named earlier.
+    """
+    own = folder(name) / "conf"
+    others = {"this project": CONF} | {other: folder(other) / "conf" for other in before}
+    for file in sorted(own.rglob("*.yaml")):
+        place = file.relative_to(own)
+        for other, conf in others.items():
+            if (conf / place).exists():
+                raise UserError(f"{file} has the name of a file of {other}, which would be used instead; rename it")
+        check_file(file, place.parts[0], file.stat().st_mtime_ns)
+
+
+@cache
+def check_file(file: Path, group: str, changed: int) -> None:
+    """Raise a `UserError` if a file of this group is no YAML, or lacks the line that its group needs. Once for each change."""
+    try:
+        text = file.read_text()
+        yaml.compose(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as YAML ({told(error)}); mend it") from None
+    if group in GLOBAL and "@package _global_" not in text:
+        raise UserError(f"{file} sets more than its own group; make its first line # @package _global_")
+
+
+def told(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a file, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark else problem
 
 
 def hint(group: str, option: str) -> str:

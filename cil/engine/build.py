@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import torch
 import yaml
@@ -28,6 +29,7 @@ from cil.engine.recipe import Machine, Recipe
 from cil.engine.targets import OPTIMIZERS, find, make
 from cil.engine.trainer import Trainer
 from cil.method import Method
+from cil.modifier import Modifier
 from cil.modules.heads.frozen_images import FrozenImages
 from cil.modules.projection import Projection
 from cil.runs.console import Silent
@@ -36,6 +38,7 @@ from cil.runs.precision import settled, use
 from cil.runs.run_folder import RunDir, names
 from cil.runs.settings import MEANINGLESS
 
+Made = TypeVar("Made")
 BATCH, BATCHES = 8, 2  # with debug=true: images of a batch, batches of a phase
 
 
@@ -62,8 +65,8 @@ def experiment(
     else:
         backbone = make(config["backbone"], "backbone", root=config["data"]["weights"])
         tasks = scenario(backbone.image) if scenario else build_scenario(config, backbone, images)
-    method = make(config["method"], "method", backbone)
-    modifiers = [make(node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
+    method = made(Method, config["method"], "method", backbone)
+    modifiers = [made(Modifier, node, f"modifier.{name}") for name, node in (config.get("modifier") or {}).items()]
     typed = zip(config.get("modifier") or (), modifiers, strict=True)
     if len(projecting := [name for name, own in typed if isinstance(own, Projection)]) > 1:
         raise UserError(f"{' and '.join(projecting)} would both project each update; type modifier={projecting[0]}")
@@ -92,6 +95,15 @@ def experiment(
     process = of_machine(device, where.precision, processes.size, tf32=tf32, compiled=compiled)
     return Trainer(method, tasks, modifiers, how, where, seed=seed, run=run, log=log, stop=stop, frozen=frozen,
                    identity=of_inputs(backbone, tasks), process=process, processes=processes)  # fmt: skip
+
+
+def made(kind: type[Made], node: dict, where: str, *given: object) -> Made:
+    """What a node of the configuration makes, after a check that it derives from the class of its kind."""
+    found = make(node, where, *given)
+    if not isinstance(found, kind):
+        name = f"{kind.__module__}.{kind.__name__}"
+        raise UserError(f"{where}._target_={node['_target_']} is no {kind.__name__.lower()}; derive its class from {name}")
+    return found
 
 
 def passes(method: Method, how: Recipe, where: Machine, processes: int, say: Callable[[str], None]) -> list[str]:

@@ -49,12 +49,14 @@ class Evaluation:
         counts, candidates, first = [], self._leaky(tasks), 0
         kept: list[tuple[Tensor, Tensor]] = []
         for task in tasks:
-            right: dict[str, int | Tensor] = defaultdict(int, {name: 0 for name, _ in self._among(task, wanted)})
+            right: dict[str, int | Tensor] = defaultdict(int, dict.fromkeys(("nan", *dict(self._among(task, wanted))), 0))
             found, answers = [], []
             for scores, labels in self._scores(self.shared.tests(task.test)):
-                if scores.shape[1] != wanted:
-                    raise UserError(f"{type(self.method).__name__}.predict gave {scores.shape[1]} scores an image; it must "
-                                    f"score exactly {wanted} classes")  # fmt: skip
+                if getattr(scores, "shape", None) != (len(labels), wanted):
+                    shown = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+                    raise UserError(f"{type(self.method).__name__}.predict returned {shown} for {len(labels)} images and "
+                                    f"{wanted} classes; it must return scores, ({len(labels)}, {wanted})")  # fmt: skip
+                right["nan"] += scores.isnan().any(1).sum()
                 for name, classes in self._among(task, wanted):
                     best = scores[:, classes.start : classes.stop].argmax(1) + classes.start
                     right[name] += (best == labels).sum()
@@ -72,8 +74,14 @@ class Evaluation:
             if self.keep:
                 kept.append(self._gathered(found, answers, wanted, len(task.test)))
         correct = defaultdict(list)
-        for right in counts:  # not earlier, since reading a count waits for the GPU
-            for name, count in self.shared.sums(right).items():
+        for task, right in zip(tasks, counts):  # not earlier, since reading a count waits for the GPU
+            totals = self.shared.sums(right)
+            if unknown := totals.pop("nan"):
+                raise UserError(
+                    f"{type(self.method).__name__}.predict returned NaN for {unknown} of {len(task.test)} test images "
+                    f"of task {task.index + 1}; look for a division by zero, or lower optim.lr"
+                )
+            for name, count in totals.items():
                 correct[name].append(count)
         self.kept = self._arrays(tasks, kept) if self.keep else {}
         return correct

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from cil.capabilities import LearnsFromFrozen
+from cil.common.errors import UserError
 from cil.common.seeding import generator, seed_everything
 from cil.common.signals import Stopped, StopRequest
 from cil.common.transfer import SideStream
@@ -108,7 +109,9 @@ class Trainer:
                 getattr(modifier, f"{moment}_task")(self.method, task)
 
     def _train(self, task: Task, inside: dict | None) -> Iterator[Step]:
-        for number, phase in enumerate(self.method.phases(task)):
+        if (phases := self.method.phases(task)) is None:
+            raise UserError(f"{type(self.method).__name__}.phases returned None; return a list of phases, [] to train nothing")
+        for number, phase in enumerate(phases):
             if inside is None or number >= inside["phase"]:
                 yield from self._run_phase(phase, number, inside if inside and number == inside["phase"] else None)
                 self._end("phase", phase, number)

@@ -134,6 +134,24 @@ def test_without_its_name_it_is_unknown(lab):
     assert "of yours type plugins=[mylab]" in refused.stderr
 
 
+@pytest.mark.parametrize("name, text, told", [
+    ("method/finetune.yaml", "# @package _global_\n", "method/finetune.yaml has the name of a file of this project, which"),
+    ("method/own.yaml", "method: {_target_: mylab.scaled.Scaled}\n", "make its first line # @package _global_"),
+    ("modifier/own.yaml", "own:\n  a: [1\n", r"modifier/own.yaml cannot be read as YAML \(line 3: expected ',' or '\]'"),
+])  # fmt: skip
+def test_a_mistake_in_its_configuration_is_told_with_the_file(lab, monkeypatch, name, text, told):
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.chdir(lab)
+    monkeypatch.syspath_prepend(str(lab))
+    file = lab / "mylab" / "conf" / name
+    before = file.read_text() if file.exists() else None
+    file.write_text(text)
+    with pytest.raises(UserError, match=told):
+        activate(["plugins=[mylab]"])
+    file.unlink() if before is None else file.write_text(before)
+    assert activate(["plugins=[mylab]"]) == ["mylab"]
+
+
 def test_a_changed_source_changes_the_identity(lab, monkeypatch):
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.syspath_prepend(str(lab))
