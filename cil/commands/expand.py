@@ -20,17 +20,19 @@ settings may follow, for example hydra.launcher.partition=long.
 """
 
 import math
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cil.common import places
 from cil.common.errors import UserError
-from cil.launch.compose import compose, drawn, guarded, launcher, lines
+from cil.launch.compose import Composer, compose, drawn, guarded, launcher, lines
 from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
+COMMAND = re.compile(r"\S*(python\S*|cil|torchrun)\b")
 RENAMED = {"name": "job-name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks-per-node"}
 WRITTEN = {"mem_gb": "{}G", "signal_delay_s": "B:USR1@{}"}
 ELSEWHERE = ("_target_", "submitit_folder", "stderr_to_stdout", "max_num_timeout", "array_parallelism", "setup")
@@ -53,12 +55,19 @@ def print_commands(words: list[str]) -> None:
         raise UserError("--draw-seed chooses random values; type --draws 20 too")
     stacked = "--stacked" in words
     words = [word for word in words if word != "--stacked"]
+    compose = Composer()
     found = lines(words) if draws is None else drawn(words, draws, seed or 0)
-    if missing:
-        found = (line for line in found if not run_of(checked(compose(*line))).is_done)
-    wanted = list(found)  # so that an error prints none
+    each = [
+        (line, checked(compose(*of_run(line)))) for line in dict.fromkeys(map(tuple, found))
+    ]  # so that an error prints none
+    wanted = [[*line] for line, config in each if not (missing and run_of(config).is_done)]
     for line in groups(wanted) if stacked else wanted:
         print(shlex.join([*places.entry(), *line]))
+
+
+def of_run(line: Iterable[str]) -> list[str]:
+    """The words that are settings of a run, and not of a launcher."""
+    return [word for word in line if not word.lstrip("+~").startswith("hydra")]
 
 
 def groups(runs: list[list[str]]) -> Iterator[list[str]]:
@@ -96,6 +105,8 @@ def options(file: str = "", *words: str) -> list[str]:
     count = len(Path(file).read_text().splitlines())
     if not count:
         raise UserError(f"--options {file}: the file is empty; if --missing wrote it, all runs are finished")
+    if other := next((line for line in Path(file).read_text().splitlines() if not COMMAND.match(line)), None):
+        raise UserError(f"--options {file}: {other[:40]!r} starts no run; type a file that expand.py wrote")
     return [f"--array=1-{count}%{settings['array_parallelism']}", *flags(settings)]
 
 

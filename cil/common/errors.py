@@ -25,7 +25,7 @@ def nearest(word: str, known: Iterable[str], where: str = "") -> str:
     known = sorted({*known})
     many = len(known) > 40
     lower = {name.lower(): name for name in known}
-    if near := difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.45 if many else 0.5):
+    if near := difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.45 if many else 0.6):
         return f"did you mean {lower[near[0]]}?"
     if many:
         return f"see {where}" if where else f"choose one of {len(known)}, such as {', '.join(known[:3])}"
@@ -62,6 +62,8 @@ def _explained(error: BaseException, keys: Callable[[], Iterable[str]], elsewher
         return _explain_file(OSError(errno.ENOSPC, "", "the run folder"), elsewhere)
     if "No trials are completed yet" in text:  # Optuna
         return "every trial of the search failed, so there is no best one; mend what is told above and type it again"
+    if "n_jobs == 0" in text:  # joblib
+        return "hydra.launcher.n_jobs=0 starts nothing; type 1 or more, or -1 for all processors"
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return _explain_hydra(text, keys)
     if type(error).__module__.startswith("submitit.") or 'detect "srun"' in text:
@@ -116,7 +118,12 @@ def _explain_hydra(text: str, keys: Callable[[], Iterable[str]]) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         if found[1] in (known := [*keys()]):  # of the first option of each group in a sweep
             return f"{found[1]} is not a setting of all runs of this sweep; sweep those that have it alone"
+        parent = found[1].rpartition(".")[0]
+        if parent in known and not {key for key in known if key.startswith(f"{parent}.")} - {f"{parent}._target_"}:
+            return f"there is no setting {found[1]}, since {parent} has none with these options; leave it out"
         return f"there is no setting {found[1]}; {nearest(found[1], known, f'{shlex.join(entry())} --cfg job')}"
+    if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"{found[1]} is a setting already; leave out the +"
     if found := re.search(r"Missing mandatory value: .*?full_key: ([^ ]+)", text):
         return f"{found[1]} has no value; type {found[1]}=…"
     if found := re.search(r"Error resolving interpolation '([^']+)', possible interpolation keys: (.*)", text):

@@ -2,8 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
 
 from cil.common.errors import UserError, nearest
 from cil.common.plugins import conf_folders
@@ -29,8 +34,12 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         if not several and key == key.strip() and re.fullmatch(r"[\w./-]+(,[\w./-]+)+", value):
             one = f", or {key}=[{value}] for a list" if "." in key else ""
             raise UserError(f"{word} names several values; type -m {word} for a sweep{one}")
-        if not several and re.match(r"(choice|glob|interval|range|tag)\(", value):
-            raise UserError(f"{word} names several values; type -m '{word}' for a sweep")
+        for option, times in Counter(value.strip("[]").split(",")).items() if several or key == "modifier" else ():
+            if times > 1 and re.fullmatch(r"[\w./-]+", option) and not ("." in key and "[" in value):
+                raise UserError(f"{word} names {option} twice; leave one out")
+        if not several and (found := re.match(r"(choice|glob|interval|range|tag)\(", value)):
+            search = "hydra/sweeper=optuna " if found[1] in ("interval", "tag") else ""
+            raise UserError(f"{word} names several values; type -m {search}'{word}' for a {'search' if search else 'sweep'}")
         if value.strip() == "{}" and not word.startswith("+"):
             raise UserError(f"{key}={{}} changes nothing, since it is merged with the existing mapping; type {key}.NAME=VALUE")
         if key in FOLDERS:
@@ -38,12 +47,52 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         group = key.partition("@")[0]
         if not equals or not group or not (conf / group).is_dir():
             continue
+        if not value:
+            raise UserError(f"{word} names no option; {nearest(value, options(conf / group))}")
+        if value.startswith("[") and group != "modifier":
+            raise UserError(f"{word} is a list, and {key} has one option; type {key}={value.strip('[]').partition(',')[0]}")
         folders = [folder / group for folder in (conf, *conf_folders())]
         for option in value.split(","):
             if is_literal(option.strip("[]")) or (option == "null" and group not in OPTIONAL):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
             if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
                 check_exists(group, option, folders)
+
+
+def refuse_unused(words: Sequence[str], swept: Callable[[str], Mapping[str, object]]) -> None:
+    """Raise a `UserError` if one run is asked for with words that only a sweep reads; warn of an experiment that is a sweep."""
+    typed = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)}
+    for key in ("hydra/launcher", "hydra/sweeper"):
+        if key in typed:
+            raise UserError(f"{key}={typed[key]} is for several runs; type -m too, or leave it out")
+    if open_axes := [key for key in swept(typed["experiment"]) if key not in typed] if typed.get("experiment") else []:
+        print(
+            f"warning: {typed['experiment']} is a sweep over {', '.join(open_axes)}; type -m to run all of it", file=sys.stderr
+        )
+
+
+def refuse_search(words: Sequence[str], overrides: Sequence[Override]) -> None:
+    """Raise a `UserError` if a search by Optuna has nothing to choose, would choose a seed, or has a range without numbers."""
+    typed = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)}
+    ranges = [override for override in overrides if override.is_sweep_override()]
+    if not ranges and not any(key.startswith("hydra.sweeper.params") for key in typed):
+        raise UserError("no setting has several values to choose from; type one, as in 'optim.lr=tag(log,interval(0.001,0.1))'")
+    for override in ranges:
+        if override.key_or_group == "seed":
+            raise UserError(
+                f"{override.input_line} would choose the best seed; type one seed, and run the best settings with more"
+            )
+        check_range(override)
+    trials = typed.get("hydra.sweeper.n_trials", "1")
+    if not trials.isdecimal() or int(trials) < 1:
+        raise UserError(f"hydra.sweeper.n_trials={trials} is not a number of runs; type 1 or more")
+
+
+def check_range(override: Override) -> None:
+    """Raise a `UserError` if a range of numbers is empty, or has no logarithms and is tagged log."""
+    value: Any = override.value()
+    if override.is_interval_sweep() and (not value.start < value.end or ("log" in value.tags and value.start <= 0)):
+        raise UserError(f"{override.input_line} holds no numbers to draw from; type another range, as in interval(0.001,0.1)")
 
 
 def refuse_two_splits(typed: Mapping[str, str]) -> None:

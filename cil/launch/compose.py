@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cil.common import plugins
 from cil.common.errors import ELSEWHERE, UserError, explain
 from cil.common.places import CONF
-from cil.launch.command_line import check_exists, refuse
+from cil.launch.command_line import check_exists, check_range, refuse
 from cil.runs.objective import checked_objective, direction, require_defined, require_images
 from cil.runs.run_folder import address
 from cil.runs.settings import checked, leave_out_usual, of_debug, of_reading
@@ -80,18 +80,34 @@ def composing(words: Sequence[str]) -> Iterator[None]:
 
 
 def settings(words: Sequence[str]) -> list[str]:
-    """All keys of the configuration that the options among these words select, to suggest one for a wrong key."""
+    """All keys of the configurations that the options among these words select, to suggest one for a wrong key."""
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    pairs = (word.split("=") for word in words if word.count("=") == 1)
-    options = [f"{group}={option.split(',')[0]}" for group, option in pairs if group in groups]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(hydra_compose("config", options), resolve=False)
+    pairs = [word.split("=") for word in words if word.count("=") == 1]
+    chosen = {group: option.split(",") for group, option in pairs if group in (*groups, "hydra/launcher", "hydra/sweeper")}
+    first = {group: options[0] for group, options in chosen.items()}
+    others = [first | {group: option} for group, options in chosen.items() for option in options[1:]]
+    keys = {key: None for own in (first, *others) for key in keys_of([f"{group}={option}" for group, option in own.items()])}
+    return [*groups, *keys]
+
+
+def keys_of(options: list[str]) -> list[str]:
+    """All keys of one configuration, with those of its launcher and sweeper."""
+    before = GlobalHydra.instance().hydra  # where an error is explained within Hydra's main
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra_compose("config", options, return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = before
+    config: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, [*set(composed) - {"hydra"}]), resolve=False)
+    for key in ("launcher", "sweeper"):
+        config[f"hydra.{key}"] = OmegaConf.to_container(composed.hydra[key], resolve=False)
 
     def flat(node: object, prefix: str) -> list[str]:
         inner = node.items() if isinstance(node, dict) else ()
         return [prefix, *(key for name, value in inner for key in flat(value, f"{prefix}.{name}"))]
 
-    return groups + [key for name, node in config.items() for key in flat(node, name)]
+    return [key for name, node in config.items() for key in flat(node, str(name))]
 
 
 class PluginFolders(SearchPathPlugin):
@@ -165,9 +181,10 @@ def options(group: str) -> list[str]:
 
 def swept(experiment: str) -> dict[str, list[str]]:
     """The settings that an experiment sweeps over, each with its values."""
-    folder = CONF / "experiment"
-    check_exists("experiment", experiment, [folder])
-    params = OmegaConf.select(OmegaConf.load(folder / f"{experiment}.yaml"), "hydra.sweeper.params") or {}
+    folders = [conf / "experiment" for conf in (CONF, *plugins.conf_folders())]
+    check_exists("experiment", experiment, folders)
+    file = next(file for folder in folders if (file := folder / f"{experiment}.yaml").is_file())
+    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or {}
     return {key: str(values).split(",") for key, values in params.items()}
 
 
@@ -212,9 +229,8 @@ def value_of(override: Override, random: Random) -> str | None:
         return None
     if not override.is_interval_sweep():
         return f"{override.get_key_element()}={random.choice([*override.sweep_string_iterator()])}"
+    check_range(override)
     value: Any = override.value()
-    if not value.start < value.end or ("log" in value.tags and value.start <= 0):
-        raise UserError(f"{override.input_line} holds no numbers to draw from; type another range, as in interval(0.001,0.1)")
     if "log" in value.tags:
         drawn = math.exp(random.uniform(math.log(value.start), math.log(value.end)))
     else:

@@ -23,6 +23,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -30,8 +31,8 @@ from omegaconf import DictConfig
 from cil.common import places
 from cil.common.errors import SHOW, UserError, explain, sentence
 from cil.common.signals import EXIT_CODE, Stopped, stop_request
-from cil.launch.command_line import options, options_first, refuse
-from cil.launch.compose import find_plugins, plain, searched, settings
+from cil.launch.command_line import options, options_first, refuse, refuse_search, refuse_unused
+from cil.launch.compose import drawn, find_plugins, plain, searched, settings, swept
 from cil.metrics import AccuracyMatrix
 from cil.runs.console import Console
 from cil.runs.objective import value_of
@@ -244,11 +245,16 @@ def front_door() -> int:
         replace_sweeper(sys.argv[1:])
         refuse(sys.argv[1:], places.CONF)
         if not asked.multirun:
+            if not asked.cfg:
+                refuse_unused(asked.overrides, swept)
             main()
         else:
             from cil.launch.sweep import many
             from cil.launch.sweep_check import check_sweep
 
+            if "hydra/sweeper=optuna" in asked.overrides:
+                refuse_search(asked.overrides, OverridesParser.create().parse_overrides(asked.overrides))
+                next(drawn([word for word in asked.overrides if not word.startswith("hydra")], 1, seed=0))  # a first trial
             if asked.cfg or not check_sweep(sys.argv[1:]):
                 many(asked, main)
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it

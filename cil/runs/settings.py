@@ -83,6 +83,8 @@ def checked(config: dict) -> dict:
     """Return the configuration with `auto` settings resolved; raise a one-line `UserError` if a setting is wrong."""
     for key in NEEDED:
         whole = key not in GROUPS or (isinstance(config.get(key), dict) and (key != "scenario" or "name" in config[key]))
+        if key in GROUPS and not isinstance(config.get(key), dict | None):
+            raise UserError(f"{key}={config[key]} replaces a group of settings; type one of them, as in {key}.NAME=VALUE")
         if key not in config or not whole:  # a recipe may set parts of a scenario that was deleted
             raise UserError(f"{key} is missing; leave it as conf/config.yaml has it, or choose one of its options")
     _known("", config, TOP)
@@ -146,7 +148,9 @@ def of_debug(config: dict) -> dict:
 def _known(place: str, node: dict, keys: tuple[str, ...]) -> None:
     for key in node:
         if key not in keys:
-            raise UserError(f"there is no setting {place}{key}; {nearest(key, keys)}")
+            raise UserError(
+                f"there is no setting {place}{key}; {nearest(f'{place}{key}', [f'{place}{name}' for name in keys])}"
+            )
 
 
 def _value(config: dict, key: str) -> Any:

@@ -68,6 +68,7 @@ def test_random_values_are_the_same_for_one_seed_and_within_their_range(capsys, 
     words = ["method=finetune", *ranges, "scenario.validation=0.1"]
     ten = told(capsys, monkeypatch, "--draws", "10", *words)
     assert told(capsys, monkeypatch, "--draws", "3", *words) == ten[:3]
+    assert len(told(capsys, monkeypatch, "--draws", "9", "method=finetune", "seed=0,1")) == 2, "each run once"
     assert told(capsys, monkeypatch, "--draws", "10", "--draw-seed", "1", *words) != ten
     configs = [compose(*shlex.split(line)[2:]) for line in ten]
     lrs = [config["optim"]["lr"] for config in configs]
@@ -85,6 +86,9 @@ def test_random_values_are_the_same_for_one_seed_and_within_their_range(capsys, 
     (["--options", "nowhere.txt"], "error: --options nowhere.txt: there is no such file"),
     (["method=finetune", "seed=0,,1"], "error: "),
     (["method=glob(*)"], "error: method=glob(*) is not spelled out"),
+    (["method=finetune,jointt"], "error: method=jointt is not known; did you mean joint?"),
+    (["--draws", "2", "method=finetune", "train.epochs=interval(1.2,1.8)"], "error: train.epochs=1."),
+    (["--options", "README.md"], "error: --options README.md: '# A runner for class-incremental learnin' starts no run; type"),
     (["--missing", "method=finetun"], "error: method=finetun is not known; did you mean finetune?"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line(capsys, monkeypatch, words, line):

@@ -61,10 +61,26 @@ def test_an_objective_that_is_undefined_is_told_before_the_first_trial(search, o
     for words, line in (
         (("method=joint", "objective.metric=forgetting"), "is only evaluated after the last task, as joint with method.curve="),
         (("method=joint",), "objective.metric=average is not defined for a method that is only evaluated after the last task"),
-        (("scenario.tasks=1", "objective.metric=forgetting"), "objective.metric=forgetting is not defined with one task; type"),
+        (
+            ("method=finetune", "scenario.tasks=1", "objective.metric=forgetting"),
+            "objective.metric=forgetting is not defined with one task; type",
+        ),
     ):
         out, err = search(*words, RANGE)
         assert not out and not outputs.exists() and err.count("\n") == 1 and line in err
+
+
+@pytest.mark.parametrize("words, line", [
+    (("optim.lr=0.1",), "no setting has several values to choose from; type one, as in 'optim.lr=tag(log,"),
+    (("seed=0,1", RANGE), "seed=0,1 would choose the best seed; type one seed, and run the best settings with more"),
+    (("optim.lr=interval(0.1,0.01)",), "optim.lr=interval(0.1,0.01) holds no numbers to draw from; type another range"),
+    (("hydra.sweeper.n_trials=0", RANGE), "hydra.sweeper.n_trials=0 is not a number of runs; type 1 or more"),
+    (("hydra.sweeper.n_trial=2", RANGE), "there is no setting hydra.sweeper.n_trial; did you mean hydra.sweeper.n_trials?"),
+    (("optim.lrr=interval(0.1,1)",), "there is no setting optim.lrr; did you mean optim.lr?"),
+])  # fmt: skip
+def test_a_search_of_nothing_is_refused(search, outputs, words, line):
+    out, err = search("method=finetune", *words)
+    assert not out and not outputs.exists() and err.count("\n") == 1 and err.startswith(f"error: {line}")
 
 
 @pytest.mark.parametrize("rate", [0.5, 1])

@@ -53,7 +53,7 @@ def test_a_launcher_runs_all_and_tells_of_one_that_cannot(data_root, outputs, tm
         assert "percent correct on each task" in logs[1].with_name(f"{logs[1].name}.out").read_text()
         assert "error: glyphs_10tasks" in logs[0].with_name(f"{logs[0].name}.err").read_text()
     summary = harness.RunDir(done.parent).summary()
-    assert summary["command"].startswith("python run.py method=finetune")  # and not the launcher's own
+    assert summary["command"].startswith("cil method=finetune")  # and not the launcher's own
     straight = harness.compose(*words[4:6], "scenario.tasks=2", *words[7:-2], f"outputs={outputs}_straight", words[-1])
     harness.assert_same_bits(harness.RunDir(done.parent), harness.execute(straight))
 
