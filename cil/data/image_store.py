@@ -5,6 +5,7 @@ parts. Several jobs may share a folder: one decodes and the others wait for its 
 read, and the part is decoded again.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -23,16 +24,14 @@ import torch
 from torch import Tensor
 
 from cil.common.errors import UserError
-from cil.common.files import READ_ONLY
 from cil.data.archives import Member
 from cil.data.image_parts import FORMAT, PART, Part, is_whole, open_part, photo_digest, write_part
 from cil.data.progress import progress
 from cil.data.transforms.crops import PILLOW, scaled
 
 
-def unwritable(folder: Path, more: str = "") -> UserError:
-    return UserError(f"decoded photographs cannot be kept in {folder}, which is read-only; type data.decoded=DIR{more} for "
-                     "another folder")  # fmt: skip
+def unwritable(folder: Path, more: str = "", why: str = "it is read-only") -> UserError:
+    return UserError(f"decoded photographs cannot be kept in {folder} ({why}); type data.decoded=DIR{more} for another folder")
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,8 @@ def decode(member: Member, name: str, size: Size) -> np.ndarray:
             raise  # an error of the disk, not of the image
         # the text of UnidentifiedImageError names an object in memory
         why = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{name} in {member.file} cannot be decoded ({why}); fetch the dataset again, nothing of this "
-                        "image was stored") from None  # fmt: skip
+        place = member.file if str(member.file).endswith(name) else f"{name} in {member.file}"
+        raise UserError(f"{place} cannot be decoded ({why}); replace it, or fetch the dataset again") from None
     if size.side is not None and min(photo.size) > size.side:
         photo = photo.resize(scaled(*photo.size, size.side), PILLOW[size.filter])
     return np.asarray(photo)
@@ -268,9 +267,9 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / "lock").open("a+")
     except OSError as error:
-        if error.errno not in READ_ONLY:
+        if error.errno == errno.ENOSPC:
             raise
-        raise unwritable(folder) from None
+        raise unwritable(folder, why=error.strerror or str(error)) from None
     with opened as lock:
         reported_wait = False
         while True:

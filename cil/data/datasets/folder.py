@@ -1,6 +1,6 @@
 """Any dataset of images that has a folder for each class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,8 @@ def folder(
         if twice:
             raise UserError(f"{path}: {len(twice)} images are in training and test, first {min(twice)}; correct the lists")
     names = sorted(set(label_of.values()))
+    if empty := _empty(found, paths, label_of):
+        raise UserError(f"{empty} has no files, so it is no class; put images into it, or delete it")
     label = {name: k for k, name in enumerate(names)}
     labels = [label[label_of[path]] for path in paths]
     return listed(f"folder_{top}", root, found, paths, labels, *rows, [n.replace("_", " ") for n in names], shorter_side)
@@ -56,8 +58,17 @@ def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:
         return paths, {path: path.split("/")[-2] for path in paths}
     classes = under(found, side or "")
     if not classes:
-        raise UserError(f"no folder of images in {side or 'the dataset'}; type dataset.train=FOLDER or a file that lists them")
+        what = f"neither a folder of images {side} in the dataset nor a list" if side else "no folder of images in the dataset"
+        raise UserError(f"there is {what}; type dataset.train=FOLDER or a file that lists them")
     return [p for paths in classes.values() for p in paths], {p: name for name, paths in classes.items() for p in paths}
+
+
+def _empty(found: Tree, paths: Sequence[str], label_of: Mapping[str, str]) -> Path | None:
+    """A folder without files beside those of the classes, if there is one. An archive has none."""
+    places = {path: Path(found[path].file) for path in paths}
+    beside = {place.parent.parent for path, place in places.items() if place.parent.name == label_of[path]}
+    folders = sorted(folder for around in beside if around.is_dir() for folder in around.iterdir() if folder.is_dir())
+    return next((folder for folder in folders if folder.name not in label_of.values() and not any(folder.iterdir())), None)
 
 
 def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[int], list[int]]:
@@ -69,6 +80,9 @@ def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[i
         rows = [row for row, label in enumerate(labels) if label == name]
         order = random.permutation(len(rows))
         count = int(share * len(rows))
+        if len(rows) == 1:
+            raise UserError(f"{path}: class {name} has one image, none of which is left for the test; add another, or type "
+                            "dataset.test=FOLDER")  # fmt: skip
         if not 0 < count < len(rows):
             raise UserError(f"{path}: dataset.share={share} of the {len(rows)} images of class {name} leaves none for training "
                             "or for the test; type another such as dataset.share=0.5, or dataset.test=FOLDER")  # fmt: skip

@@ -68,7 +68,7 @@ def complete(images: Images, *, train: int | None = None, test: int | None = Non
             first, of = wrong[0], f" of {wanted}" if wanted else ""
             more = f", and {len(wrong) - 1} more classes have a wrong number" if len(wrong) > 1 else ""
             raise UserError(f"{images.name}: class {first} ({images.class_names[first]}) has {counts[first]}{of} {split} images"
-                            f"{more}; {remedy or 'fetch the dataset again'}")  # fmt: skip
+                            f"{more}; {remedy or 'add some, or fetch the dataset again'}")  # fmt: skip
     return images
 
 

@@ -61,3 +61,17 @@ def test_one_folder_per_class_needs_no_settings(tmp_path, form):
     miniature.lay(files, tmp_path) if form == "folder" else miniature.zipped(files, tmp_path / "birds.zip")
     images = read("folder", tmp_path, "dataset.path=birds")
     assert images.class_names == ("crow", "gull") and (len(images.train), len(images.test)) == (16, 4)
+
+
+def test_what_is_no_class_and_no_list_is_told(tmp_path):
+    miniature.lay({f"birds/{name}/{row}.jpg": miniature.jpeg(row) for name in ("crow", "gull") for row in range(3)}, tmp_path)
+    with pytest.raises(
+        UserError, match=r"neither a folder of images nosuch.txt in the dataset nor a list; type dataset.train="
+    ):
+        read("folder", tmp_path, "dataset.path=birds", "dataset.train=nosuch.txt")
+    (tmp_path / "birds" / "owl").mkdir()
+    with pytest.raises(UserError, match=r"birds/owl has no files, so it is no class; put images into it, or delete it"):
+        read("folder", tmp_path, "dataset.path=birds")
+    miniature.lay({"birds/owl/0.jpg": miniature.jpeg(0)}, tmp_path)
+    with pytest.raises(UserError, match="birds: class owl has one image, none of which is left for the test; add another"):
+        read("folder", tmp_path, "dataset.path=birds")
