@@ -28,15 +28,21 @@ def main(words: list[str] | None = None) -> int:
         if asked.decoded:
             print(decoded(Path(compose(*asked.words)["data"]["decoded"]).expanduser()))
             return 0
-        text, missing = (lists(), 0) if asked.lists else table(asked.words)
-        print(text)
-        return 1 if missing and any("=" not in word for word in asked.words) else 0  # fails only for datasets named here
+        if asked.lists:
+            print(lists())
+            return 0
+        found, missing = table(asked.words)
+        named = any("=" not in word for word in asked.words)
+        print("\n".join([found] * bool(found) + missing * (not named)), end="\n" * (bool(found) or not named))
+        if named and missing:
+            raise UserError("\n".join(missing))
+        return 0
 
     return guarded(work, "type data.root=DIR")
 
 
-def table(words: list[str]) -> tuple[str, int]:
-    """Return the table as text and the number of missing datasets."""
+def table(words: list[str]) -> tuple[str, list[str]]:
+    """Return the table as text, empty if no dataset can be read, and a line for each that cannot."""
     settings, chosen = [w for w in words if "=" in w], [w for w in words if "=" not in w] or options("dataset")
     if len(chosen) > 1 and any(word.startswith("dataset.") for word in settings):
         raise UserError("settings that begin with dataset. belong to one dataset; name it, as in check_data.py tinyimagenet …")
@@ -49,7 +55,7 @@ def table(words: list[str]) -> tuple[str, int]:
             lines.append([name, *"––––––"])
             missing.append(f"{name}: {mistake}")
     head = ["dataset", "classes", "training", "a class", "test", "a class", "listing"]
-    return "\n".join([grid(head, lines), *missing]), len(missing)
+    return grid(head, lines) if len(missing) < len(chosen) else "", missing
 
 
 def facts(config: dict) -> list[str]:

@@ -45,6 +45,8 @@ def main() -> int:
 
 def moved(outputs: Path, *, dry: bool) -> Iterator[str]:
     """Move runs that are not at their address and update moved code in config.yaml; yields a line for each such folder."""
+    if not outputs.is_dir():
+        raise UserError(f"there is no folder {outputs}; type --outputs DIR")
     for file in sorted(outputs.glob("*/*/*/seed*/config.yaml")):
         folder, config = file.parent, yaml.safe_load(file.read_text())
         old = str(folder.relative_to(outputs))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from cil.common import places
 from cil.common.errors import UserError, nearest
 from cil.common.tables import fill
-from cil.launch.compose import Composer, guarded
+from cil.launch.compose import Composer, guarded, options
 from cil.launch.runs import OUTPUTS, side_by_side
 from cil.report.collect import MEANING, collect, count
 from cil.report.documents.project import listed, page_of
@@ -59,6 +59,9 @@ def main() -> int:
 
 
 def reproduce(asked: argparse.Namespace) -> int:
+    launchers = ["here", "joblib", *options("hydra/launcher")]
+    if asked.on not in launchers:
+        raise UserError(f"--on {asked.on} is not known; {nearest(asked.on, launchers)}")
     table = narrowed(load(asked.table), asked.row, asked.column)
     seeds = seeds_of(asked.seeds) if asked.seeds else table.seeds
     if elsewhere := [word for word in asked.settings if word.startswith("outputs=")]:

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 
 from cil.common import places
-from cil.common.errors import UserError
+from cil.common.errors import UserError, nearest
 from cil.common.tables import fitted, mean_and_spread, plural
 from cil.launch.compose import compose, guarded, swept
 from cil.report.across import tables
@@ -44,7 +44,11 @@ def main() -> int:
     for line in passed_over:
         if line not in unfinished:
             print(f"skipped: {line}", file=sys.stderr)
-    kept = [summary for summary in found if asked.scenario in (None, summary["scenario"])]
+    kept: list[dict] = [summary for summary in found if asked.scenario in (None, summary["scenario"])]
+    if not kept and found:
+        print(f"error: no finished run of {asked.scenario} below {asked.outputs}; "
+              f"{nearest(asked.scenario, {summary['scenario'] for summary in found})}", file=sys.stderr)  # fmt: skip
+        return 2
     if not kept:
         print(f"error: no finished run{f' of {asked.scenario}' if asked.scenario else ''} below {asked.outputs}; type "
               f"{' '.join(places.entry())} method=finetune first", file=sys.stderr)  # fmt: skip

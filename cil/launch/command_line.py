@@ -49,12 +49,12 @@ def refuse(words: Sequence[str], conf: Path) -> None:
             continue
         if not value:
             raise UserError(f"{word} names no option; {nearest(value, options(conf / group))}")
-        if value.startswith("[") and group != "modifier":
-            raise UserError(f"{word} is a list, and {key} has one option; type {key}={value.strip('[]').partition(',')[0]}")
         folders = [folder / group for folder in (conf, *conf_folders())]
         for option in value.split(","):
             if is_literal(option.strip("[]")) or (option == "null" and group not in OPTIONAL):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
+            if value.startswith("[") and group != "modifier":
+                raise UserError(f"{word} is a list, and {key} has one option; type {key}={option.strip('[]')}")
             if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
                 check_exists(group, option, folders)
 

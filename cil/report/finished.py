@@ -141,5 +141,5 @@ def row(summary: dict[str, Any]) -> dict[str, Any]:
         **{key: summary.get(key) for key in keys},
         **{name: summary[part][key] for name, (part, key) in METRICS.items()},
         **{key: summary["identity"].get(key) for key in (*INPUTS, "weights", "git_commit", "device")},
-        **{key: value for key, value in flatten(summary["config"]).items() if key not in ("seed", "outputs")},
+        **{key: value for key, value in flatten(summary["config"]).items() if key not in ("seed", "outputs") and value != {}},
     }

@@ -65,12 +65,12 @@ def test_every_data_set_has_a_source():
 def test_check_data_counts_without_decoding(tmp_path, capsys):
     miniature.lay(miniature.cub200(), tmp_path)
     assert check_data.main([f"data.root={tmp_path}", "cub200", "dataset.images=5", "dataset.md5=null"]) == 0
-    assert check_data.main([f"data.root={tmp_path}", "cifar100"]) == 1
-    out = capsys.readouterr().out
+    assert check_data.main([f"data.root={tmp_path}", "cifar100"]) == 2
+    out, err = capsys.readouterr()
     (row,) = (line.split() for line in out.splitlines() if line.startswith("cub200 "))
     assert row[1:6] == ["2", "3", "1–2", "2", "1"]
-    assert "cifar100: CIFAR100 is not there" in out and not (tmp_path / "decoded").exists()
-    assert max(len(line) for line in out.splitlines() if not line.startswith("cifar100:")) <= 80
+    assert err.startswith("error: cifar100: CIFAR100 is not there") and not (tmp_path / "decoded").exists()
+    assert max(len(line) for line in out.splitlines()) <= 80
 
 
 def test_check_data_lists_what_has_a_name(capsys):

@@ -173,6 +173,7 @@ def test_rows_between_data_sets_have_a_run_over_the_second_alone():
     [
         (["pgp_tabel5"], "error: table pgp_tabel5 is not known; did you mean pgp_table5?"),
         (["pgp_table5", "--row", "L2"], "error: pgp_table5 has no row L2; did you mean L2P?"),
+        (["pgp_table5", "--on", "submitit"], "error: --on submitit is not known; did you mean submitit_slurm?"),
         (["pgp_table5", "--column", "cifar"], "error: pgp_table5 has no column cifar; "),
     ],
 )

@@ -112,4 +112,8 @@ def test_tables_show_every_scenario(made, monkeypatch, capsys):
     digest = made.identity["data_digest"]
     heading = f"glyphs_10tasks: 100 classes, 900 training and 300 test images ({digest})\n"
     assert heading in capsys.readouterr().out, "other images are another table"
+    monkeypatch.setattr("sys.argv", ["tables", "--outputs", str(outputs), "--scenario", "glyphs_10task"])
+    assert tables.main() == 2
+    assert capsys.readouterr().err.endswith("; did you mean glyphs_10tasks?\n")
+    assert not {"size", "family"} & {key for row in cil.rows(outputs) for key in row}, "settings without values"
     assert told.startswith("glyphs_10tasks\n") and "\n\nglyphs_20tasks\n" in told and told.count("finetune") == 2

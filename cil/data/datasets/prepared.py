@@ -38,7 +38,7 @@ def prepared(root: str, *, name: str, names: str, md5: str | None, images: Count
 def _found(root: Path, name: str, md5: str | None) -> Tree:
     """List the files of both folders, whatever lies around them."""
     folder, archive = PREPARED[name].any_of
-    wanted = f"type make data DATASET={name} for where it is, or data.root=DIR"
+    wanted = f"type make data DATASET={name} to see where to get it, or data.root=DIR for where it is"
     found = tree(root, folder, {archive: md5}, wanted, loose=True)
     around = (re.match("((?:[^/]+/)*?)train/", path) for path in found)
     top = min((match.group(1) for match in around if match), key=len, default="")
