@@ -7,7 +7,8 @@ python scripts/expand.py --draws 20 method=finetune \\
 sbatch $(python scripts/expand.py --options sweep.txt) \\
     scripts/array.sbatch sweep.txt
 
-The words are those of python run.py -m. --missing leaves out finished runs.
+The words are those of python run.py -m; settings of a launcher are left out.
+--missing leaves out finished runs.
 --stacked prints one line for each group of runs that hydra/launcher=stacked
 trains together, so that a group is one task of the array.
 --draws N prints N runs with random values instead of all combinations;
@@ -28,11 +29,11 @@ from pathlib import Path
 
 from cil.common import places
 from cil.common.errors import UserError
-from cil.launch.compose import Composer, compose, drawn, guarded, launcher, lines
+from cil.launch.compose import Composer, compose, drawn, find_plugins, guarded, launcher, lines
 from cil.runs.run_folder import run_of
 from cil.runs.settings import checked
 
-COMMAND = re.compile(r"\S*(python\S*|cil|torchrun)\b")
+COMMAND = re.compile(r"(?!\s*#).*\b(run\.py|cil)\b")
 RENAMED = {"name": "job-name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks-per-node"}
 WRITTEN = {"mem_gb": "{}G", "signal_delay_s": "B:USR1@{}"}
 ELSEWHERE = ("_target_", "submitit_folder", "stderr_to_stdout", "max_num_timeout", "array_parallelism", "setup")
@@ -56,13 +57,14 @@ def print_commands(words: list[str]) -> None:
     stacked = "--stacked" in words
     words = [word for word in words if word != "--stacked"]
     compose = Composer()
+    find_plugins(words)
     found = lines(words) if draws is None else drawn(words, draws, seed or 0)
     each = [
         (line, checked(compose(*of_run(line)))) for line in dict.fromkeys(map(tuple, found))
     ]  # so that an error prints none
     wanted = [[*line] for line, config in each if not (missing and run_of(config).is_done)]
     for line in groups(wanted) if stacked else wanted:
-        print(shlex.join([*places.entry(), *line]))
+        print(shlex.join([*places.entry(), *(line if stacked else of_run(line))]))
 
 
 def of_run(line: Iterable[str]) -> list[str]:

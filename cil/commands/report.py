@@ -33,7 +33,7 @@ def report(asked: argparse.Namespace) -> None:
     found, passed_over = collect(asked.outputs)
     passed_over = [line.removeprefix(f"{asked.outputs}/") for line in passed_over]
     if not found:
-        raise UserError(f"no finished run below {asked.outputs}; type python run.py first, or --outputs DIR")
+        raise UserError(f"no finished run below {asked.outputs}; type python run.py method=finetune first, or --outputs DIR")
     kept = [run for run in found if asked.scenario in (None, run["scenario"])]
     if not kept:
         known = {run["scenario"] for run in found}

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from cil.common import places
 from cil.common.errors import UserError, nearest
+from cil.common.plugins import conf_folders
 from cil.common.tables import fill
-from cil.launch.compose import Composer, guarded, options
+from cil.launch.compose import Composer, find_plugins, guarded, options
 from cil.launch.runs import OUTPUTS, side_by_side
 from cil.report.collect import MEANING, collect, count
 from cil.report.documents.project import listed, page_of
@@ -59,7 +60,9 @@ def main() -> int:
 
 
 def reproduce(asked: argparse.Namespace) -> int:
-    launchers = ["here", "joblib", *options("hydra/launcher")]
+    find_plugins([])
+    own = [file.stem for folder in conf_folders() for file in (folder / "hydra" / "launcher").glob("*.yaml")]
+    launchers = ["here", "basic", "joblib", *options("hydra/launcher"), *own]
     if asked.on not in launchers:
         raise UserError(f"--on {asked.on} is not known; {nearest(asked.on, launchers)}")
     table = narrowed(load(asked.table), asked.row, asked.column)

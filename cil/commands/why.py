@@ -62,5 +62,6 @@ def against(folder: Path, name: str, row_name: str = "", key: str = "", reading:
 
 def outputs_of(folder: Path, runs: Sequence[dict]) -> Path:
     """The outputs folder to which the addresses of the runs are relative."""
-    run = next(folder.rglob("summary.json")).parent.resolve()
-    return run.parents[len(Path(runs[0]["address"]).parts) - 1]
+    address = Path(runs[0]["address"]).parts
+    found = (file.parent.resolve() for file in folder.rglob("summary.json"))
+    return next(run.parents[len(address) - 1] for run in found if run.parts[-len(address) :] == address)

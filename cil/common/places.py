@@ -29,7 +29,7 @@ def as_typed_here(text: str) -> str:
     if Path.cwd() == CHECKOUT:
         return text
     text = re.sub(r"\bmake (data DATASET|weights NAME)=", lambda found: f"cil {found[1].split()[0]} ", text)
-    return text.replace("python run.py", "cil")
+    return text.replace("python run.py --help", "cil options").replace("python run.py", "cil")
 
 
 def importable() -> dict[str, str]:

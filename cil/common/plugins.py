@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -67,7 +68,7 @@ def check_options(name: str, before: Sequence[str]) -> None:
     """
     own = folder(name) / "conf"
     others = {"this project": CONF} | {other: folder(other) / "conf" for other in before}
-    for file in sorted(own.rglob("*.yaml")):
+    for file in sorted(file for file in own.rglob("*.yaml") if not file.name.startswith(".")):
         place = file.relative_to(own)
         for other, conf in others.items():
             if (conf / place).exists():
@@ -80,11 +81,22 @@ def check_file(file: Path, group: str, changed: int) -> None:
     """Raise a `UserError` if a file of this group is no YAML, or lacks the line that its group needs. Once for each change."""
     try:
         text = file.read_text()
-        yaml.compose(text)
+        repeated(yaml.compose(text), file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as YAML ({told(error)}); mend it") from None
-    if group in GLOBAL and "@package _global_" not in text:
-        raise UserError(f"{file} sets more than its own group; make its first line # @package _global_")
+    whole = re.search(rf"^(\s*- override /|{group}:)", text, re.M)  # it sets more than what belongs below its group
+    if group in GLOBAL and whole and not re.search(r"^#\s*@package\s+_global_", text, re.M):
+        raise UserError(f"{file} chooses options of other groups or names its own; make its first line # @package _global_")
+
+
+def repeated(node: yaml.Node | None, file: Path) -> None:
+    """Raise a `UserError` if a mapping has a key twice, of which YAML would take the last and Hydra takes none."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for (key, value), name in zip(node.value, keys):
+            if keys.count(name) > 1:
+                raise UserError(f"{file} has {name} twice, the first in line {key.start_mark.line + 1}; leave one out")
+            repeated(value, file)
 
 
 def told(error: yaml.YAMLError | UnicodeDecodeError) -> str:

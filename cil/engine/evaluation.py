@@ -52,7 +52,7 @@ class Evaluation:
             right: dict[str, int | Tensor] = defaultdict(int, dict.fromkeys(("nan", *dict(self._among(task, wanted))), 0))
             found, answers = [], []
             for scores, labels in self._scores(self.shared.tests(task.test)):
-                if getattr(scores, "shape", None) != (len(labels), wanted):
+                if not isinstance(scores, Tensor) or scores.shape != (len(labels), wanted):
                     shown = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
                     raise UserError(f"{type(self.method).__name__}.predict returned {shown} for {len(labels)} images and "
                                     f"{wanted} classes; it must return scores, ({len(labels)}, {wanted})")  # fmt: skip
@@ -68,8 +68,9 @@ class Evaluation:
                     found.append(scores)
                     answers.append(scores.argmax(1))
             if chunk := self.method.leaky_chunk:
-                together = torch.cat([self.method.together(some).argmax(1) for some in torch.cat(found).split(chunk)])
-                right["leaky_il"] = (together == task.test.labels.to(together.device)).sum()
+                together = torch.cat([self.method.together(some) for some in torch.cat(found).split(chunk)])
+                right["nan"] += together.isnan().any(1).sum()
+                right["leaky_il"] = (together.argmax(1) == task.test.labels.to(together.device)).sum()
             counts.append(right)
             if self.keep:
                 kept.append(self._gathered(found, answers, wanted, len(task.test)))
@@ -77,10 +78,8 @@ class Evaluation:
         for task, right in zip(tasks, counts):  # not earlier, since reading a count waits for the GPU
             totals = self.shared.sums(right)
             if unknown := totals.pop("nan"):
-                raise UserError(
-                    f"{type(self.method).__name__}.predict returned NaN for {unknown} of {len(task.test)} test images "
-                    f"of task {task.index + 1}; look for a division by zero, or lower optim.lr"
-                )
+                raise UserError(f"{type(self.method).__name__} gave NaN as scores of {unknown} of {len(task.test)} test images "
+                                f"of task {task.index + 1}; look for a division by zero, or lower optim.lr")  # fmt: skip
             for name, count in totals.items():
                 correct[name].append(count)
         self.kept = self._arrays(tasks, kept) if self.keep else {}

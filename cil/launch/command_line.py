@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         if not several and key == key.strip() and re.fullmatch(r"[\w./-]+(,[\w./-]+)+", value):
             one = f", or {key}=[{value}] for a list" if "." in key else ""
             raise UserError(f"{word} names several values; type -m {word} for a sweep{one}")
-        for option, times in Counter(value.strip("[]").split(",")).items() if several or key == "modifier" else ():
-            if times > 1 and re.fullmatch(r"[\w./-]+", option) and not ("." in key and "[" in value):
+        listed = value[1:-1] if key == "modifier" and value.startswith("[") else value if several else ""
+        if re.fullmatch(r"[\w./-]+(,[\w./-]+)+", listed):
+            option, times = Counter(listed.split(",")).most_common(1)[0]
+            if times > 1:
                 raise UserError(f"{word} names {option} twice; leave one out")
         if not several and (found := re.match(r"(choice|glob|interval|range|tag)\(", value)):
             search = "hydra/sweeper=optuna " if found[1] in ("interval", "tag") else ""
@@ -53,7 +56,7 @@ def refuse(words: Sequence[str], conf: Path) -> None:
         for option in value.split(","):
             if is_literal(option.strip("[]")) or (option == "null" and group not in OPTIONAL):
                 raise UserError(f"{key}={value} is not the name of an option; {nearest(option, options(conf / group))}")
-            if value.startswith("[") and group != "modifier":
+            if value.startswith("[") and group not in ("modifier", "experiment"):
                 raise UserError(f"{word} is a list, and {key} has one option; type {key}={option.strip('[]')}")
             if group in OPTIONAL and option not in ("", "null") and option.replace("/", "").replace("_", "").isalnum():
                 check_exists(group, option, folders)
@@ -65,17 +68,21 @@ def refuse_unused(words: Sequence[str], swept: Callable[[str], Mapping[str, obje
     for key in ("hydra/launcher", "hydra/sweeper"):
         if key in typed:
             raise UserError(f"{key}={typed[key]} is for several runs; type -m too, or leave it out")
-    if open_axes := [key for key in swept(typed["experiment"]) if key not in typed] if typed.get("experiment") else []:
-        print(
-            f"warning: {typed['experiment']} is a sweep over {', '.join(open_axes)}; type -m to run all of it", file=sys.stderr
-        )
+    axes: Mapping[str, object] = {}
+    with suppress(UserError):  # of a name that Hydra tells
+        axes = swept(typed["experiment"]) if typed.get("experiment") else {}
+    if unset := ", ".join(key for key in axes if key not in typed):
+        print(f"warning: {typed['experiment']} is a sweep over {unset}; type -m to run all of it", file=sys.stderr)
 
 
-def refuse_search(words: Sequence[str], overrides: Sequence[Override]) -> None:
+def refuse_search(
+    words: Sequence[str], overrides: Sequence[Override], swept: Callable[[str], Mapping[str, object]]
+) -> None:  # fmt: skip
     """Raise a `UserError` if a search by Optuna has nothing to choose, would choose a seed, or has a range without numbers."""
     typed = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)}
     ranges = [override for override in overrides if override.is_sweep_override()]
-    if not ranges and not any(key.startswith("hydra.sweeper.params") for key in typed):
+    elsewhere = any(key.startswith("hydra.sweeper.params") for key in typed) or swept(typed.get("experiment", ""))
+    if not ranges and not elsewhere:
         raise UserError("no setting has several values to choose from; type one, as in 'optim.lr=tag(log,interval(0.001,0.1))'")
     for override in ranges:
         if override.key_or_group == "seed":

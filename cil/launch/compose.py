@@ -1,8 +1,10 @@
 """Words of a command line become configurations, those of a sweep become the words of its runs, and errors become one line."""
 
 import copy
+import fnmatch
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -82,10 +84,16 @@ def composing(words: Sequence[str]) -> Iterator[None]:
 def settings(words: Sequence[str]) -> list[str]:
     """All keys of the configurations that the options among these words select, to suggest one for a wrong key."""
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    pairs = [word.split("=") for word in words if word.count("=") == 1]
-    chosen = {group: option.split(",") for group, option in pairs if group in (*groups, "hydra/launcher", "hydra/sweeper")}
-    first = {group: options[0] for group, options in chosen.items()}
-    others = [first | {group: option} for group, options in chosen.items() for option in options[1:]]
+    chosen: dict[str, list[str]] = {}
+    for word in words:
+        group, _, option = word.partition("=")
+        option = re.sub(r"^choice\((.*)\)$", r"\1", option)
+        if pattern := re.fullmatch(r"glob\(([\w*?]+)\)", option):
+            option = ",".join(fnmatch.filter(options(group), pattern[1]))
+        if group in (*groups, "hydra/launcher", "hydra/sweeper") and re.fullmatch(r"[\w./,-]+|\[[\w./,-]*\]", option):
+            chosen[group] = [option] if option.startswith("[") else option.split(",")
+    first = {group: several[0] for group, several in chosen.items()}
+    others = [first | {group: option} for group, several in chosen.items() for option in several[1:]]
     keys = {key: None for own in (first, *others) for key in keys_of([f"{group}={option}" for group, option in own.items()])}
     return [*groups, *keys]
 

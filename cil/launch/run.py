@@ -210,7 +210,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     """Return what Hydra reads from the command line; raise a one-line `UserError` for options that it does not know."""
 
     def refused(message: str) -> NoReturn:
-        raise UserError(f"{message}; see {shlex.join(places.entry())} --help")
+        raise UserError(f"{message}; see python run.py --help")
 
     parser = get_args_parser()
     parser.error = refused  # type: ignore[method-assign]
@@ -253,8 +253,10 @@ def front_door() -> int:
             from cil.launch.sweep_check import check_sweep
 
             if "hydra/sweeper=optuna" in asked.overrides:
-                refuse_search(asked.overrides, OverridesParser.create().parse_overrides(asked.overrides))
-                next(drawn([word for word in asked.overrides if not word.startswith("hydra")], 1, seed=0))  # a first trial
+                overrides = OverridesParser.create().parse_overrides(asked.overrides)
+                refuse_search(asked.overrides, overrides, lambda name: swept(name) if name else {})
+                if any(override.is_sweep_override() for override in overrides):  # compose a first trial
+                    next(drawn([word for word in asked.overrides if not word.lstrip("+").startswith("hydra")], 1, seed=0))
             if asked.cfg or not check_sweep(sys.argv[1:]):
                 many(asked, main)
     except BrokenPipeError:  # the reader of a pipe, such as head, has closed it

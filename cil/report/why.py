@@ -184,7 +184,10 @@ def sweeps(first: Runs, second: Runs) -> Iterator[str]:
 
 def by_settings(first: Runs, second: Runs) -> dict[str, tuple[Runs, Runs]]:
     """The runs of each value of the settings that vary within one of two lists, so that no mean is over several settings."""
-    sides = [[settings_of(run["config"]) for run in side] for side in (first, second)]
+    sides = [
+        [settings_of(run["config"]) | {"objective.on": (run["config"].get("objective") or {}).get("on")} for run in side]
+        for side in (first, second)
+    ]
     values_of = [{key: {str(own.get(key)) for own in side} for key in {*()}.union(*side)} for side in sides]
     swept = sorted({key for values in values_of for key, several in values.items() if len(several) > 1})
     groups: dict[str, tuple[list[dict], list[dict]]] = defaultdict(lambda: ([], []))
@@ -242,10 +245,11 @@ def printed(
     yield f"P  {table.paper}, {table.table}: {row.name}, {column.title}"
     yield ""
     for quantity, word in column.quantities.items():
-        for words, own in apart(runs):
+        groups = [(settings, *group) for settings, (own, _) in by_settings(runs, []).items() for group in apart(own)]
+        for settings, words, own in groups:
             ours, theirs = over([numbers.of(run, quantity) for run in own]), row.numbers[key].get(quantity)
             if ours or theirs:
-                named, here = f"{word} {words}".strip(), _of(ours, len(own))
+                named, here = " ".join(filter(None, (word, settings, words))), _of(ours, len(own))
                 yield f"{named}: {here} here, {theirs or 'nothing'} printed{_moved(theirs, ours)}"
     if command is None or config is None:
         yield f"\nThe row cannot be run here: {row.quoted}"

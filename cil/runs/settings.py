@@ -53,6 +53,7 @@ LEFT_OUT = (  # absent where they have no effect
 
 USUAL: dict[str, dict] = {  # settings of later versions, with values that are left out so that older addresses stay valid
     "scenario": {"sizes": None, "validation": 0.0},
+    "cil.data.datasets.tinyimagenet.tinyimagenet": {"test_per_class": None},
     "cil.methods.rapf.RAPF": {"start": "random"},
     "cil.methods.awpf.AWPF": {"start": "random", "scale": "fixed", "factor": "matrix"},
     "cil.modifiers.pgp.PGP": {"adapter": 0.999, "lora": 0.99},
@@ -66,7 +67,7 @@ MEANINGLESS = (
 def leave_out_usual(config: dict) -> None:
     """Remove the settings that have their value in `USUAL`; their constructors have it as the default."""
     modifiers = config.get("modifier")
-    nodes = [(config, "scenario"), (config, "method")]
+    nodes = [(config, group) for group in ("scenario", "method", "dataset")]
     nodes += [(modifiers, name) for name in modifiers] if isinstance(modifiers, dict) else []
     for place, group in nodes:
         if isinstance(node := place.get(group), dict):

@@ -68,6 +68,8 @@ def test_random_values_are_the_same_for_one_seed_and_within_their_range(capsys, 
     words = ["method=finetune", *ranges, "scenario.validation=0.1"]
     ten = told(capsys, monkeypatch, "--draws", "10", *words)
     assert told(capsys, monkeypatch, "--draws", "3", *words) == ten[:3]
+    (line,) = told(capsys, monkeypatch, "method=finetune", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=8")
+    assert line == "python run.py method=finetune", "each command is one run"
     assert len(told(capsys, monkeypatch, "--draws", "9", "method=finetune", "seed=0,1")) == 2, "each run once"
     assert told(capsys, monkeypatch, "--draws", "10", "--draw-seed", "1", *words) != ten
     configs = [compose(*shlex.split(line)[2:]) for line in ten]

@@ -42,6 +42,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["method=[finetune]"], "error: method=[finetune] is a list, and method has one option; type method=finetune"),
         (["modifier=[pgp,pgp]"], "error: modifier=[pgp,pgp] names pgp twice; leave one out"),
         (["-m", "seed=0,0"], "error: seed=0,0 names 0 twice; leave one out"),
+        (["modifier=[pgp,class_means]", "method=l2p", "optim.lrr=3"], "error: there is no setting optim.lrr; did you mean"),
         (["method=EWC"], "error: method=EWC is not known; did you mean ewc?"),
         (["method=finetune", "+optim.lr=0.3"], "error: optim.lr is a setting already; leave out the +"),
         (["method=class_mean", "optim.lr=0.3"], "error: there is no setting optim.lr, since optim has none with these options"),

@@ -137,6 +137,7 @@ def test_without_its_name_it_is_unknown(lab):
 @pytest.mark.parametrize("name, text, told", [
     ("method/finetune.yaml", "# @package _global_\n", "method/finetune.yaml has the name of a file of this project, which"),
     ("method/own.yaml", "method: {_target_: mylab.scaled.Scaled}\n", "make its first line # @package _global_"),
+    ("modifier/own.yaml", "own:\n  a: 1\n  a: 2\n", "modifier/own.yaml has a twice, the first in line 2; leave one out"),
     ("modifier/own.yaml", "own:\n  a: [1\n", r"modifier/own.yaml cannot be read as YAML \(line 3: expected ',' or '\]'"),
 ])  # fmt: skip
 def test_a_mistake_in_its_configuration_is_told_with_the_file(lab, monkeypatch, name, text, told):
@@ -149,6 +150,21 @@ def test_a_mistake_in_its_configuration_is_told_with_the_file(lab, monkeypatch, 
     with pytest.raises(UserError, match=told):
         activate(["plugins=[mylab]"])
     file.unlink() if before is None else file.write_text(before)
+    assert activate(["plugins=[mylab]"]) == ["mylab"]
+
+
+@pytest.mark.parametrize("name, text", [
+    ("method/parts/common.yaml", "learn: all\n"),
+    ("method/own.yaml", "#   @package   _global_\nmethod: {_target_: mylab.scaled.Scaled}\n"),
+    ("modifier/._own.yaml", "\0\0[\n"),
+])  # fmt: skip
+def test_other_files_are_left_alone(lab, monkeypatch, name, text):
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.chdir(lab)
+    monkeypatch.syspath_prepend(str(lab))
+    file = lab / "mylab" / "conf" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
     assert activate(["plugins=[mylab]"]) == ["mylab"]
 
 

@@ -18,9 +18,10 @@ def nan_for_one(self, known, images):
 
 
 @pytest.mark.parametrize("name, wrong, told", [
-    ("predict_from", nan_for_one, "ClassMean.predict returned NaN for 1 of 60 test images of task 1; look for a division by"),
+    ("predict_from", nan_for_one, "ClassMean gave NaN as scores of 1 of 60 test images of task 1; look for a division by zero"),
     ("predict_from", lambda *_: None, r"predict returned NoneType for 60 images and 20 classes; it must return scores, \(60,"),
     ("predict_from", lambda *_: torch.zeros(60, 7), r"predict returned a tensor \(60, 7\) for 60 images and 20 classes"),
+    ("predict_from", lambda *_: torch.zeros(60, 20).numpy(), "predict returned ndarray for 60 images and 20 classes"),
     ("phases", lambda *_: None, r"ClassMean.phases returned None; return a list of phases, \[\] to train nothing"),
 ])  # fmt: skip
 def test_what_is_no_answer_is_told(tmp_path, monkeypatch, name, wrong, told):

@@ -60,6 +60,14 @@ def test_debug_runs_are_left_out(tmp_path):
     for more in ([], ["debug=true"]):
         finished_run(tmp_path, [L2P[0], "method=finetune", *more], [[90], [70, 90]])
     assert len(list(tmp_path.rglob("DONE"))) == 2 and len(runs_below(tmp_path)) == len(runs_below(tmp_path / "debug")) == 1
+    assert why.outputs_of(tmp_path, runs_below(tmp_path)) == tmp_path.resolve()
+
+
+def test_a_printed_row_is_compared_with_one_setting_at_a_time(tmp_path):
+    for rate, correct in (("0.1", 80), ("0.2", 60)):
+        finished_run(tmp_path, [*L2P, f"optim.lr={rate}"], [[90], [correct, 80]])
+    told = "\n".join(why.answer(tmp_path, "pgp_table5:L2P"))
+    assert "ACC optim.lr=0.1: 80.00 (1) here" in told and "ACC optim.lr=0.2: 70.00 (1) here" in told
 
 
 def test_a_printed_row_says_settings_definition_and_notes(sweeps):

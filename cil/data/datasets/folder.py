@@ -41,7 +41,7 @@ def folder(
         if twice:
             raise UserError(f"{path}: {len(twice)} images are in training and test, first {min(twice)}; correct the lists")
     names = sorted(set(label_of.values()))
-    if empty := _empty(found, paths, label_of):
+    if (empty := _empty(found, paths, label_of)) and not {train, test} & {*found}:  # lists say themselves what is a class
         raise UserError(f"{empty} has no files, so it is no class; put images into it, or delete it")
     label = {name: k for k, name in enumerate(names)}
     labels = [label[label_of[path]] for path in paths]
@@ -68,7 +68,8 @@ def _empty(found: Tree, paths: Sequence[str], label_of: Mapping[str, str]) -> Pa
     places = {path: Path(found[path].file) for path in paths}
     beside = {place.parent.parent for path, place in places.items() if place.parent.name == label_of[path]}
     folders = sorted(folder for around in beside if around.is_dir() for folder in around.iterdir() if folder.is_dir())
-    return next((folder for folder in folders if folder.name not in label_of.values() and not any(folder.iterdir())), None)
+    others = (folder for folder in folders if folder.name not in label_of.values() and folder.name[0] not in "._")
+    return next((folder for folder in others if not any(file.is_file() for file in folder.rglob("*"))), None)
 
 
 def _draw(labels: list[str], share: float, seed: int, path: str) -> tuple[list[int], list[int]]:

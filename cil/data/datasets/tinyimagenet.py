@@ -15,8 +15,8 @@ SPLIT = "numpy:1993"  # the class order that defines the halves
 
 
 def tinyimagenet(
-    root: str, *, md5: str | None, train_per_class: Count | None, test_per_class: Count | None = None,
-    shorter_side: Count | None,
+    root: str, *, md5: str | None, train_per_class: Count | None, shorter_side: Count | None,
+    test_per_class: Count | None = None,
 ) -> Images:  # fmt: skip
     """All classes of TinyImageNet, with labels by sorted wnid.
 

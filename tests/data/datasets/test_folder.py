@@ -69,7 +69,9 @@ def test_what_is_no_class_and_no_list_is_told(tmp_path):
         UserError, match=r"neither a folder of images nosuch.txt in the dataset nor a list; type dataset.train="
     ):
         read("folder", tmp_path, "dataset.path=birds", "dataset.train=nosuch.txt")
-    (tmp_path / "birds" / "owl").mkdir()
+    (tmp_path / "birds" / ".ipynb_checkpoints").mkdir()
+    assert len(read("folder", tmp_path, "dataset.path=birds").class_names) == 2
+    (tmp_path / "birds" / "owl" / "old").mkdir(parents=True)
     with pytest.raises(UserError, match=r"birds/owl has no files, so it is no class; put images into it, or delete it"):
         read("folder", tmp_path, "dataset.path=birds")
     miniature.lay({"birds/owl/0.jpg": miniature.jpeg(0)}, tmp_path)

@@ -53,7 +53,7 @@ def test_tinyimagenet_is_the_same_from_every_layout(tmp_path, layout):
 
 def test_numbered_files_are_taken_by_their_numbers(tmp_path):
     miniature.zipped(miniature.tinyimagenet(train=12), tmp_path / "tiny-imagenet-200.zip")
-    few = ("dataset.train_per_class=11", "+dataset.test_per_class=4")
+    few = ("dataset.train_per_class=11", "dataset.test_per_class=4")
     whole = make(compose("dataset=tinyimagenet", "dataset.md5=null", *few)["dataset"], "dataset", root=str(tmp_path))
     assert [whole.train.names[row].split("_")[1] for row in whole.train.rows[:11]] == [f"{k}.JPEG" for k in range(11)]
     assert [whole.test.names[row] for row in whole.test.rows] == [f"val/images/val_{k}.JPEG" for k in range(12)]
