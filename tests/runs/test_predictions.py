@@ -95,7 +95,7 @@ def test_the_setting_is_in_no_address(compose):
 
     with pytest.raises(UserError, match=r"save\.predictions=yes please is not"):
         checked(asked | {"save": {"predictions": "yes please"}})
-    with pytest.raises(UserError, match=r"there is no setting save\.prediction; did you mean predictions"):
+    with pytest.raises(UserError, match=r"there is no setting save\.prediction; did you mean save.predictions"):
         checked(asked | {"save": {"prediction": True}})
 
 
