@@ -1,8 +1,10 @@
 """Graceful stops: a signal that asks the run to stop is recorded until the training loop can write a checkpoint."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from subprocess import CalledProcessError
 from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h ("try again"); no other exit of run.py uses it
@@ -61,4 +63,9 @@ def stop_request() -> Iterator[StopRequest]:
         for caught, handler in previous.items():
             signal.signal(caught, handler)
         if stopped and waiting:
-            previous[waiting[0]](waiting[0], None)
+            try:
+                previous[waiting[0]](waiting[0], None)
+            except CalledProcessError as error:
+                if error.returncode != -signal.SIGTERM:
+                    raise
+                sys.exit(EXIT_CODE)  # SLURM has ended the job that asked to be queued again, and with it the asking command

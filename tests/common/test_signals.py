@@ -1,10 +1,11 @@
 """Who is told of a signal, and when: the run first; then, with its checkpoint written, a launcher that queues the job again."""
 
 import signal
+from subprocess import CalledProcessError
 
 import pytest
 
-from cil.common.signals import POLITE, Stopped, stop_request
+from cil.common.signals import EXIT_CODE, POLITE, Stopped, stop_request
 from tests import harness
 
 WORDS = ("method=finetune", "backbone=resnet_tiny", "scenario.tasks=2", "train.epochs=2", "machine.checkpoint_seconds=1000")
@@ -69,6 +70,20 @@ def test_a_launcher_that_will_not_queue_again_says_so_instead(compose):
         signal.raise_signal(signal.SIGUSR2)
         assert stop.name == "SIGUSR2"
         raise Stopped(stop.name)
+
+
+@pytest.mark.parametrize(("code", "ends"), [(-signal.SIGTERM, SystemExit), (1, CalledProcessError)])
+def test_a_job_that_ends_while_it_is_queued_again_has_not_failed(code, ends):
+    """SLURM ends all processes of the job, so that the command that queues it again may not return."""
+
+    def asks(number, frame):
+        raise CalledProcessError(code, ["scontrol", "requeue", "1_0"])
+
+    signal.signal(signal.SIGUSR2, asks)
+    with pytest.raises(ends) as ended, stop_request() as stop:
+        signal.raise_signal(signal.SIGUSR2)
+        raise Stopped(stop.name)
+    assert ends is CalledProcessError or ended.value.code == EXIT_CODE
 
 
 def test_a_launcher_is_not_called_for_another_signal_or_another_end():
