@@ -123,7 +123,7 @@ def test_an_array_of_the_launcher_ends_in_the_numbers_of_one_process(cluster, ro
     for epochs in (LONG, LOST):
         assert "resuming from inside.pt" in (runs[of_epochs(straight, epochs)].path / "run.log").read_text()
     words = runs[of_epochs(straight, LONG)].summary()["command"]
-    assert words.startswith("python run.py") and f"train.epochs={LONG}" in words
+    assert words.startswith("cil ") and f"train.epochs={LONG}" in words
 
 
 def lose_the_node_of(cluster: Cluster, run: Path, task: int) -> None:
