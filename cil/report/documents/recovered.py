@@ -42,8 +42,7 @@ CHANGES = {
     "modifier=nsp2": (PROMPT,),
     "modifier=freeze": (L2P, "dualprompt"),
 }
-WHOLE_READINGS = ("", " reading=released")
-WHOLE_HOSTS = tuple(f"{host}{reading}" for reading in WHOLE_READINGS for host in (L2P, "dualprompt"))
+WHOLE_HOSTS = (L2P, "dualprompt")
 WHOLE_SEARCHED = {"l2p method.read=class": ("optim.lr", "0.001875", "0.0075")}
 WHOLE_ROWS = ("class_mean", *WHOLE_HOSTS, *(f"{host} modifier=pgp" for host in WHOLE_HOSTS))
 FEATURES = (L2P, "dualprompt")  # hosts whose features were also classified by class means
@@ -80,7 +79,7 @@ def recovered(at: Project, settings: list[str]) -> None:
         *tables,
         f"The released reading, on 40 images per class:\n\n{table(at, FIRST, RELEASED, half)}",
         f"Each row: `{command(half)}`.",
-        f"All 200 classes, 20 per task, with 60 training images per class:\n\n{table(at, FIRST, WHOLE_ROWS, whole)}",
+        f"All 200 classes in order, 20 per task, 60 training images of each:\n\n{table(at, FIRST, WHOLE_ROWS, whole)}",
         f"Each row: `{command(whole)}`.",
         f"Learning rates, and the *avg inc* that each reached on held-out images (`{HELD_OUT}`, seed 0, {BACKBONES[FIRST]}):",
         searches(at, SEARCHED, half),
