@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from random import Random
 from typing import Any
@@ -94,7 +94,10 @@ def settings(words: Sequence[str]) -> list[str]:
             chosen[group] = [option] if option.startswith("[") else option.split(",")
     first = {group: several[0] for group, several in chosen.items()}
     others = [first | {group: option} for group, several in chosen.items() for option in several[1:]]
-    keys = {key: None for own in (first, *others) for key in keys_of([f"{group}={option}" for group, option in own.items()])}
+    keys: dict[str, None] = {}
+    for own in (first, *others):
+        with suppress(HydraException):  # of an option that is misspelt as well
+            keys |= dict.fromkeys(keys_of([f"{group}={option}" for group, option in own.items()]))
     return [*groups, *keys]
 
 

@@ -43,6 +43,7 @@ def told(monkeypatch, capfd, data_root, outputs):
         (["modifier=[pgp,pgp]"], "error: modifier=[pgp,pgp] names pgp twice; leave one out"),
         (["-m", "seed=0,0"], "error: seed=0,0 names 0 twice; leave one out"),
         (["modifier=[pgp,class_means]", "method=l2p", "optim.lrr=3"], "error: there is no setting optim.lrr; did you mean"),
+        (["-m", "method=finetune,finetun", "optim.lrr=3"], "error: there is no setting optim.lrr; did you mean optim.lr?"),
         (["method=EWC"], "error: method=EWC is not known; did you mean ewc?"),
         (["method=finetune", "+optim.lr=0.3"], "error: optim.lr is a setting already; leave out the +"),
         (["method=class_mean", "optim.lr=0.3"], "error: there is no setting optim.lr, since optim has none with these options"),
