@@ -30,6 +30,13 @@ def test_what_is_no_answer_is_told(tmp_path, monkeypatch, name, wrong, told):
         harness.execute(harness.compose(*WORDS, f"outputs={tmp_path}"))
 
 
+def test_nan_of_a_joint_prediction_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_mean.ClassMean, "leaky_chunk", 10)
+    monkeypatch.setattr(class_mean.ClassMean, "together", lambda self, scores: scores * torch.nan)
+    with pytest.raises(UserError, match="ClassMean gave NaN as scores of 60 of 60 test images of task 1"):
+        harness.execute(harness.compose(*WORDS, f"outputs={tmp_path}"))
+
+
 def test_a_class_that_is_no_method_is_told(tmp_path, monkeypatch):
     class Plain(nn.Module):
         def __init__(self, backbone: nn.Module) -> None:

@@ -65,10 +65,12 @@ def _images(found: Tree, side: str | None) -> tuple[list[str], dict[str, str]]:
 
 def _empty(found: Tree, paths: Sequence[str], label_of: Mapping[str, str]) -> Path | None:
     """A folder without files beside those of the classes, if there is one. An archive has none."""
-    places = {path: Path(found[path].file) for path in paths}
-    beside = {place.parent.parent for path, place in places.items() if place.parent.name == label_of[path]}
-    folders = sorted(folder for around in beside if around.is_dir() for folder in around.iterdir() if folder.is_dir())
-    others = (folder for folder in folders if folder.name not in label_of.values() and folder.name[0] not in "._")
+    classes = set(label_of.values())
+    holding = {str(found[path].file).rpartition("/")[0] for path in paths}  # few, though there may be a million files
+    parents = map(Path, holding)
+    beside = {parent.parent for parent in parents if parent.name in classes and parent.is_dir()}
+    folders = sorted(folder for around in beside for folder in around.iterdir() if folder.is_dir())
+    others = (folder for folder in folders if folder.name not in classes and folder.name[0] not in "._")
     return next((folder for folder in others if not any(file.is_file() for file in folder.rglob("*"))), None)
 
 
